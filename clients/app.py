@@ -1,0 +1,54 @@
+"""The ClientApp: messages in, messages out. What a client does with them is in `clients.local`."""
+
+from __future__ import annotations
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.local import Instructions, LocalClient
+from fedrobust.config import RunConfig
+
+app = ClientApp()
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Which partition this node holds. Nothing about its data."""
+    answer = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
+    return Message(RecordDict({"metrics": MetricRecord(answer)}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Local adversarial training from the global model; replies with the new weights and metrics."""
+    client = _client(context)
+    state, metrics = client.train(_weights(message), _instructions(message))
+    content = RecordDict({"arrays": ArrayRecord(state), "metrics": MetricRecord(metrics)})
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Natural and robust accuracy of the global model on this client's own held-out images."""
+    metrics = _client(context).evaluate(_weights(message), _instructions(message).server_round)
+    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+
+
+def _client(context: Context) -> LocalClient:
+    return LocalClient(RunConfig.from_flat(context.run_config), int(context.node_config["partition-id"]))
+
+
+def _weights(message: Message):  # noqa: ANN202 (torch's own type, an OrderedDict of tensors)
+    arrays = message.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    return arrays.to_torch_state_dict(keep_input=False)
+
+
+def _instructions(message: Message) -> Instructions:
+    config = message.content["config"]
+    return Instructions(
+        server_round=int(config["server-round"]),  # type: ignore[arg-type]
+        learning_rate=float(config["learning-rate"]),  # type: ignore[arg-type]
+        objective=str(config["objective"]),
+        proximal_mu=float(config["proximal-mu"]),  # type: ignore[arg-type]
+    )

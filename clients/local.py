@@ -1,0 +1,126 @@
+"""What one client does: its shard, its class counts, local training and evaluation. No messages here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrobust.attacks import make_attack
+from fedrobust.config import RunConfig
+from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.evaluation import EvaluationAttack, evaluate, make_suite
+from fedrobust.objectives import make_objective
+from fedrobust.split import split_of
+from fedrobust.training import Schedule, TrainingSummary, train
+from fedrobust.workbench import workbench
+
+PROBE_IMAGES = 256  # of a client's training images, for accuracies that its objective does not see
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the strategy decides per round."""
+
+    server_round: int
+    learning_rate: float
+    objective: str
+    proximal_mu: float
+
+
+class LocalClient:
+    """The client that holds partition `partition` of a run.
+
+    Which images it has follows from the run's seed and the labels; its class counts are computed here and stay here.
+    """
+
+    def __init__(self, cfg: RunConfig, partition: int) -> None:
+        self.cfg, self.partition = cfg, partition
+        self.bench = workbench(cfg)
+        self.shard = split_of(cfg).clients[partition]
+
+    def train(
+        self, weights: dict[str, Tensor], told: Instructions
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Train from `weights` on the shard; the new weights and the metrics.
+
+        Metrics: "num-examples" (images of the shard), loss, natural_accuracy and adversarial_accuracy while
+        training (of a probe after training where the objective does not see them), seconds, images, steps.
+        """
+        cfg, bench = self.cfg, self.bench
+        attack = make_attack(cfg.attack.name, **cfg.attack.model_dump(exclude={"name"}))
+        objective = make_objective(
+            told.objective,
+            attack=attack,
+            class_counts=torch.from_numpy(self._class_counts()).to(bench.device),
+            **cfg.objective.model_dump(exclude={"name"}),
+        )
+        schedule = Schedule(
+            epochs=cfg.local.epochs,
+            steps=cfg.local.steps,
+            batch_size=cfg.local.batch_size,
+            learning_rate=told.learning_rate,
+            momentum=cfg.local.momentum,
+            weight_decay=cfg.local.weight_decay,
+            proximal_mu=told.proximal_mu,
+        )
+        summary = train(
+            bench.load(weights),
+            bench.images("train"),
+            torch.from_numpy(self.shard.train),
+            objective,
+            schedule,
+            augmentation=AUGMENTATIONS[bench.dataset.augmentation if cfg.local.augment else "none"],
+            precision=bench.precision,
+            seed=cfg.seed,
+            stream=("client", self.partition, told.server_round),
+        )
+        return bench.weights(), self._metrics(summary, EvaluationAttack("training", attack))
+
+    def evaluate(self, weights: dict[str, Tensor], server_round: int) -> dict[str, float]:
+        """Metrics of `weights` on the client's own held-out images; "num-examples" 0 and nothing else without any."""
+        if not len(self.shard.held_out):
+            return {"num-examples": 0}
+        evaluation = evaluate(
+            self.bench.load(weights),
+            self.bench.images("train"),
+            torch.from_numpy(self.shard.held_out),
+            make_suite(self.cfg),
+            batch_size=self.cfg.evaluation.batch_size,
+            seed=self.cfg.seed,
+            stream=("client-evaluation", self.partition, server_round),
+        )
+        return {"num-examples": evaluation.num_images, **evaluation.metrics()}
+
+    def _class_counts(self) -> np.ndarray:
+        """Images of each class the client trains on, pool included [C]."""
+        dataset = self.bench.dataset
+        return np.bincount(dataset.train.labels[self.shard.train], minlength=dataset.num_classes)
+
+    def _metrics(self, summary: TrainingSummary, attack: EvaluationAttack) -> dict[str, float]:
+        natural, adversarial = summary.natural_accuracy, summary.adversarial_accuracy
+        if natural is None or adversarial is None:
+            probe = evaluate(
+                self.bench.model,
+                self.bench.images("train"),
+                torch.from_numpy(
+                    self.shard.train[:: max(1, len(self.shard.train) // PROBE_IMAGES)][:PROBE_IMAGES]
+                ),
+                [attack] if adversarial is None else [],
+                batch_size=self.cfg.local.batch_size,
+                seed=self.cfg.seed,
+                stream=("probe", self.partition),
+            )
+            natural = probe.natural_accuracy if natural is None else natural
+            adversarial = probe.robust_accuracy["training"] if adversarial is None else adversarial
+        return {
+            "num-examples": len(self.shard.train),
+            "loss": summary.loss,
+            "natural_accuracy": natural,
+            "adversarial_accuracy": adversarial,
+            "seconds": summary.seconds,
+            "images": summary.images,
+            "steps": summary.steps,
+        }

@@ -1,0 +1,81 @@
+"""What every attack keeps: the model, its buffers and the random state stay as they were found."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Mode = Literal["eval", "train"]
+
+
+class Attack(Protocol):
+    """An attack with its settings bound: what `make_attack` returns and objectives and evaluation call."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss = ...,
+        generator: torch.Generator | None = ...,
+    ) -> Tensor: ...
+
+
+@contextmanager
+def attack_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """Put all of `model` in eval or train mode; afterwards every module is back in the mode it had itself.
+
+    For objectives and evaluation: an attack runs the model in the mode it finds.
+
+    Raises:
+        ValueError: another mode.
+    """
+    if mode not in ("eval", "train"):
+        raise ValueError(f"attack mode {mode!r}: must be eval or train")
+    found = [(module, module.training) for module in model.modules()]
+    model.train(mode == "train")
+    try:
+        yield
+    finally:
+        for module, training in found:
+            module.training = training
+
+
+@contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run `model` without lasting effect on its buffers or on the random state of CPU and CUDA `device`.
+
+    Only modules in train mode have such effects; in eval mode this costs nothing. They get copies of their
+    buffers for the time being: the originals are not even written to, so graphs that hold them stay valid.
+    The CUDA generator cannot be read while a CUDA graph is captured; it is then left to the capture.
+    """
+    training = [module for module in model.modules() if module.training]
+    if not training:
+        yield
+        return
+    found = [(module, *item) for module in training for item in module.named_buffers(recurse=False)]
+    copies = {id(buffer): buffer.clone() for _, _, buffer in found}
+    forked = [device] if device.type == "cuda" and not torch.cuda.is_current_stream_capturing() else []
+    with torch.random.fork_rng(devices=forked):
+        try:
+            for module, name, buffer in found:
+                setattr(module, name, copies[id(buffer)])
+            yield
+        finally:
+            for module, name, buffer in found:
+                setattr(module, name, buffer)
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """∂ Σ_i loss_i / ∂x, in the shape and dtype of `x`; no gradient for a weight is computed or stored.
+
+    The loss is taken in float32, whatever autocast makes of the model.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()  # shares the storage of x: no copy
+        (gradient,) = torch.autograd.grad(loss(model(x).float(), y).sum(), x)
+    return gradient

@@ -1,0 +1,116 @@
+"""Balls around x within [0, 1]: where attacks start, how they step, how they come back."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+Norm = Literal["linf", "l2"]
+
+GAUSSIAN_START = 0.001  # standard deviation, in pixels: TRADES' and CalFAT's
+
+
+class Ball(ABC):
+    """{x′ in [0, 1] : ‖x′ − x‖ ≤ epsilon} per example.
+
+    Methods whose name ends in _ change `x_adv` in place and return it.
+
+    Args:
+        x: [B, ...] floating point, in [0, 1]; left as it is.
+        epsilon: radius ≥ 0 in pixel units.
+
+    Raises:
+        ValueError: negative epsilon, or x is not floating point.
+    """
+
+    def __init__(self, x: Tensor, epsilon: float) -> None:
+        if epsilon < 0 or not x.is_floating_point():
+            raise ValueError(f"a ball needs epsilon ≥ 0 and floating-point x, not {epsilon} and {x.dtype}")
+        self.x, self.epsilon = x.detach(), float(epsilon)
+
+    def start(self, kind: str, generator: torch.Generator | None) -> Tensor:
+        """A new tensor in the ball: x itself ("zero"), a uniform draw from the ball, clipped to [0, 1]
+        ("uniform"), or x + N(0, 0.001²), projected ("gaussian").
+
+        The noise is drawn in logical order, so that it does not depend on the memory format of x.
+
+        Raises:
+            ValueError: another kind, or noise is wanted and there is no generator to draw it from.
+        """
+        x_adv = self.x.clone()
+        if kind == "zero":
+            return x_adv
+        if kind not in ("uniform", "gaussian"):
+            raise ValueError(f"random_start {kind!r}: must be zero, uniform or gaussian")
+        if generator is None:
+            raise ValueError(f"random_start {kind!r} draws noise: pass a generator (on {self.x.device})")
+        noise = self._uniform(generator) if kind == "uniform" else self._gaussian(generator) * GAUSSIAN_START
+        return self.project_(x_adv.add_(noise))
+
+    @abstractmethod
+    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """One step of length `step_size` in the steepest direction of this norm, then `project_`."""
+
+    @abstractmethod
+    def project_(self, x_adv: Tensor) -> Tensor:
+        """Back to the ball and to [0, 1]."""
+
+    @abstractmethod
+    def _uniform(self, generator: torch.Generator) -> Tensor:
+        """Noise, uniform in the whole ball."""
+
+    def _gaussian(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device)
+
+    def _random(self, *shape: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=self.x.dtype, device=self.x.device)
+
+
+@final
+class LinfBall(Ball):
+    """Largest pixel change at most epsilon. With [0, 1] it is a box, and projection one clamp, exact."""
+
+    def __init__(self, x: Tensor, epsilon: float) -> None:
+        super().__init__(x, epsilon)
+        self.lower, self.upper = (self.x - epsilon).clamp_(min=0), (self.x + epsilon).clamp_(max=1)
+
+    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        return self.project_(x_adv.add_(gradient.sign(), alpha=step_size))
+
+    def project_(self, x_adv: Tensor) -> Tensor:
+        return x_adv.clamp_(self.lower, self.upper)
+
+    def _uniform(self, generator: torch.Generator) -> Tensor:
+        return self._random(*self.x.shape, generator=generator).mul_(2).sub_(1).mul_(self.epsilon)
+
+
+@final
+class L2Ball(Ball):
+    """Euclidean change at most epsilon, per example over all its pixels.
+
+    Projection goes to the ball, then to [0, 1]. Both are convex and clipping moves no pixel away from x, so
+    the result is in both and no distance between two points grows; it is not always the nearest such point.
+    """
+
+    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        return self.project_(x_adv.add_(gradient * (step_size / self._length(gradient))))
+
+    def project_(self, x_adv: Tensor) -> Tensor:
+        delta = x_adv.sub_(self.x)
+        return delta.mul_((self.epsilon / self._length(delta)).clamp_(max=1)).add_(self.x).clamp_(0, 1)
+
+    def _uniform(self, generator: torch.Generator) -> Tensor:
+        # a uniform direction, and a radius whose d-th power is uniform
+        direction = self._gaussian(generator)
+        dimension = max(self.x[:1].numel(), 1)
+        radius = self._random(len(self.x), *(1,) * (self.x.ndim - 1), generator=generator) ** (1 / dimension)
+        return direction.mul_(self.epsilon * radius / self._length(direction))
+
+    def _length(self, v: Tensor) -> Tensor:
+        """‖v‖₂ per example, [B, 1, ...]; never zero, so that a zero vector divided by it stays zero."""
+        length = torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True)
+        return length.clamp_(min=torch.finfo(v.dtype).tiny)
+
+
+BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Ball}

@@ -1,0 +1,117 @@
+"""A checkpoint: everything a run needs to go on from a round, in one file that is whole or not there.
+
+The file is a safetensors file (no pickle: nothing in it is ever executed). Its metadata carries the scalars and a
+digest over all that it holds, so that a truncated or bit-flipped file is named as corrupt and never loaded. Random
+streams are derived from the seed and the round (`fedrobust.seeding`), so the seed is their whole state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedrobust.errors import RunFailed
+from fedrobust.files import write_atomically
+
+Arrays = dict[str, np.ndarray]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The scalars of a checkpoint."""
+
+    server_round: int
+    seed: int
+    best_round: int
+    best_score: float
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of each metrics file that belong to the rounds so far; what lies beyond is of a broken-off round."""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Last and best global model, the strategy's state, each client's `context.state` (protobuf), and progress."""
+
+    progress: Progress
+    last: Arrays
+    best: Arrays
+    strategy: Arrays = field(default_factory=dict)
+    clients: dict[int, bytes] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically. The best model is stored once where it is the last one."""
+    groups = {"last": checkpoint.last, "strategy": checkpoint.strategy}
+    if checkpoint.best is not checkpoint.last:
+        groups["best"] = checkpoint.best
+    groups["client"] = {str(k): np.frombuffer(v, np.uint8) for k, v in checkpoint.clients.items()}
+    tensors = {f"{group}/{key}": array for group, arrays in groups.items() for key, array in arrays.items()}
+    _write(path, tensors, json.dumps(asdict(checkpoint.progress)))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify.
+
+    Raises:
+        RunFailed: the file is missing, corrupt, or of another format.
+    """
+    tensors, text = _read(path)
+    progress = Progress(**json.loads(text))
+    if progress.format != FORMAT:
+        raise RunFailed(f"{path}: checkpoint format {progress.format}; this version reads {FORMAT}")
+    groups: dict[str, Arrays] = {"last": {}, "best": {}, "strategy": {}, "client": {}}
+    for name, array in tensors.items():
+        group, key = name.split("/", 1)
+        groups[group][key] = array
+    clients = {int(key): array.tobytes() for key, array in groups["client"].items()}
+    return Checkpoint(progress, groups["last"], groups["best"] or groups["last"], groups["strategy"], clients)
+
+
+def save_model(path: Path, arrays: Arrays, **facts: str | int | float) -> None:
+    """A model's weights with a few facts about it (round, model name), written atomically."""
+    _write(path, arrays, json.dumps(facts))
+
+
+def load_model(path: Path) -> tuple[Arrays, dict[str, str | int | float]]:
+    """Weights and facts of `save_model`. Raises RunFailed where the file is missing or corrupt."""
+    tensors, text = _read(path)
+    return tensors, json.loads(text)
+
+
+def _write(path: Path, tensors: Arrays, text: str) -> None:
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_atomically(path, save(tensors, {"fedrobust": text, "digest": _digest(tensors, text)}))
+
+
+def _read(path: Path) -> tuple[Arrays, str]:
+    if not path.exists():
+        raise RunFailed(f"{path}: no such file")
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunFailed(f"{path}: corrupt or not a safetensors file ({error}); not loaded") from error
+    text = metadata.get("fedrobust")
+    if text is None or metadata.get("digest") is None:
+        raise RunFailed(f"{path}: not a file of fedrobust's (no digest in its metadata); not loaded")
+    if metadata["digest"] != _digest(tensors, text):
+        raise RunFailed(f"{path}: corrupt (its digest does not match); not loaded")
+    return tensors, text
+
+
+def _digest(tensors: Arrays, text: str) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,305 @@
+"""Every setting of a run, once: typed, frozen, validated, and flat for Flower.
+
+A setting is one field here. Its flat key (`local.learning-rate`) is what presets, flags, `--run-config` and
+`[tool.flwr.app.config]` all write; after adding one, `make config` rewrites the table in pyproject.toml.
+Names from a registry (strategy, attack ...) are checked by `fedrobust.registry.check_names`, because
+some of those registries lie in the layers above.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from fedrobust.errors import ConfigError
+from fedrobust.ratio import Ratio
+
+FlatValue = bool | int | float | str
+
+# A radius in [0, 1] pixel units, written "8/255"; "" where the field may be unset.
+Radius = Annotated[Ratio, BeforeValidator(Ratio)]
+Unset = Literal[""]
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Frozen, closed, keyed in kebab-case."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        validate_default=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+
+class Data(Section):
+    name: str = Field("digits", description="data set: see `fedrobust list datasets`")
+    dir: str = Field(
+        "", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download"
+    )
+    train_images: int = Field(
+        0, ge=0, description="class-balanced subset of the training images; 0 takes all"
+    )
+    test_images: int = Field(0, ge=0, description="class-balanced subset of the test images; 0 takes all")
+    validation_fraction: float = Field(
+        0.1,
+        gt=0,
+        le=0.5,
+        description="training images held out on the server, where the best round is chosen",
+    )
+
+
+class Partition(Section):
+    scheme: str = Field("dirichlet", description="how labels are spread: see `fedrobust list partitions`")
+    concentration: float = Field(0.5, gt=0, description="Dirichlet parameter; small is skewed")
+    min_samples: int = Field(10, ge=1, description="fewest images of a client (dirichlet schemes)")
+    classes_per_client: int = Field(2, ge=1, description="classes of a client (shards, dominant)")
+    dominant_share: float = Field(
+        0.92, gt=0, le=1, description="part of a client's data in those classes (dominant)"
+    )
+    held_out: float = Field(
+        0.1, ge=0, le=0.5, description="part of each client's own images kept for its own evaluation"
+    )
+
+
+class Pool(Section):
+    fraction: float = Field(0.0, ge=0, le=0.4, description="pool size over the training set, 0 to 0.4")
+    share: float = Field(1.0, gt=0, le=1, description="part of the pool that each client gets")
+    mode: Literal["add", "replace", "control"] = Field(
+        "add", description="add the pool, replace own images by it, or as many own images again (control)"
+    )
+
+
+class Model(Section):
+    name: str = Field("digits-cnn", description="see `fedrobust list models`")
+
+
+class Objective(Section):
+    name: str = Field("", description="see `fedrobust list objectives`; unset: the strategy's own")
+    trades_beta: float = Field(6.0, ge=0, description="weight of TRADES' KL term")
+    adversarial_fraction: Fraction01 = Field(0.5, description="adversarial part of a batch (mixed)")
+    temperature: float = Field(0.1, ge=0, description="CalFAT's tau, on the log class counts")
+    scale: float = Field(10.0, gt=0, description="CalFAT's s, on the calibrated logits")
+    attack_mode: Literal["eval", "train"] = Field("eval", description="the model's mode while it is attacked")
+
+
+class Attack(Section):
+    name: str = Field("pgd", description="training attack: see `fedrobust list attacks`")
+    epsilon: Radius = Field("8/255", description="radius, in units where pixels lie in [0, 1]", ge=0)
+    norm: Literal["linf", "l2"] = Field("linf", description="of the ball")
+    step_size: Radius = Field("2/255", description="of one PGD step", gt=0)
+    steps: int = Field(10, ge=1, description="PGD steps")
+    restarts: Count = Field(1, description="PGD restarts; the strongest is kept")
+    random_start: Literal["zero", "uniform", "gaussian", "n-fgsm"] = Field(
+        "uniform", description="where the attack begins; n-fgsm for FGSM only"
+    )
+
+
+class Local(Section):
+    epochs: int = Field(1, ge=1, description="passes over a client's data per round")
+    steps: int = Field(0, ge=0, description="steps per round instead of epochs; 0: epochs count")
+    batch_size: Count = Field(128, description="images")
+    learning_rate: float = Field(0.01, gt=0, description="of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, fresh each round")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
+    augment: bool = Field(True, description="the data set's augmentation (CIFAR: random crop and flip)")
+
+
+class Strategy(Section):
+    name: str = Field("fedavg", description="see `fedrobust list strategies`")
+    fraction_train: float = Field(1.0, gt=0, le=1, description="clients that train per round")
+    fraction_evaluate: Fraction01 = Field(1.0, description="clients that evaluate, when they do")
+    min_replies: Count = Field(1, description="accepted updates without which the run ends with an error")
+    timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of one phase")
+    proximal_mu: float = Field(
+        0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones"
+    )
+    trim_fraction: float = Field(0.2, ge=0, lt=0.5, description="cut from each tail (trimmed-mean)")
+    num_malicious: int = Field(1, ge=0, description="clients assumed malicious (krum)")
+
+
+class Evaluation(Section):
+    every: int = Field(
+        1, ge=0, description="rounds between evaluations on the server; 0: after the last only"
+    )
+    clients_every: int = Field(
+        0, ge=0, description="rounds between evaluations by the clients; 0: after the last only"
+    )
+    attacks: str = Field("fgsm,pgd-20", description="comma-separated: fgsm, pgd-K; within attack.epsilon")
+    select_by: str = Field(
+        "pgd-20", description="one of evaluation.attacks, or natural: chooses the best round"
+    )
+    step_size: Radius = Field("2/255", description="of evaluation's PGD steps", gt=0)
+    validation_images: int = Field(
+        0, ge=0, description="images of the validation slice used per round; 0: all"
+    )
+    test_images: int = Field(0, ge=0, description="test images evaluated per round; 0: none before the end")
+    batch_size: Count = Field(500, description="images")
+
+
+class Workers(Section):
+    num: int = Field(0, ge=0, description="clients at once under ray and flwr; 0: as many as fit the machine")
+    threads: int = Field(0, ge=0, description="CPU threads per client; 0: the cores divided by the workers")
+    num_gpus: float = Field(
+        0.0, ge=0, description="GPUs per worker, may be a fraction; 0 with CUDA there: shared evenly"
+    )
+    address: str = Field("", description="Ray cluster to join; unset: a private one on this machine")
+
+
+class RunConfig(Section):
+    """One run, complete. `to_flat` and `from_flat` are inverse."""
+
+    num_clients: int = Field(5, ge=1, le=100_000, description="clients; equals the number of SuperNodes")
+    num_rounds: int = Field(10, ge=1, description="communication rounds")
+    seed: int = Field(0, ge=0, lt=2**63, description="root of every random stream")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the forward and backward pass"
+    )
+    run_dir: str = Field("", description="folder of the run; unset: a new one below runs/")
+    resume: bool = Field(False, description="go on from the checkpoint in run-dir")
+    data: Data = Data()
+    partition: Partition = Partition()
+    pool: Pool = Pool()
+    model: Model = Model()
+    objective: Objective = Objective()
+    attack: Attack = Attack()
+    local: Local = Local()
+    strategy: Strategy = Strategy()
+    evaluation: Evaluation = Evaluation()
+    workers: Workers = Workers()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Settings that only make sense together."""
+        attacks = split_list(self.evaluation.attacks)
+        if self.evaluation.select_by not in ("natural", *attacks):
+            raise ValueError(
+                f"evaluation.select-by = {self.evaluation.select_by!r}: must be natural or one of "
+                f"evaluation.attacks ({', '.join(attacks)})"
+            )
+        if self.attack.norm == "linf" and self.attack.epsilon > 1:
+            raise ValueError(
+                f"attack.epsilon = {self.attack.epsilon}: must be at most 1 for linf (pixels lie in [0, 1]; "
+                "write 8/255, not 8)"
+            )
+        if self.attack.random_start == "n-fgsm" and self.attack.name != "fgsm":
+            raise ValueError("attack.random-start = 'n-fgsm': is for attack.name fgsm only")
+        return self
+
+    def to_flat(self) -> dict[str, FlatValue]:
+        """Flat scalars by kebab-case key, as Flower's run config wants them."""
+        flat: dict[str, FlatValue] = {}
+        for key, _, value in walk(self):
+            flat[key] = str(value) if isinstance(value, Ratio) else value
+        return flat
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> RunConfig:
+        """The config with these keys set and all others at their defaults.
+
+        Raises:
+            ConfigError: one line per unknown key (with the nearest known one) and per value out of range.
+        """
+        nested: dict[str, Any] = {}
+        problems: list[str] = []
+        fields = FIELDS
+        for key, value in flat.items():
+            if key not in fields:
+                problems.append(unknown("setting", key, fields))
+                continue
+            try:
+                value = _coerce(value, fields[key])
+            except ValueError as error:
+                problems.append(f"{key} = {value!r}: {error}")
+                continue
+            *sections, name = key.split(".")
+            target = nested
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[name] = value
+        if not problems:
+            try:
+                return cls.model_validate(nested)
+            except ValidationError as error:
+                problems = [_one_line(detail) for detail in error.errors()]
+        raise ConfigError("\n".join(problems))
+
+    def replace(self, **flat: FlatValue) -> RunConfig:
+        """A copy with some flat keys changed; a key is written with `__` for "." and `_` for "-"."""
+        changes = {key.replace("__", ".").replace("_", "-"): value for key, value in flat.items()}
+        return RunConfig.from_flat(self.to_flat() | changes)
+
+
+def walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(flat key, pydantic field, value) of every setting, in the order of the classes above."""
+    for name, field in type(section).model_fields.items():
+        key, value = prefix + name.replace("_", "-"), getattr(section, name)
+        if isinstance(value, Section):
+            yield from walk(value, key + ".")
+        else:
+            yield key, field, value
+
+
+def split_list(text: str) -> list[str]:
+    """A comma-separated setting as a list: "fgsm, pgd-20" → ["fgsm", "pgd-20"]."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def unknown(kind: str, name: str, known: Any) -> str:
+    """ "unknown attack 'pdg'; did you mean 'pgd'? known: …" (long lists of known names are left out)."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = f" known: {', '.join(known)}" if len(known) <= 20 else ""
+    return f"unknown {kind} {name!r}{hint}{listed if hint else ';' + listed if listed else ''}"
+
+
+def _coerce(value: Any, field: Any) -> Any:
+    """Flags arrive as text, TOML as numbers: read text as the field's type, and let no bool pass for a number."""
+    kinds = (
+        get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
+    )
+    kind = kinds[0]
+    if isinstance(value, bool) and kind in (int, float):
+        raise ValueError("must be a number")
+    if not isinstance(value, str) or kind is str:
+        return value
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError("must be true or false")
+        return value.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
+    return value
+
+
+def _one_line(detail: Any) -> str:
+    """A pydantic error as "key = value: what is allowed"."""
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if not detail["loc"]:
+        return message
+    key = ".".join(str(part) for part in detail["loc"])
+    return f"{key} = {_shown(detail['input'])}: {message}"
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, Ratio) else repr(value)
+
+
+DEFAULTS = RunConfig()
+FIELDS: dict[str, Any] = {key: field for key, field, _ in walk(DEFAULTS)}

@@ -1,0 +1,116 @@
+"""Data sets: one registry, one `load`, the same arrays from every source.
+
+`import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. What
+needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) and `fedrobust.data.augment`.
+"""
+
+import difflib
+from pathlib import Path
+
+from fedrobust.data import class_names as names
+from fedrobust.data.loading import assemble
+from fedrobust.data.slices import hold_out, subset
+from fedrobust.data.spec import AugmentationName, DataError, Dataset, DatasetSpec, Split, SplitName
+
+__all__ = [
+    "DATASETS",
+    "AugmentationName",
+    "DataError",
+    "Dataset",
+    "DatasetSpec",
+    "Split",
+    "SplitName",
+    "hold_out",
+    "load",
+    "subset",
+]
+
+# Name -> description. Means and standard deviations are the published ones of the training splits; those of
+# digits were computed from its training split (a test computes them again, and CIFAR-10's).
+DATASETS: dict[str, DatasetSpec] = {
+    "cifar10": DatasetSpec(
+        class_names=names.CIFAR10,
+        shape=(32, 32, 3),
+        train_size=50_000,
+        test_size=10_000,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augmentation="crop-flip",
+        torchvision="CIFAR10",
+        image_column="img",
+    ),
+    "cifar100": DatasetSpec(
+        class_names=names.CIFAR100,
+        shape=(32, 32, 3),
+        train_size=50_000,
+        test_size=10_000,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        augmentation="crop-flip",
+        torchvision="CIFAR100",
+        image_column="img",
+        label_column="fine_label",
+    ),
+    "svhn": DatasetSpec(
+        class_names=names.DIGITS,
+        shape=(32, 32, 3),
+        train_size=73_257,
+        test_size=26_032,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        augmentation="crop",
+        torchvision="SVHN",
+    ),
+    "mnist": DatasetSpec(
+        class_names=names.DIGITS,
+        shape=(28, 28, 1),
+        train_size=60_000,
+        test_size=10_000,
+        mean=(0.1307,),
+        std=(0.3081,),
+        augmentation="crop",
+        torchvision="MNIST",
+    ),
+    "fashion-mnist": DatasetSpec(
+        class_names=names.FASHION_MNIST,
+        shape=(28, 28, 1),
+        train_size=60_000,
+        test_size=10_000,
+        mean=(0.2860,),
+        std=(0.3530,),
+        augmentation="crop",
+        torchvision="FashionMNIST",
+    ),
+    "digits": DatasetSpec(
+        class_names=names.DIGITS,
+        shape=(8, 8, 1),
+        train_size=1_438,
+        test_size=359,
+        mean=(0.3059,),
+        std=(0.3761,),
+        augmentation="none",
+    ),
+}
+
+
+def load(name: str, *, data_dir: str | Path | None = None) -> Dataset:
+    """The data set `name`, decoded once per machine and opened as memory maps from then on.
+
+    Where it comes from, the first that applies:
+
+    1. `digits` comes with scikit-learn: no file, no download, `data_dir` is not looked at.
+    2. `data_dir`: the Hub's parquet files, in `<data_dir>/<name>/` or in `data_dir` itself.
+    3. The environment's `FEDROBUST_DATA`, when `<FEDROBUST_DATA>/<name>/` exists: the same parquet files.
+    4. torchvision's download, into the cache folder.
+
+    The cache folder is `FEDROBUST_CACHE`, else `$XDG_CACHE_HOME/fedrobust`, else `~/.cache/fedrobust`.
+
+    Raises:
+        DataError: an unknown name; a source that is missing, partial or corrupt; a failed download; a cache
+            folder that cannot be written.
+    """
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(DATASETS)}")
+    return assemble(name, DATASETS[name], None if data_dir is None else Path(data_dir))

@@ -1,0 +1,128 @@
+"""The decoded arrays on disk, built once per machine and shared by all its processes as memory maps.
+
+A cache is a folder with four `.npy` files and `meta.json`. It is written beside its place and then renamed,
+so it is whole or absent; a lock lets one process build while the others wait.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock
+
+from fedrobust.data.canonical import content_digest
+from fedrobust.data.spec import DataError, Split
+
+FORMAT = 1  # raise it when the files or their canonical order change
+META = "meta.json"
+logger = logging.getLogger(__name__)
+
+Cached = tuple[Split, Split, str]  # train, test, content digest
+
+
+def root() -> Path:
+    """The cache folder: `FEDROBUST_CACHE`, else `$XDG_CACHE_HOME/fedrobust`, else `~/.cache/fedrobust`."""
+    if chosen := os.environ.get("FEDROBUST_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedrobust"
+
+
+def open_or_build(name: str, fingerprint: str, build: Callable[[], tuple[Split, Split]]) -> Cached:
+    """The cached arrays of `name`, built first when there are none or when they are damaged.
+
+    A whole cache is opened without the lock and without writing, so it may be on a read-only disk.
+
+    Raises:
+        DataError: the cache folder cannot be written (a full disk included); and what `build` raises.
+    """
+    folder = root() / f"{name}-{fingerprint}-v{FORMAT}"
+    if cached := _open(folder):
+        return cached
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock")
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise _unwritable(error) from error
+    try:
+        if cached := _open(folder):  # another process built it while this one waited
+            return cached
+        train, test = build()
+        try:
+            _write(folder, train, test)
+        except OSError as error:
+            raise _unwritable(error) from error
+    finally:
+        lock.release()
+    cached = _open(folder)
+    if cached is None:
+        raise _unwritable(OSError("what was written does not read back"))
+    return cached
+
+
+def _open(folder: Path) -> Cached | None:
+    """The arrays, or None when absent or damaged. Cheap: file sizes and headers, not the content."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        arrays = {}
+        for stem, expected in meta["arrays"].items():
+            file = folder / f"{stem}.npy"
+            if file.stat().st_size != expected["bytes"]:
+                raise ValueError(f"{file.name} has {file.stat().st_size} bytes, not {expected['bytes']}")
+            # Copy-on-write: writable, hence no warning from torch.from_numpy, and the pages are still shared.
+            arrays[stem] = np.load(file, mmap_mode="c")
+            if [str(arrays[stem].dtype), list(arrays[stem].shape)] != [expected["dtype"], expected["shape"]]:
+                raise ValueError(f"{file.name} is {arrays[stem].dtype} {arrays[stem].shape}")
+        train = Split(arrays["train_images"], arrays["train_labels"])
+        return train, Split(arrays["test_images"], arrays["test_labels"]), meta["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if folder.is_dir():
+            logger.warning("cache %s is damaged (%s); building it again", folder, error)
+        return None
+
+
+def _write(folder: Path, train: Split, test: Split) -> None:
+    """Writes a whole cache beside `folder`, reads its content back, and renames it into place."""
+    staging = folder.with_name(folder.name + ".building")
+    shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed: the lock is ours now
+    staging.mkdir()
+    arrays = {
+        "train_images": train.images,
+        "train_labels": train.labels,
+        "test_images": test.images,
+        "test_labels": test.labels,
+    }
+    described: dict[str, dict[str, object]] = {}
+    for stem, array in arrays.items():
+        with open(staging / f"{stem}.npy", "wb") as file:
+            np.save(file, array)
+            _flush(file)
+            described[stem] = {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": file.tell()}
+    digest = content_digest(train, test)
+    with open(staging / META, "wb") as file:
+        file.write(json.dumps({"format": FORMAT, "digest": digest, "arrays": described}, indent=1).encode())
+        _flush(file)
+    written = _open(staging)
+    if written is None or content_digest(*written[:2]) != digest:
+        raise OSError("what was written does not read back")
+    if folder.exists():  # damaged; the memory maps that others hold of it stay valid
+        shutil.rmtree(folder)
+    staging.rename(folder)
+
+
+def _flush(file: BinaryIO) -> None:
+    """To the disk, before a rename makes it count."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _unwritable(error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or error
+    return DataError(
+        f"cache folder {root()} cannot be written ({reason}); set FEDROBUST_CACHE to one that can"
+    )

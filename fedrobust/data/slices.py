@@ -1,0 +1,57 @@
+"""Class-stratified slices of a split, as index arrays."""
+
+import numpy as np
+
+
+def hold_out(
+    labels: np.ndarray, fraction_or_count: float | int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits 0..N-1 into what is trained on and a class-stratified validation slice.
+
+    Args:
+        labels: integers `[N]`; N may be 0, and need not hold every class.
+        fraction_or_count: an int in 0..N-1 is a count; a float in [0, 1) is a fraction of N, rounded.
+        rng: decides which images of a class are held out.
+
+    Returns:
+        (train_index, validation_index): int64, sorted, disjoint, together 0..N-1. A class's share of the
+        validation slice is within one image of proportional.
+
+    Raises:
+        ValueError: a fraction or count out of range.
+    """
+    size = len(labels)
+    if isinstance(fraction_or_count, int | np.integer):
+        count = int(fraction_or_count)
+        if not 0 <= count < max(size, 1):
+            raise ValueError(f"validation count {count} of {size} images; allowed: 0..{max(size, 1) - 1}")
+    else:
+        if not 0 <= fraction_or_count < 1:
+            raise ValueError(f"validation fraction {fraction_or_count}; allowed: 0 <= fraction < 1")
+        count = round(float(fraction_or_count) * size)
+    validation = _stratified(labels, count, rng)
+    return np.setdiff1d(np.arange(size, dtype=np.int64), validation, assume_unique=True), validation
+
+
+def subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """A class-stratified random subset: `count` indices into `labels` `[N]`, int64, sorted, distinct.
+
+    Raises:
+        ValueError: `count` is not in 1..N.
+    """
+    if not 1 <= count <= len(labels):
+        raise ValueError(f"subset of {count} of {len(labels)} images; allowed: 1..{len(labels)}")
+    return _stratified(labels, count, rng)
+
+
+def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` sorted indices, per class in proportion (largest remainders; the lower label wins a tie)."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    exact = count * sizes.astype(np.int64)  # in units of 1/N images: integers, so that nothing is rounded
+    quotas, remainders = np.divmod(exact, max(len(labels), 1))
+    quotas[np.argsort(-remainders, kind="stable")[: count - quotas.sum()]] += 1
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in zip(classes, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *chosen]))

@@ -1,0 +1,101 @@
+"""What a data set is: its description in the registry (`DatasetSpec`) and its loaded form (`Dataset`)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedrobust.errors import UserError
+
+SplitName = Literal["train", "test"]
+AugmentationName = Literal["crop-flip", "crop", "none"]
+
+
+class DataError(UserError, ValueError):
+    """A data set that cannot be used as it is. One line: what is wrong, where, and what is allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The images and labels of one split, in canonical order (see `fedrobust.data.canonical`).
+
+    Attributes:
+        images: uint8 `[N, H, W, C]`, 0..255; memory-mapped copy-on-write for sets with a cache on disk.
+        labels: int64 `[N]`, 0..num_classes - 1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A loaded data set.
+
+    Attributes:
+        name: its key in `fedrobust.data.DATASETS`.
+        train, test: the two splits.
+        class_names: one per class, in label order.
+        mean, std: per-channel pixel statistics of the training split, in [0, 1] units.
+        augmentation: what suits these images in training: a flipped 2 is not a 2.
+        digest: hex digest of every pixel and label; the same from each source of the same data, for records.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: AugmentationName
+    digest: str
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """One image's shape as a model sees it, (C, H, W)."""
+        height, width, channels = self.train.images.shape[1:]
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One line of the registry: what is known of a data set before it is read.
+
+    Attributes:
+        class_names: one per class, in label order.
+        shape: one image's shape in memory, (H, W, C).
+        train_size, test_size: images in each split; a source with another number is refused.
+        mean, std: per-channel pixel statistics of the training split, in [0, 1] units.
+        augmentation: see `Dataset`.
+        torchvision: the class in `torchvision.datasets`; None for the set that comes inside scikit-learn.
+        image_column, label_column: the columns of the Hub's parquet files.
+    """
+
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train_size: int
+    test_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: AugmentationName
+    torchvision: str | None = None
+    image_column: str = "image"
+    label_column: str = "label"
+
+    def size(self, split: SplitName) -> int:
+        """The number of images that `split` must have."""
+        return self.train_size if split == "train" else self.test_size
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text with its line breaks folded, shortened to what a terminal line holds."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,63 @@
+"""Engines: who carries the messages, never what is computed.
+
+The same ServerApp and ClientApp run under each. Both are loaded by the names Flower itself uses
+(`[tool.flwr.app.components]` in pyproject.toml; a test holds them equal), so that no import runs upwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context, RecordDict
+
+from fedrobust.config import RunConfig
+from fedrobust.engines.grid import RUN_ID, SimulationGrid
+from fedrobust.engines.plan import pick_engine, plan_workers
+from fedrobust.registry import load_path
+
+__all__ = ["CLIENT_APP", "ENGINES", "SERVER_APP", "SimulationGrid", "pick_engine", "plan_workers", "run"]
+
+SERVER_APP = "strategies.app:app"
+CLIENT_APP = "clients.app:app"
+
+
+def _run_local(cfg: RunConfig) -> None:
+    from fedrobust.engines.local import LocalGrid
+
+    _serve(LocalGrid(cfg, load_path(CLIENT_APP)), cfg)
+
+
+def _run_ray(cfg: RunConfig) -> None:
+    from fedrobust.engines.ray_pool import RayGrid
+
+    _serve(RayGrid(cfg, CLIENT_APP), cfg)
+
+
+def _run_flwr(cfg: RunConfig) -> None:
+    from fedrobust.engines.flwr_runtime import launch
+
+    launch(cfg)
+
+
+ENGINES: dict[str, Callable[[RunConfig], None]] = {"local": _run_local, "ray": _run_ray, "flwr": _run_flwr}
+
+
+def run(cfg: RunConfig, engine: str) -> None:
+    """Run the federation `cfg` (its workers planned, its `run-dir` set) under an engine; results lie in `run-dir`.
+
+    Raises:
+        RunFailed: the run could not go on; what it had reached lies in its folder.
+        ConfigError: the settings do not fit the data.
+    """
+    ENGINES[engine](cfg)
+
+
+def _serve(grid: SimulationGrid, cfg: RunConfig) -> None:
+    """The ServerApp over a grid of ours, in this process."""
+    context = Context(
+        run_id=RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(cfg.to_flat())
+    )
+    try:
+        load_path(SERVER_APP)(grid, context)
+    finally:
+        grid.close()

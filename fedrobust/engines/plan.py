@@ -1,0 +1,67 @@
+"""How many clients run at once, and with what: worked out once, before a run, and recorded with it."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError
+from fedrobust.process import available_cores
+
+BYTES_PER_WORKER = 1 << 30  # a Python process with torch, Flower and a small model, with room to work
+WORKERS_PER_GPU = 5
+
+
+def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
+    """The config with every 0 of `workers` filled in, and one sentence that says why.
+
+    On a CPU: one thread per worker and one worker per core, as far as memory and clients go (one process per core beats
+    one process with all threads). With CUDA: five workers share each GPU unless `workers.num` or `workers.num-gpus` says
+    otherwise.
+
+    Raises:
+        ConfigError: a setting asks for more than the machine has.
+    """
+    workers, cores, gpus = cfg.workers, available_cores(), _num_gpus(cfg)
+    memory = max(1, psutil.virtual_memory().available // BYTES_PER_WORKER)
+    if workers.num_gpus and not gpus:
+        raise ConfigError(
+            f"workers.num-gpus = {workers.num_gpus}: no CUDA device here, or device is not cuda"
+        )
+    if workers.threads > cores:
+        raise ConfigError(f"workers.threads = {workers.threads}: this machine has {cores} cores")
+
+    limits = {"clients": cfg.num_clients, "cores": cores // max(workers.threads, 1), "memory": memory}
+    if gpus:
+        limits["GPUs"] = int(gpus / workers.num_gpus) if workers.num_gpus else WORKERS_PER_GPU * gpus
+    bound = min(limits, key=lambda name: limits[name])
+    num = 1 if engine == "local" else workers.num or max(limits[bound], 1)
+    why = "one process" if engine == "local" else "workers.num" if workers.num else f"bounded by the {bound}"
+    filled = {
+        "workers.num": num,
+        "workers.threads": workers.threads or max(1, cores // num),
+        "workers.num-gpus": workers.num_gpus or round(gpus / num, 4),
+    }
+    share = f", {filled['workers.num-gpus']:g} GPU each" if gpus else ""
+    sentence = f"{num} client{'s' * (num > 1)} at once with {filled['workers.threads']} CPU threads each{share} ({why})"
+    return RunConfig.from_flat(cfg.to_flat() | filled), sentence
+
+
+def pick_engine(cfg: RunConfig, asked: str) -> tuple[str, str]:
+    """The engine to use, and why: `ray` where more than one worker fits the machine, else `local`."""
+    if asked != "auto":
+        return asked, "asked for"
+    planned, _ = plan_workers(cfg, "ray")
+    if cfg.workers.address:
+        return "ray", "workers.address names a cluster"
+    if planned.workers.num > 1:
+        return "ray", f"{planned.workers.num} workers fit this machine"
+    return "local", "one worker fits this machine"
+
+
+def _num_gpus(cfg: RunConfig) -> int:
+    """CUDA devices the clients may share."""
+    if cfg.device not in ("auto",) and not cfg.device.startswith("cuda"):
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,0 +1,209 @@
+"""The `ray` engine: a Flower Grid over a pool of Ray actors, on this machine or on a cluster.
+
+Against Flower's own simulation engine: the global weights go into the object store once per round and into each
+worker once, not once per client; replies are handed on as they come in, in the order of the messages, with a bounded
+number under way; an actor that dies is replaced and its client tried once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+# read by Ray when it is imported: report nothing, and leave CUDA_VISIBLE_DEVICES alone where no GPU is asked for
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray  # noqa: E402
+from flwr.app import ArrayRecord, Context, Message, RecordDict  # noqa: E402
+from ray.exceptions import RayActorError, RayError, WorkerCrashedError  # noqa: E402
+
+from fedrobust.config import RunConfig  # noqa: E402
+from fedrobust.engines.grid import SimulationGrid, error_reply, handle  # noqa: E402
+from fedrobust.process import keep_freed_memory  # noqa: E402
+
+ATTEMPTS = 2  # an actor's death costs its client one retry
+PACKAGES = (
+    Path(__file__).resolve().parents[2]
+)  # where clients/, strategies/ ... lie, for the workers' import path
+
+
+class Worker:
+    """One actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
+
+    def __init__(self, client_app: str, threads: int) -> None:
+        keep_freed_memory()
+        import torch
+
+        from fedrobust.registry import load_path
+
+        torch.set_num_threads(threads)
+        self._app = load_path(client_app)
+        self._fetched: dict[str, ArrayRecord] = {}
+
+    def handle(
+        self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
+    ) -> tuple[Message, RecordDict]:
+        """The reply to a message whose array records lie in the object store, and the client's new state."""
+        self._fetched = {
+            ref.hex(): self._fetched.get(ref.hex()) or ray.get(ref) for (ref,) in arrays.values()
+        }
+        for name, (ref,) in arrays.items():
+            message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
+        return handle(self._app, message, context), context.state
+
+
+@dataclass
+class _Task:
+    """A message on its way: where in the order it stands, who has it, how often it was tried."""
+
+    position: int
+    message: Message
+    arrays: dict[str, list[ray.ObjectRef]]
+    actor: Any = None
+    tries: int = 0
+
+
+class RayGrid(SimulationGrid):
+    """Carries messages to `workers.num` actors with `workers.threads` CPU threads and `workers.num-gpus` GPUs each."""
+
+    def __init__(self, cfg: RunConfig, client_app: str) -> None:
+        super().__init__(cfg)
+        workers = cfg.workers
+        self._owns_ray = _start_ray(workers.address, workers.num * workers.threads)
+        environment = {
+            "PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "OMP_NUM_THREADS": str(workers.threads),
+            "MKL_NUM_THREADS": str(workers.threads),
+            "THP_MEM_ALLOC_ENABLE": "1",
+        }
+        self._actor_class = ray.remote(Worker).options(
+            num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
+        )
+        self._arguments = (client_app, workers.threads)
+        self._idle = [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
+        # enough under way that one slow client at the front does not idle the others
+        self._window = 2 * workers.num
+
+    def close(self) -> None:
+        for actor in self._idle:
+            ray.kill(actor)
+        self._idle = []
+        if self._owns_ray:
+            ray.shutdown()
+            self._owns_ray = False
+
+    def _exchange(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        deadline = None if timeout is None else monotonic() + timeout
+        queue = deque(_stored(messages))
+        running: dict[ray.ObjectRef, _Task] = {}
+        done: dict[int, Message] = {}
+        try:
+            for position in range(len(messages)):
+                while position not in done and (queue or running):
+                    self._feed(queue, running, position + self._window)
+                    if not self._collect(queue, running, done, deadline):
+                        queue.clear()
+                        self._abandon(running)
+                if position in done:
+                    yield done.pop(position)
+        finally:
+            self._abandon(running)
+
+    def _feed(self, queue: deque[_Task], running: dict[ray.ObjectRef, _Task], end: int) -> None:
+        """Give idle actors the next tasks that stand before `end`."""
+        while self._idle and queue and queue[0].position < end:
+            task = queue.popleft()
+            task.actor, task.tries = self._idle.pop(), task.tries + 1
+            context = self.contexts[task.message.metadata.dst_node_id]
+            running[task.actor.handle.remote(task.message, task.arrays, context)] = task
+
+    def _collect(
+        self,
+        queue: deque[_Task],
+        running: dict[ray.ObjectRef, _Task],
+        done: dict[int, Message],
+        deadline: float | None,
+    ) -> bool:
+        """Wait for one actor and book what it says; False when the time is over first."""
+        left = None if deadline is None else max(deadline - monotonic(), 0.0)
+        finished, _ = ray.wait(list(running), num_returns=1, timeout=left)
+        if not finished:
+            return False
+        task = running.pop(finished[0])
+        try:
+            done[task.position], state = ray.get(finished[0])
+            self.contexts[task.message.metadata.dst_node_id].state = state
+        except (RayActorError, WorkerCrashedError) as error:
+            self._replace(task.actor)
+            if task.tries < ATTEMPTS:
+                queue.appendleft(task)
+            else:
+                done[task.position] = error_reply(
+                    task.message, f"worker died {ATTEMPTS} times: {_brief(error)}"
+                )
+        except RayError as error:
+            done[task.position] = error_reply(task.message, _brief(error))
+            self._idle.append(task.actor)
+        else:
+            self._idle.append(task.actor)
+        return True
+
+    def _abandon(self, running: dict[ray.ObjectRef, _Task]) -> None:
+        """Stop the stragglers: they must not be at work in the next round."""
+        for task in running.values():
+            self._replace(task.actor)
+        running.clear()
+
+    def _replace(self, actor: Any) -> None:
+        with suppress(RayError):
+            ray.kill(actor)
+        self._idle.append(self._actor_class.remote(*self._arguments))
+
+
+def _stored(messages: list[Message]) -> list[_Task]:
+    """Tasks whose array records are in the object store: a record that many messages share is put there once."""
+    refs: dict[int, ray.ObjectRef] = {}
+    tasks = []
+    for position, message in enumerate(messages):
+        arrays, rest = {}, {}
+        for name, record in message.content.items():
+            if isinstance(record, ArrayRecord):
+                if id(record) not in refs:
+                    refs[id(record)] = ray.put(record)
+                # inside a list, so that Ray hands on the reference and the worker fetches it once per round
+                arrays[name] = [refs[id(record)]]
+            else:
+                rest[name] = record
+        message.content = RecordDict(rest)
+        tasks.append(_Task(position, message, arrays))
+    return tasks
+
+
+def _start_ray(address: str, cpus: int) -> bool:
+    """Join the cluster at `address`, or start a private one that only this host can reach; True if it was started."""
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(address="local", num_cpus=cpus, _node_ip_address="127.0.0.1", **quiet)
+    return True
+
+
+def _brief(error: Exception) -> str:
+    """The first line of one of Ray's long messages."""
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,113 @@
+"""Losses, per example and on logits: `loss(logits, target) -> [B]`; whoever calls reduces.
+
+Larger is worse for the classifier in each of them, so that every loss can be trained on and attacked with.
+They compute in the precision of the logits: hand over `logits.float()` under autocast.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """−log softmax(z)_y.
+
+    Args:
+        logits: z, [B, K].
+        y: labels, [B] of int64; or class probabilities, [B, K].
+
+    Returns:
+        [B], at least 0. Limit case: log K where all logits are equal.
+    """
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k≠y} z_k − z_y: positive exactly where the prediction is wrong, minus the classification margin.
+
+    Carlini and Wagner 2017, f6, untargeted and without the cut at 0. Unlike cross-entropy it does not
+    saturate on confident models.
+
+    Args:
+        logits: z, [B, K] with K ≥ 2.
+        y: labels, [B] of int64.
+
+    Returns:
+        [B], unbounded. Limit case: for K = 2, z_{1−y} − z_y.
+    """
+    label = y.unsqueeze(1)
+    others = logits.scatter(1, label, float("-inf"))
+    return others.amax(1) - logits.gather(1, label).squeeze(1)
+
+
+def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ_k p_k (log p_k − log q_k), p = softmax(reference), q = softmax(z).
+
+    The order of TRADES (Zhang et al. 2019, official code): the reference is the natural prediction.
+    Gradients flow to both arguments; detach the reference to attack.
+
+    Args:
+        logits, reference_logits: [B, K], finite.
+
+    Returns:
+        [B], at least 0 up to rounding. Limit case: 0, with zero gradient, where both predict the same;
+        an attack on it must therefore start beside x.
+    """
+    log_q, log_p = F.log_softmax(logits, dim=1), F.log_softmax(reference_logits, dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def log_class_counts(class_counts: Tensor) -> Tensor:
+    """log(n_c + 1e-7), absent classes counted as 1: CalFAT's prior, from its official code.
+
+    Args:
+        class_counts: how many examples of each class a client trains on, [K], on the model's device.
+
+    Returns:
+        [K] of float32. Counts instead of shares shift all logits by one constant, which no softmax sees.
+    """
+    return torch.log(class_counts.float().clamp(min=1) + 1e-7)
+
+
+def calibrate(logits: Tensor, *, log_counts: Tensor, temperature: float = 0.1) -> Tensor:
+    """q = z + τ log n (CalFAT, Chen et al. 2022; τ = 0.1 in its code). [B, K] → [B, K]."""
+    return logits + temperature * log_counts
+
+
+def calibrated_cross_entropy(
+    logits: Tensor, y: Tensor, *, log_counts: Tensor, temperature: float = 0.1, scale: float = 10.0
+) -> Tensor:
+    """−log softmax(s (z + τ log n))_y: CalFAT's outer loss (Chen et al. 2022, official code).
+
+    With the defaults s τ = 1: the logit adjustment of Menon et al. (2021) on 10 z. Predict with plain logits.
+
+    Args:
+        logits: z, [B, K].
+        y: labels, [B] of int64.
+        log_counts: `log_class_counts` of the client, [K].
+        temperature: τ ≥ 0.
+        scale: s > 0.
+
+    Returns:
+        [B], at least 0. Limit case: with a uniform prior, the cross-entropy of s z.
+    """
+    return cross_entropy(scale * calibrate(logits, log_counts=log_counts, temperature=temperature), y)
+
+
+def calibrated_kl_divergence(
+    logits: Tensor, reference_logits: Tensor, *, log_counts: Tensor, temperature: float = 0.1
+) -> Tensor:
+    """KL(softmax q(x) ‖ softmax q(x′)), q = z + τ log n: CalFAT's inner loss, without the factor s.
+
+    Args:
+        logits, reference_logits: plain z(x′) and z(x), [B, K].
+        log_counts: `log_class_counts` of the client, [K].
+        temperature: τ ≥ 0.
+
+    Returns:
+        [B], at least 0 up to rounding. Limit case: with a uniform prior, `kl_divergence`.
+    """
+    return kl_divergence(
+        calibrate(logits, log_counts=log_counts, temperature=temperature),
+        calibrate(reference_logits, log_counts=log_counts, temperature=temperature),
+    )

@@ -1,0 +1,56 @@
+"""Networks: pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing random in eval mode."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from fedrobust.lookup import lookup
+from fedrobust.models.calfat_cnn import build_calfat_cnn
+from fedrobust.models.digits_cnn import build_digits_cnn
+from fedrobust.models.resnet import build_resnet18
+
+Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float]], nn.Module]
+
+MODELS: dict[str, Builder] = {
+    "calfat-cnn": build_calfat_cnn,
+    "resnet18": build_resnet18,
+    "digits-cnn": build_digits_cnn,
+}
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    generator_seed: int,
+) -> nn.Module:
+    """A freshly initialised model on the CPU, in train mode; the same seed gives the same weights.
+
+    The global random state is left as it was found, on every device.
+
+    Args:
+        name: a key of MODELS.
+        num_classes: K ≥ 2.
+        image_shape: (C, H, W).
+        mean, std: of the training pixels, one per channel, in [0, 1] pixel units.
+        generator_seed: of the initial weights.
+
+    Raises:
+        ConfigError: unknown name.
+        ValueError: the model cannot take images of this shape, or mean and std do not fit it.
+    """
+    build = lookup("model", MODELS, name)
+    if num_classes < 2:
+        raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
+    if not len(mean) == len(std) == image_shape[0]:
+        raise ValueError(
+            f"{image_shape[0]} channels want as many means and stds, not {len(mean)} and {len(std)}"
+        )
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
+        torch.default_generator.manual_seed(generator_seed)
+        return build(num_classes, image_shape, mean, std)

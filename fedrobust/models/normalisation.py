@@ -1,0 +1,38 @@
+"""The first layer: pixels in [0, 1] to what the network was made for."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalisation(nn.Module):
+    """(x − mean) / std per channel, [B, C, H, W] → the same.
+
+    Part of the model, so that attacks and epsilon live in pixels. Mean and std are constants of the data set:
+    buffers that move with the model but are in no state dict, so they neither travel nor get averaged.
+
+    Raises:
+        ValueError: mean and std differ in length, or a std is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(
+                f"normalisation: one mean and one positive std per channel, not {mean} and {std}"
+            )
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """`network` behind a `Normalisation`; its weights are called network.*"""
+    return nn.Sequential(OrderedDict(normalisation=Normalisation(mean, std), network=network))

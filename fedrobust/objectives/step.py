@@ -1,0 +1,44 @@
+"""What an objective returns, and the inner maximisation that several share."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks import contract
+from fedrobust.attacks.contract import Attack, Loss, Mode
+
+
+class Step(NamedTuple):
+    """A loss to differentiate, and the logits it took anyway, for training accuracies without further passes.
+
+    `adversarial_logits` belong to the first examples of the batch and `natural_logits` to the last, as many
+    as they have rows: all, unless the objective splits the batch. Detached, float32; None if there are none.
+    """
+
+    loss: Tensor
+    natural_logits: Tensor | None
+    adversarial_logits: Tensor | None
+
+
+def attacked(
+    model: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, mode: Mode, generator: torch.Generator | None
+) -> Tensor:
+    """x′ of the attack on its own loss, with the model in `mode` meanwhile."""
+    with contract.attack_mode(model, mode):
+        return attack(model, x, y, generator=generator)
+
+
+def divergence_attacked(
+    model: nn.Module, x: Tensor, *, attack: Attack, loss: Loss, mode: Mode, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """(x′, z(x)): x′ raises loss(z(x′), z(x)), with the model in `mode` meanwhile; both detached.
+
+    The reference z(x) is taken once, since no step changes it. A divergence has zero gradient at x: the
+    attack has to start beside it.
+    """
+    with contract.attack_mode(model, mode):
+        with contract.untouched(model, x.device):
+            # not under no_grad: older autocast would keep the weights it casts there, cut off from the graph
+            reference = model(x).float().detach()
+        return attack(model, x, reference, loss=loss, generator=generator), reference

@@ -1,0 +1,100 @@
+"""A run's folder: config.toml, rounds.jsonl, clients.jsonl, partition.csv, checkpoint, models, record.json.
+
+The folder is the interface between a run and whoever looks at it: the live display reads it while the run writes it,
+under every engine. Metrics are tidy, one `pandas.read_json(path, lines=True)` away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrobust import toml
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.files import write_atomically
+
+ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
+LOGS = (ROUNDS, CLIENTS)
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.last = self.path / "last.safetensors"
+        self.partition = self.path / "partition.csv"
+
+    @classmethod
+    def create(cls, cfg: RunConfig) -> RunFolder:
+        """A new folder at `cfg.run_dir`, with the complete config in it.
+
+        Raises:
+            ConfigError: there is a run in it already.
+            RunFailed: it cannot be written.
+        """
+        folder = cls(cfg.run_dir)
+        if (folder.path / "config.toml").exists():
+            raise ConfigError(
+                f"run-dir = {cfg.run_dir!r}: holds a run already; resume it, or name another folder"
+            )
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
+        except OSError as error:
+            raise RunFailed(
+                f"{folder.path}: cannot be written ({error.strerror}); name another run-dir"
+            ) from error
+        return folder
+
+    def read_config(self) -> RunConfig:
+        """The config the run was started with. Raises ConfigError where there is none."""
+        return RunConfig.from_flat(toml.flatten(toml.read(self.path / "config.toml")))
+
+    def check_space(self, needed: int) -> None:
+        """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise RunFailed(
+                f"{self.path}: {free / 2**20:.0f} MiB free, the checkpoints need {needed / 2**20:.0f} MiB"
+            )
+
+    def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows to a metrics file."""
+        text = "".join(json.dumps(dict(row)) + "\n" for row in rows)
+        with open(self.path / log, "a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self, log: str) -> list[dict[str, Any]]:
+        """All rows of a metrics file."""
+        path = self.path / log
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each metrics file, for a checkpoint."""
+        return {log: (self.path / log).stat().st_size for log in LOGS if (self.path / log).exists()}
+
+    def cut_back(self, sizes: Mapping[str, int]) -> None:
+        """Drop what was written after a checkpoint: the rows of a round that is about to be repeated."""
+        for log in LOGS:
+            if (self.path / log).exists():
+                os.truncate(self.path / log, sizes.get(log, 0))
+
+    def record(self) -> dict[str, Any]:
+        """record.json, {} before the first `update_record`."""
+        path = self.path / "record.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def update_record(self, **facts: Any) -> None:
+        """Set these keys of record.json."""
+        record = self.record() | facts
+        write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -1,0 +1,71 @@
+"""Names to things: one lookup for every registry, those of the layers above included.
+
+Registries are literal dicts beside what they list. Those of the apps ("strategies:STRATEGIES") are reached lazily by
+dotted path, as Flower loads the apps, so that no import runs upwards.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from fedrobust.config import RunConfig, split_list
+from fedrobust.lookup import lookup
+
+# kind → where its registry lies, in the order `fedrobust list` shows them
+REGISTRIES = {
+    "strategies": "strategies:STRATEGIES",
+    "objectives": "fedrobust.objectives:OBJECTIVES",
+    "attacks": "fedrobust.attacks:ATTACKS",
+    "models": "fedrobust.models:MODELS",
+    "partitions": "partitions:PARTITIONS",
+    "datasets": "fedrobust.data:DATASETS",
+    "engines": "fedrobust.engines:ENGINES",
+}
+
+# setting → kind of the name it takes
+NAMED_BY = {
+    "strategy.name": "strategies",
+    "objective.name": "objectives",
+    "attack.name": "attacks",
+    "model.name": "models",
+    "partition.scheme": "partitions",
+    "data.name": "datasets",
+}
+
+SINGULAR = {"strategies": "strategy", "datasets": "data set", "partitions": "partition scheme"}
+
+
+def load_path(path: str) -> Any:
+    """The object at "package.module:name"."""
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def registry(kind: str) -> Mapping[str, Any]:
+    """The registry of that kind, a key of REGISTRIES."""
+    return load_path(REGISTRIES[kind])
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The entry `name` of a registry.
+
+    Raises:
+        ConfigError: "unknown attack 'pdg'; did you mean 'pgd'? known: ...".
+    """
+    return lookup(SINGULAR.get(kind, kind.removesuffix("s")), registry(kind), name)
+
+
+def check_names(cfg: RunConfig) -> None:
+    """Every name in the config is in its registry, evaluation attacks included.
+
+    Raises:
+        ConfigError: one line for the first name that is not.
+    """
+    from fedrobust.evaluation import parse_attack
+
+    flat = cfg.to_flat()
+    for key, kind in NAMED_BY.items():
+        if flat[key] or key != "objective.name":
+            resolve(kind, str(flat[key]))
+    for name in split_list(cfg.evaluation.attacks):
+        parse_attack(name)

@@ -1,0 +1,104 @@
+"""Who trains, evaluates and validates on which images: one deterministic answer for the server and every client.
+
+    training set → (subset) → validation slice | pool | partition over clients → own training part | held out
+    a client trains on its own training part mixed with its share of the pool
+
+Everything is an index into the training set in its canonical order, drawn from named streams of the run's seed,
+so that server and clients compute it for themselves and no index travels.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+import partitions
+from fedrobust.config import RunConfig
+from fedrobust.data import Dataset, hold_out, load, subset
+from fedrobust.errors import ConfigError
+from fedrobust.lookup import configure
+from fedrobust.seeding import numpy_stream
+from partitions.shared_pool import client_share, draw_pool, mix
+
+
+@dataclass(frozen=True)
+class ClientShard:
+    """Indices of one client: what it owns for training, what it trains on (pool included), what it evaluates on."""
+
+    own: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class FederatedSplit:
+    """Validation slice, shared pool and every client's shard; all disjoint except for the pool's copies."""
+
+    validation: np.ndarray
+    pool: np.ndarray
+    clients: tuple[ClientShard, ...]
+
+
+def make_split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
+    """The split of a training set with these labels [N].
+
+    Raises:
+        ConfigError: when the partition or the pool cannot be had (the setting to change is named).
+    """
+    try:
+        return _split(cfg, labels)
+    except (partitions.PartitionError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
+    def rng(*name: str | int) -> np.random.Generator:
+        return numpy_stream(cfg.seed, *name)
+
+    universe = np.arange(len(labels))
+    if cfg.data.train_images:
+        universe = subset(labels, cfg.data.train_images, rng("subset"))
+    rest, validation = _compose(
+        universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation"))
+    )
+    pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool")))
+
+    settings = cfg.partition.model_dump(exclude={"scheme", "held_out"})
+    partitioner = configure("partition scheme", partitions.PARTITIONS, cfg.partition.scheme, settings)
+    parts = partitioner(labels[private], cfg.num_clients, rng("partition"))
+    clients = []
+    for client, part in enumerate(parts):
+        own, held_out = private[part], private[:0]
+        if cfg.partition.held_out:
+            own, held_out = _compose(
+                own, hold_out(labels[own], cfg.partition.held_out, rng("held-out", client))
+            )
+        train = own
+        if len(pool):
+            shared = client_share(pool, labels, cfg.pool.share, rng("pool-share", client))
+            train = mix(own, shared, mode=cfg.pool.mode, fraction=cfg.pool.fraction, rng=rng("mix", client))
+        clients.append(ClientShard(own, train, held_out))
+    return FederatedSplit(validation, pool, tuple(clients))
+
+
+def _compose(base: np.ndarray, parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into `base` as indices into the training set."""
+    return base[parts[0]], base[parts[1]]
+
+
+def summarise_split(dataset: Dataset, split: FederatedSplit) -> partitions.PartitionSummary:
+    """Class counts, sizes, EMD before and after sharing, overlap and bytes moved, against all training labels."""
+    return partitions.summarise(
+        dataset.train.labels,
+        own=[client.own for client in split.clients],
+        mixed=[client.train for client in split.clients],
+        pool=split.pool,
+        num_classes=dataset.num_classes,
+        image_bytes=dataset.train.images[0].nbytes,
+    )
+
+
+@lru_cache(maxsize=2)
+def split_of(cfg: RunConfig) -> FederatedSplit:
+    """`make_split` for the run's own data set, computed once per process."""
+    return make_split(cfg, load(cfg.data.name, data_dir=cfg.data.dir or None).train.labels)

@@ -1,0 +1,50 @@
+"""Flat settings as TOML: top-level keys first, then one table per section; and back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrobust.errors import ConfigError
+
+
+def dumps(flat: Mapping[str, Any], prefix: str = "") -> str:
+    """Flat scalars as TOML; `prefix` ("tool.flwr.app.config") heads the sections' names."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in flat.items() if "." not in key]
+    sections = dict.fromkeys(key.rsplit(".", 1)[0] for key in flat if "." in key)
+    for section in sections:
+        lines += ["", f"[{prefix + '.' if prefix else ''}{section}]"]
+        lines += [
+            f"{key.rsplit('.', 1)[1]} = {json.dumps(value)}"
+            for key, value in flat.items()
+            if key.rsplit(".", 1)[0] == section and "." in key
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as flat dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A TOML file, nested.
+
+    Raises:
+        ConfigError: it is not there, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error

@@ -1,0 +1,143 @@
+"""The local training loop: used by a client on its shard and by centralised training on everything.
+
+Fast by construction: images lie on the device as uint8, a shard is an index into them, augmentation is
+batched there, and nothing is read back before the last step (no host synchronisation inside an epoch).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.data.augment import Augmentation
+from fedrobust.data.device import DeviceImages
+from fedrobust.objectives import Objective
+from fedrobust.seeding import torch_stream
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: SGD with momentum, fresh at the start.
+
+    Either `epochs` passes over the data, or, where `steps` is positive, that many steps.
+    `proximal_mu` > 0 adds FedProx' mu/2 * ||w - w_start||^2 to the loss (Li et al. 2020, eq. 2); 0 is plain SGD.
+    """
+
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    proximal_mu: float = 0.0
+
+    def num_steps(self, num_images: int) -> int:
+        """Steps taken on that many images."""
+        return self.steps or self.epochs * math.ceil(num_images / self.batch_size)
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What the loop saw, over all steps. Accuracies are of the moving model; None where the objective sees none."""
+
+    steps: int
+    images: int
+    seconds: float
+    loss: float
+    natural_accuracy: float | None
+    adversarial_accuracy: float | None
+
+
+class _Tally:
+    """Sums on the device; read once, at the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.correct = torch.zeros((), device=device)
+        self.images = 0
+
+    def add(self, logits: Tensor, y: Tensor) -> None:
+        self.correct += (logits.argmax(1) == y).sum()
+        self.images += len(y)
+
+    def accuracy(self) -> float | None:
+        return self.correct.item() / self.images if self.images else None
+
+
+def train(
+    model: nn.Module,
+    data: DeviceImages,
+    index: Tensor,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    augmentation: Augmentation,
+    precision: torch.dtype,
+    seed: int,
+    stream: tuple[str | int, ...],
+) -> TrainingSummary:
+    """Train `model` in place on the images `index` of `data`.
+
+    Args:
+        index: int64 [n] into `data`, on any device; an image may occur more than once.
+        augmentation: (x, generator) → x, on the device.
+        precision: bfloat16 runs forward and backward under autocast; weights stay float32.
+        seed, stream: the named stream that shuffling, augmentation and the attack draw from.
+
+    Every epoch visits the images in a new order; the last batch of an epoch may be smaller.
+    Raises FloatingPointError when the mean loss is not finite.
+    """
+    start = perf_counter()
+    device = data.device
+    order = torch_stream(seed, *stream, "order")
+    generator = torch_stream(seed, *stream, "batch", device=device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    anchor = [parameter.detach().clone() for parameter in parameters] if schedule.proximal_mu else []
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=schedule.learning_rate,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        fused=device.type == "cuda",
+    )
+    loss_sum = torch.zeros((), device=device)
+    natural, adversarial = _Tally(device), _Tally(device)
+    steps, images, total = 0, 0, schedule.num_steps(len(index))
+    model.train()
+    while steps < total:
+        shuffled = index[torch.randperm(len(index), generator=order).to(index.device)].to(device)
+        for chosen in shuffled.split(schedule.batch_size)[: total - steps]:
+            x, y = data.batch(chosen)
+            x = augmentation(x, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                step = objective(model, x, y, generator)
+            optimizer.zero_grad(set_to_none=True)
+            step.loss.backward()
+            _pull_towards(anchor, parameters, schedule.proximal_mu)
+            optimizer.step()
+            loss_sum += step.loss.detach() * len(y)
+            # `Step`: adversarial logits are of the first images of the batch, natural ones of the last
+            if (logits := step.adversarial_logits) is not None:
+                adversarial.add(logits, y[: len(logits)])
+            if (logits := step.natural_logits) is not None:
+                natural.add(logits, y[-len(logits) :])
+            steps, images = steps + 1, images + len(y)
+    loss = loss_sum.item() / max(images, 1)
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"training diverged: mean loss {loss} after {steps} steps; lower local.learning-rate"
+        )
+    return TrainingSummary(
+        steps, images, perf_counter() - start, loss, natural.accuracy(), adversarial.accuracy()
+    )
+
+
+@torch.no_grad()
+def _pull_towards(anchor: list[Tensor], parameters: list[nn.Parameter], mu: float) -> None:
+    """Add mu * (w - w_start) to the gradients: the derivative of FedProx' term."""
+    for start, parameter in zip(anchor, parameters, strict=False):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - start, alpha=mu)

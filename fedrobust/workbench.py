@@ -1,0 +1,60 @@
+"""What a process needs for a run, built once and used again for every client, round and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.config import RunConfig
+from fedrobust.data import Dataset, load
+from fedrobust.data.device import DeviceImages, on_device
+from fedrobust.data.spec import SplitName
+from fedrobust.models import build_model
+from fedrobust.process import pick_device, pick_precision
+from fedrobust.seeding import int_stream
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One model, whose weights are written anew for each use, and the data on its device."""
+
+    dataset: Dataset
+    device: torch.device
+    precision: torch.dtype
+    model: nn.Module
+
+    def images(self, split: SplitName) -> DeviceImages:
+        """A split of the data on the device, the same copy for all who ask."""
+        return on_device(self.dataset, split, self.device)
+
+    def load(self, weights: dict[str, Tensor]) -> nn.Module:
+        """The model with these weights."""
+        self.model.load_state_dict(weights)
+        return self.model
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights: on the CPU, contiguous, independent of what the model does next."""
+        return {
+            key: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+            for key, value in self.model.state_dict().items()
+        }
+
+
+@lru_cache(maxsize=1)
+def workbench(cfg: RunConfig) -> Workbench:
+    """The workbench of a run, with the untrained model of its seed on it; kept for as long as the process lives."""
+    device = pick_device(cfg.device)
+    dataset = load(cfg.data.name, data_dir=cfg.data.dir or None)
+    model = build_model(
+        cfg.model.name,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        generator_seed=int_stream(cfg.seed, "init"),
+    )
+    model.to(device).to(memory_format=torch.channels_last)
+    return Workbench(dataset, device, pick_precision(cfg.precision, cfg.model.name, device), model)

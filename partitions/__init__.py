@@ -1,0 +1,46 @@
+"""Who holds what: labels in, one index array per client out. NumPy only.
+
+`PARTITIONS` maps the names users type to partitioners, all of one shape: ``(labels [N], num_clients, rng, *,
+options) -> num_clients`` ascending int64 index arrays, disjoint, seeded by `rng` alone.
+"""
+
+from partitions.contracts import Indices, Partitioner, Rng
+from partitions.dirichlet import dirichlet
+from partitions.dirichlet_balanced import dirichlet_balanced
+from partitions.dominant import dominant
+from partitions.errors import PartitionError
+from partitions.iid import iid
+from partitions.shards import shards
+from partitions.shared_pool import MAX_FRACTION, MODES, client_share, draw_pool, mix
+from partitions.summary import PartitionSummary, class_counts, class_priors, earth_movers_distance, summarise
+
+PARTITIONS: dict[str, Partitioner] = {
+    "iid": iid,
+    "dirichlet": dirichlet,
+    "dirichlet-balanced": dirichlet_balanced,
+    "shards": shards,
+    "dominant": dominant,
+}
+
+__all__ = [
+    "MAX_FRACTION",
+    "MODES",
+    "PARTITIONS",
+    "Indices",
+    "PartitionError",
+    "PartitionSummary",
+    "Partitioner",
+    "Rng",
+    "class_counts",
+    "class_priors",
+    "client_share",
+    "dirichlet",
+    "dirichlet_balanced",
+    "dominant",
+    "draw_pool",
+    "earth_movers_distance",
+    "iid",
+    "mix",
+    "shards",
+    "summarise",
+]

@@ -1,0 +1,118 @@
+"""A class-balanced pool that all clients share (Zhao et al. 2018, arXiv 1806.00582), and ways to mix it in.
+
+All indices count in the whole training set. The pool is taken off before partitioning, so a partition of the
+rest is mapped back: ``own = [rest[part] for part in iid(labels[rest], num_clients, rng)]``.
+"""
+
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from partitions.assembly import class_members
+from partitions.contracts import Indices, Rng, checked_labels, is_finite
+from partitions.errors import PartitionError, require
+
+MAX_FRACTION = 0.4
+MODES = ("add", "replace", "control")
+
+
+def draw_pool(labels: ArrayLike, fraction: float, rng: Rng) -> tuple[Indices, Indices]:
+    """Take ``round(fraction * N)`` samples, equally many of each class, off the training set.
+
+    labels: ``[N]`` class numbers. fraction: 0 to 0.4 of all N (the paper's beta; its G is class-uniform).
+    Returns ``(pool, rest)``: ascending, disjoint, together all N. Class counts of the pool differ by at most
+    1; which classes get the odd ones is random. Limit case: fraction 0 is an empty pool.
+    Raises `PartitionError` for a fraction out of range and for a class with too few samples, by its number.
+    """
+    labels = checked_labels(labels)
+    _check_fraction(fraction)
+    everything = np.arange(len(labels), dtype=np.int64)
+    pool = _draw_balanced(
+        everything, labels, round(fraction * len(labels)), rng, f"pool.fraction = {fraction}"
+    )
+    return pool, np.delete(everything, pool)
+
+
+def client_share(pool: Indices, labels: ArrayLike, share: float, rng: Rng) -> Indices:
+    """One client's random part of the pool: ``round(share * len(pool))`` samples, equally many of each class.
+
+    share: above 0, at most 1 (the paper's alpha). Returns ascending indices out of `pool`; class counts
+    differ by at most 1. Limit case: share 1 is the whole pool. Raises `PartitionError` for a share out of
+    range, or if `pool` itself is so unbalanced that a class has too few.
+    """
+    require(is_finite(share) and 0 < share <= 1, "pool.share", share, "above 0, at most 1")
+    pool = np.sort(pool)
+    return _draw_balanced(
+        pool, checked_labels(labels), round(share * len(pool)), rng, f"pool.share = {share}"
+    )
+
+
+def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) -> Indices:
+    """The indices one client trains on: its n = ``len(own)`` samples, mixed with its part of the pool.
+
+    - ``add``: own and shared, n + len(shared). More data and less skew (Zhao et al.'s way).
+    - ``replace``: n in all: ``round(fraction * n)`` drawn from shared without repetition, the rest from own.
+      Less skew at the same size.
+    - ``control``: own and len(shared) further draws *from own*, with repetition. ``add``'s size at the
+      client's own label distribution: what is gained without it is not owed to the pool's classes.
+
+    own, shared: index arrays with nothing in common. fraction: 0 to 0.4, the size of the pool; ``add`` and
+    ``control`` know it from `shared` already. Returns ascending int64 indices; only ``control`` repeats any.
+    Limit case: fraction 0 leaves own as it is, in every mode.
+
+    Raises `PartitionError` for an unknown mode, a fraction out of range, an empty own, and if ``replace``
+    needs more than `shared` has: to train on less than the fraction asked for would be another experiment
+    under the same name. It cannot happen with pool.share = 1, as n <= (1 - fraction) * N.
+    """
+    if mode not in MODES:
+        guess = "".join(f"did you mean '{near}'? " for near in get_close_matches(mode, MODES, 1))
+        raise PartitionError(f"pool.mode = {mode}: {guess}allowed is {', '.join(MODES)}")
+    _check_fraction(fraction)
+    if len(own) == 0:
+        raise PartitionError("own: the client holds no samples; allowed is 1 or more")
+    if fraction == 0:
+        parts = (own,)
+    elif mode == "add":
+        parts = own, shared
+    elif mode == "control":
+        parts = own, rng.choice(own, len(shared))
+    else:
+        drawn = round(fraction * len(own))
+        if drawn > len(shared):
+            raise PartitionError(
+                f"pool.fraction = {fraction}: to replace {drawn} of {len(own)} samples the client's "
+                f"part of the pool has only {len(shared)}; raise pool.share, lower pool.fraction, "
+                "or use pool.mode add"
+            )
+        parts = rng.permutation(own)[drawn:], rng.permutation(shared)[:drawn]
+    return np.sort(np.concatenate(parts, dtype=np.int64))
+
+
+def _check_fraction(fraction: float) -> None:
+    require(
+        is_finite(fraction) and 0 <= fraction <= MAX_FRACTION,
+        "pool.fraction",
+        fraction,
+        f"0 to {MAX_FRACTION}",
+    )
+
+
+def _draw_balanced(indices: Indices, labels: Indices, size: int, rng: Rng, asked_by: str) -> Indices:
+    """`size` of ascending `indices`, class counts at most 1 apart; `PartitionError` if it cannot be."""
+    if size == 0:
+        return np.empty(0, dtype=np.int64)
+    members = class_members(labels[indices])
+    base, odd = divmod(size, len(members))
+    # The odd ones come from classes that can spare one: no draw fails that another seed would have allowed.
+    spare = [c for c, member in enumerate(members) if len(member) > base]
+    smallest = min(members, key=len)
+    if len(smallest) < base or len(spare) < odd:
+        raise PartitionError(
+            f"{asked_by}: class {labels[indices[smallest[0]]]} has {len(smallest)} samples, "
+            f"and {size} over {len(members)} classes take {base + (odd > 0)} of each; take fewer"
+        )
+    wanted = np.full(len(members), base)
+    wanted[rng.permutation(np.array(spare, dtype=np.int64))[:odd]] += 1
+    drawn = [rng.permutation(member)[:count] for member, count in zip(members, wanted, strict=True)]
+    return np.sort(indices[np.concatenate(drawn)])

@@ -1,0 +1,20 @@
+"""The ServerApp: one federation from a run config to a run's folder."""
+
+from __future__ import annotations
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedrobust.config import RunConfig
+from fedrobust.registry import check_names
+from strategies.federation import Federation
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run config describes; every engine and Flower's own runtime call this."""
+    cfg = RunConfig.from_flat(context.run_config)
+    check_names(cfg)
+    Federation(cfg, grid).run()

@@ -1,0 +1,215 @@
+"""What every strategy here has in common: seeded sampling, a fixed order of replies, the guard, a ledger.
+
+A strategy is a Flower strategy. Flower's own choose clients with an unseeded generator over ids that change from run
+to run, and put what they receive into the model unseen; these sample partitions from the run's seed and admit a
+reply only through `strategies.guard`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.seeding import numpy_stream
+from strategies.guard import Rejected, Update, admit, admit_metrics
+from strategies.nodes import discover
+
+Row = dict[str, Any]
+
+
+class Guarded(FlowerFedAvg):
+    """Base of all strategies: everything but how admitted updates become the next model.
+
+    What it asks of a client: a TRAIN message holds the records "arrays" (the global model) and "config"
+    ("server-round", "learning-rate", "objective", "proximal-mu"); the reply holds one ArrayRecord like it and one
+    MetricRecord with "num-examples" and scalar metrics. EVALUATE is the same without arrays in the reply.
+    """
+
+    objective: ClassVar[str] = "at"
+    """What the clients train with unless `objective.name` says otherwise."""
+    fixed_objective: ClassVar[bool] = False
+    """Whether `objective` belongs to the method, so that no other may be asked for."""
+
+    def __init__(self, cfg: RunConfig, **flower: Any) -> None:
+        asked = cfg.objective.name
+        if self.fixed_objective and asked not in ("", self.objective):
+            raise ConfigError(
+                f"objective.name = {asked!r}: strategy {cfg.strategy.name} trains with {self.objective!r} only; "
+                f"leave it unset, or take another strategy"
+            )
+        super().__init__(
+            fraction_train=cfg.strategy.fraction_train,
+            fraction_evaluate=cfg.strategy.fraction_evaluate,
+            min_train_nodes=1,
+            min_evaluate_nodes=1,
+            min_available_nodes=1,
+            **flower,
+        )
+        self.cfg = cfg
+        self.nodes: dict[int, int] = {}
+        self.reference: dict[str, np.ndarray] = {}
+        self.ledger: list[Row] = []
+        """One row per client asked in the current phase: what it answered, and what became of it."""
+        self._asked: dict[int, Message] = {}
+
+    def instructions(self, server_round: int) -> dict[str, str | float]:
+        """What the clients are told this round, beside the model and the round's number."""
+        return {
+            "learning-rate": self.cfg.local.learning_rate,
+            "objective": self.cfg.objective.name or self.objective,
+            "proximal-mu": 0.0,
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the strategy carries from round to round, for a checkpoint; {} where that is nothing."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what `state` gave."""
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self.reference = {key: array.numpy() for key, array in arrays.items()}
+        return self._ask(MessageType.TRAIN, self.fraction_train, server_round, arrays, config, grid)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self._ask(MessageType.EVALUATE, self.fraction_evaluate, server_round, arrays, config, grid)
+
+    def _ask(
+        self,
+        phase: str,
+        fraction: float,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> list[Message]:
+        self.ledger = []
+        if not fraction:
+            self._asked = {}
+            return []
+        if not self.nodes:
+            self.nodes = discover(grid, self.cfg.num_clients, timeout=self.cfg.strategy.timeout)
+        instructions = {**config, "server-round": server_round, **self.instructions(server_round)}
+        self._asked = {
+            partition: Message(
+                RecordDict({"arrays": arrays, "config": ConfigRecord(instructions)}),
+                self.nodes[partition],
+                phase,
+                group_id=str(server_round),
+            )
+            for partition in sample(self.cfg, phase, server_round, fraction)
+        }
+        return list(self._asked.values())
+
+    # -- answers ----------------------------------------------------------------------------------------------
+
+    def admitted(self, server_round: int, replies: Iterable[Message]) -> Iterator[Update]:
+        """Updates the guard lets through, in ascending order of partition, as soon as their turn has come.
+
+        Raises:
+            RunFailed: at the end, when there were fewer than `strategy.min-replies`.
+        """
+        count = 0
+        for partition, reply in self._in_order(replies):
+            row: Row = {"round": server_round, "phase": "train", "client": partition}
+            try:
+                update = admit(partition, _content_of(reply), self.reference)
+            except Rejected as error:
+                self.ledger.append(row | {"status": _status(reply), "reason": str(error)})
+                continue
+            count += 1
+            yield update
+            self.ledger.append(row | {"status": "ok", "num_examples": update.num_examples, **update.metrics})
+        if self._asked and count < self.cfg.strategy.min_replies:
+            bad = [row for row in self.ledger if row["status"] != "ok"]
+            why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])
+            raise RunFailed(
+                f"round {server_round}: {count} usable updates of {len(self._asked)} clients, "
+                f"strategy.min-replies is {self.cfg.strategy.min_replies} ({why}{' ...' if len(bad) > 3 else ''})"
+            )
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Mean over images and worst client of every metric the clients measured on their own held-out images."""
+        for partition, reply in self._in_order(replies):
+            row: Row = {"round": server_round, "phase": "evaluate", "client": partition}
+            try:
+                num_examples, metrics = admit_metrics(_content_of(reply), allow_empty=True)
+            except Rejected as error:
+                self.ledger.append(row | {"status": _status(reply), "reason": str(error)})
+                continue
+            self.ledger.append(row | {"status": "ok", "num_examples": num_examples, **metrics})
+        measured = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
+        if not measured:
+            return None
+        worst = {
+            f"worst_{key}": min(row[key] for row in measured) for key in measured[0] if "accuracy" in key
+        }
+        return MetricRecord({**self.means("num_examples"), **worst})
+
+    def means(self, *leave_out: str) -> dict[str, float]:
+        """Mean of every metric in the ledger, weighted by the clients' numbers of images."""
+        rows = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
+        keys = [
+            k
+            for k in (rows[0] if rows else {})
+            if k not in ("round", "phase", "client", "status", *leave_out)
+        ]
+        total = sum(row["num_examples"] for row in rows)
+        return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
+
+    def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
+        """(partition, reply) in ascending order of partition; None where no reply came.
+
+        Our engines answer in this order, so nothing waits; Flower's answer in any order. A reply to no question
+        of this phase, or a second one, is dropped: nothing counts twice.
+        """
+        partition_of = {message.metadata.message_id: partition for partition, message in self._asked.items()}
+        waiting = sorted(self._asked)
+        early: dict[int, Message] = {}
+        for reply in replies:
+            partition = partition_of.pop(reply.metadata.reply_to_message_id, None)
+            if partition is None:
+                continue
+            early[partition] = reply
+            while waiting and waiting[0] in early:
+                yield waiting[0], early.pop(waiting.pop(0))
+        for partition in waiting:
+            yield partition, early.pop(partition, None)
+
+
+def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> list[int]:
+    """Partitions asked in a phase of a round, ascending: a function of the seed, the phase and the round alone."""
+    size = max(1, round(fraction * cfg.num_clients))
+    chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(
+        cfg.num_clients, size, replace=False
+    )
+    return sorted(int(partition) for partition in chosen)
+
+
+def _content_of(reply: Message | None) -> Message:
+    """A reply that has content. Raises Rejected with the reason where it has none."""
+    if reply is None:
+        raise Rejected("no reply in time")
+    if reply.has_error():
+        raise Rejected(reply.error.reason or f"error {reply.error.code}")
+    return reply
+
+
+def _status(reply: Message | None) -> str:
+    """What became of a reply that is not used."""
+    if reply is None:
+        return "missing"
+    return "failed" if reply.has_error() else "rejected"

@@ -1,0 +1,19 @@
+"""CalFAT (Chen et al. 2022)."""
+
+from strategies.fedavg import FedAvg
+from strategies.guard import Update
+
+
+class CalFAT(FedAvg):
+    """Calibrated federated adversarial training: clients train the calibrated objective, the server takes the plain mean.
+
+    w ← (1/K) Σ_k w_k, each client's softmax calibrated by its own class prior (`fedrobust.objectives`, "calfat").
+    Chen, Liu, Ma, Lyu, NeurIPS 2022 (arXiv 2205.14926), with the unweighted mean of the official code.
+    It asks a client to know its class counts; they never leave it. The objective belongs to the method.
+    """
+
+    objective = "calfat"
+    fixed_objective = True
+
+    def weight(self, update: Update) -> float:
+        return 1.0

@@ -1,0 +1,18 @@
+"""FedProx (Li et al. 2020)."""
+
+from fedrobust.config import RunConfig
+from strategies.fedavg import FedAvg
+
+
+class FedProx(FedAvg):
+    """FedAvg whose clients add μ/2 ‖w − w_global‖² to their loss; μ is `strategy.proximal-mu`.
+
+    Li et al. 2020 (arXiv 1812.06127), equation 2. With μ = 0 it is FedAvg, bit for bit.
+    It asks a client to honour "proximal-mu" in the instructions.
+    """
+
+    def __init__(self, cfg: RunConfig) -> None:
+        super().__init__(cfg)
+
+    def instructions(self, server_round: int) -> dict[str, str | float]:
+        return super().instructions(server_round) | {"proximal-mu": self.cfg.strategy.proximal_mu}

@@ -1,0 +1,26 @@
+"""Flower's own robust aggregation rules behind the project's guard."""
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from strategies.averaging import to_dtype
+from strategies.base import Guarded
+from strategies.fedavg import to_record
+
+
+class GuardedFlower(Guarded):
+    """Mixin before a Flower strategy: its `aggregate_train` sees admitted replies only, in ascending order of partition.
+
+    A median needs all updates at once, so unlike FedAvg these hold a round's replies in memory.
+    """
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        accepted = [update.reply for update in self.admitted(server_round, replies)]
+        arrays, _ = super().aggregate_train(server_round, accepted)
+        if arrays is None:
+            return None, None
+        kept = {key: to_dtype(array.numpy(), self.reference[key].dtype) for key, array in arrays.items()}
+        return to_record(kept), MetricRecord(self.means())

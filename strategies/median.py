@@ -1,0 +1,9 @@
+"""Coordinate-wise median (Yin et al. 2018)."""
+
+from flwr.serverapp.strategy import FedMedian
+
+from strategies.flower import GuardedFlower
+
+
+class Median(GuardedFlower, FedMedian):
+    """Coordinate-wise median of the updates. Yin et al. 2018 (arXiv 1803.01498), definition 1; Flower's implementation."""

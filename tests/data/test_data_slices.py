@@ -1,0 +1,78 @@
+"""Class-stratified slices: closed form and properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrobust.data import hold_out, subset
+
+label_arrays = st.lists(st.integers(0, 6), min_size=1, max_size=80).map(lambda x: np.array(x, dtype=np.int64))
+seeds = st.integers(0, 2**31)
+
+
+def assert_proportional(labels: np.ndarray, chosen: np.ndarray) -> None:
+    counts = np.bincount(labels[chosen], minlength=7)
+    exact = np.bincount(labels, minlength=7) * len(chosen) / len(labels)
+    assert (np.abs(counts - exact) < 1).all()
+
+
+@given(label_arrays, seeds, st.data())
+def test_hold_out_is_stratified_disjoint_and_complete(labels, seed, data):
+    count = data.draw(st.integers(0, len(labels) - 1))
+    train, validation = hold_out(labels, count, np.random.default_rng(seed))
+    assert len(validation) == count
+    assert sorted([*train, *validation]) == list(range(len(labels)))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+    assert train.dtype == validation.dtype == np.int64
+    assert_proportional(labels, validation)
+
+
+@given(label_arrays, seeds, st.data())
+def test_subset_is_stratified_and_seeded(labels, seed, data):
+    count = data.draw(st.integers(1, len(labels)))
+    chosen = subset(labels, count, np.random.default_rng(seed))
+    assert len(np.unique(chosen)) == len(chosen) == count
+    assert (np.diff(chosen) > 0).all()
+    assert_proportional(labels, chosen)
+    assert np.array_equal(chosen, subset(labels, count, np.random.default_rng(seed)))
+
+
+def test_balanced_classes_stay_balanced():
+    labels = np.repeat(np.arange(10), 50)
+    train, validation = hold_out(labels, 0.1, np.random.default_rng(0))
+    assert np.bincount(labels[validation]).tolist() == [5] * 10
+    assert np.bincount(labels[train]).tolist() == [45] * 10
+    other = hold_out(labels, 0.1, np.random.default_rng(1))[1]
+    assert not np.array_equal(validation, other)
+
+
+def test_fraction_and_count_agree():
+    labels = np.arange(40) % 4
+    by_fraction = hold_out(labels, 0.25, np.random.default_rng(0))
+    by_count = hold_out(labels, 10, np.random.default_rng(0))
+    assert all(np.array_equal(a, b) for a, b in zip(by_fraction, by_count, strict=True))
+
+
+@pytest.mark.parametrize("tenth", [np.float32(0.1), np.int64(4), np.float64(0.1)])
+def test_numpy_scalars_mean_what_python_numbers_mean(tenth):
+    assert len(hold_out(np.arange(40) % 4, tenth, np.random.default_rng(0))[1]) == 4
+
+
+def test_nothing_to_hold_out():
+    rng = np.random.default_rng(0)
+    assert [len(part) for part in hold_out(np.zeros(5, int), 0, rng)] == [5, 0]
+    assert [len(part) for part in hold_out(np.zeros(0, int), 0.1, rng)] == [0, 0]
+
+
+@pytest.mark.parametrize("wrong", [1.0, -0.1, float("nan"), 5, -1])
+def test_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"validation (fraction|count) .*allowed"):
+        hold_out(np.zeros(5, int), wrong, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("wrong", [0, 6])
+def test_subset_count_is_checked(wrong):
+    with pytest.raises(ValueError, match=rf"subset of {wrong} of 5 images; allowed: 1..5"):
+        subset(np.zeros(5, int), wrong, np.random.default_rng(0))
