@@ -38,7 +38,7 @@ def _client(context: Context) -> LocalClient:
     return LocalClient(RunConfig.from_flat(context.run_config), int(context.node_config["partition-id"]))
 
 
-def _weights(message: Message):  # noqa: ANN202 (torch's own type, an OrderedDict of tensors)
+def _weights(message: Message):
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     return arrays.to_torch_state_dict(keep_input=False)

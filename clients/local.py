@@ -41,9 +41,7 @@ class LocalClient:
         self.bench = workbench(cfg)
         self.shard = split_of(cfg).clients[partition]
 
-    def train(
-        self, weights: dict[str, Tensor], told: Instructions
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def train(self, weights: dict[str, Tensor], told: Instructions) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Train from `weights` on the shard; the new weights and the metrics.
 
         Metrics: "num-examples" (images of the shard), loss, natural_accuracy and adversarial_accuracy while
@@ -105,9 +103,7 @@ class LocalClient:
             probe = evaluate(
                 self.bench.model,
                 self.bench.images("train"),
-                torch.from_numpy(
-                    self.shard.train[:: max(1, len(self.shard.train) // PROBE_IMAGES)][:PROBE_IMAGES]
-                ),
+                torch.from_numpy(self.shard.train[:: max(1, len(self.shard.train) // PROBE_IMAGES)][:PROBE_IMAGES]),
                 [attack] if adversarial is None else [],
                 batch_size=self.cfg.local.batch_size,
                 seed=self.cfg.seed,

@@ -43,12 +43,8 @@ class Section(BaseModel):
 
 class Data(Section):
     name: str = Field("digits", description="data set: see `fedrobust list datasets`")
-    dir: str = Field(
-        "", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download"
-    )
-    train_images: int = Field(
-        0, ge=0, description="class-balanced subset of the training images; 0 takes all"
-    )
+    dir: str = Field("", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download")
+    train_images: int = Field(0, ge=0, description="class-balanced subset of the training images; 0 takes all")
     test_images: int = Field(0, ge=0, description="class-balanced subset of the test images; 0 takes all")
     validation_fraction: float = Field(
         0.1,
@@ -63,9 +59,7 @@ class Partition(Section):
     concentration: float = Field(0.5, gt=0, description="Dirichlet parameter; small is skewed")
     min_samples: int = Field(10, ge=1, description="fewest images of a client (dirichlet schemes)")
     classes_per_client: int = Field(2, ge=1, description="classes of a client (shards, dominant)")
-    dominant_share: float = Field(
-        0.92, gt=0, le=1, description="part of a client's data in those classes (dominant)"
-    )
+    dominant_share: float = Field(0.92, gt=0, le=1, description="part of a client's data in those classes (dominant)")
     held_out: float = Field(
         0.1, ge=0, le=0.5, description="part of each client's own images kept for its own evaluation"
     )
@@ -120,28 +114,18 @@ class Strategy(Section):
     fraction_evaluate: Fraction01 = Field(1.0, description="clients that evaluate, when they do")
     min_replies: Count = Field(1, description="accepted updates without which the run ends with an error")
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of one phase")
-    proximal_mu: float = Field(
-        0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones"
-    )
+    proximal_mu: float = Field(0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones")
     trim_fraction: float = Field(0.2, ge=0, lt=0.5, description="cut from each tail (trimmed-mean)")
     num_malicious: int = Field(1, ge=0, description="clients assumed malicious (krum)")
 
 
 class Evaluation(Section):
-    every: int = Field(
-        1, ge=0, description="rounds between evaluations on the server; 0: after the last only"
-    )
-    clients_every: int = Field(
-        0, ge=0, description="rounds between evaluations by the clients; 0: after the last only"
-    )
+    every: int = Field(1, ge=0, description="rounds between evaluations on the server; 0: after the last only")
+    clients_every: int = Field(0, ge=0, description="rounds between evaluations by the clients; 0: after the last only")
     attacks: str = Field("fgsm,pgd-20", description="comma-separated: fgsm, pgd-K; within attack.epsilon")
-    select_by: str = Field(
-        "pgd-20", description="one of evaluation.attacks, or natural: chooses the best round"
-    )
+    select_by: str = Field("pgd-20", description="one of evaluation.attacks, or natural: chooses the best round")
     step_size: Radius = Field("2/255", description="of evaluation's PGD steps", gt=0)
-    validation_images: int = Field(
-        0, ge=0, description="images of the validation slice used per round; 0: all"
-    )
+    validation_images: int = Field(0, ge=0, description="images of the validation slice used per round; 0: all")
     test_images: int = Field(0, ge=0, description="test images evaluated per round; 0: none before the end")
     batch_size: Count = Field(500, description="images")
 
@@ -161,12 +145,8 @@ class RunConfig(Section):
     num_clients: int = Field(5, ge=1, le=100_000, description="clients; equals the number of SuperNodes")
     num_rounds: int = Field(10, ge=1, description="communication rounds")
     seed: int = Field(0, ge=0, lt=2**63, description="root of every random stream")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the forward and backward pass"
-    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the forward and backward pass")
     run_dir: str = Field("", description="folder of the run; unset: a new one below runs/")
     resume: bool = Field(False, description="go on from the checkpoint in run-dir")
     data: Data = Data()
@@ -268,9 +248,7 @@ def unknown(kind: str, name: str, known: Any) -> str:
 
 def _coerce(value: Any, field: Any) -> Any:
     """Flags arrive as text, TOML as numbers: read text as the field's type, and let no bool pass for a number."""
-    kinds = (
-        get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
-    )
+    kinds = get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
     kind = kinds[0]
     if isinstance(value, bool) and kind in (int, float):
         raise ValueError("must be a number")

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ from fedrobust.files import write_atomically
 
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 LOGS = (ROUNDS, CLIENTS)
+
+
+def new_run_dir(name: str) -> Path:
+    """A folder that is not there yet, runs/<name>-<date>-<time> below the current one; "-2" and so on if it is."""
+    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2)))
+    return next(path for path in candidates if not path.exists())
 
 
 class RunFolder:
@@ -42,17 +51,19 @@ class RunFolder:
         """
         folder = cls(cfg.run_dir)
         if (folder.path / "config.toml").exists():
-            raise ConfigError(
-                f"run-dir = {cfg.run_dir!r}: holds a run already; resume it, or name another folder"
-            )
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
-        except OSError as error:
-            raise RunFailed(
-                f"{folder.path}: cannot be written ({error.strerror}); name another run-dir"
-            ) from error
+            raise ConfigError(f"run-dir = {cfg.run_dir!r}: holds a run already; resume it, or name another folder")
+        folder.prepare()
+        write_atomically(folder.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
         return folder
+
+    def prepare(self) -> None:
+        """Make the folder. Raises RunFailed where it cannot be made or written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise RunFailed(f"{self.path}: cannot be written ({error.strerror}); name another run-dir") from error
 
     def read_config(self) -> RunConfig:
         """The config the run was started with. Raises ConfigError where there is none."""
@@ -62,9 +73,7 @@ class RunFolder:
         """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
         free = shutil.disk_usage(self.path).free
         if free < needed:
-            raise RunFailed(
-                f"{self.path}: {free / 2**20:.0f} MiB free, the checkpoints need {needed / 2**20:.0f} MiB"
-            )
+            raise RunFailed(f"{self.path}: {free / 2**20:.0f} MiB free, the checkpoints need {needed / 2**20:.0f} MiB")
 
     def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows to a metrics file."""

@@ -58,9 +58,7 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     universe = np.arange(len(labels))
     if cfg.data.train_images:
         universe = subset(labels, cfg.data.train_images, rng("subset"))
-    rest, validation = _compose(
-        universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation"))
-    )
+    rest, validation = _compose(universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation")))
     pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool")))
 
     settings = cfg.partition.model_dump(exclude={"scheme", "held_out"})
@@ -70,9 +68,7 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     for client, part in enumerate(parts):
         own, held_out = private[part], private[:0]
         if cfg.partition.held_out:
-            own, held_out = _compose(
-                own, hold_out(labels[own], cfg.partition.held_out, rng("held-out", client))
-            )
+            own, held_out = _compose(own, hold_out(labels[own], cfg.partition.held_out, rng("held-out", client)))
         train = own
         if len(pool):
             shared = client_share(pool, labels, cfg.pool.share, rng("pool-share", client))

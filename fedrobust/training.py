@@ -127,12 +127,8 @@ def train(
             steps, images = steps + 1, images + len(y)
     loss = loss_sum.item() / max(images, 1)
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"training diverged: mean loss {loss} after {steps} steps; lower local.learning-rate"
-        )
-    return TrainingSummary(
-        steps, images, perf_counter() - start, loss, natural.accuracy(), adversarial.accuracy()
-    )
+        raise FloatingPointError(f"training diverged: mean loss {loss} after {steps} steps; lower local.learning-rate")
+    return TrainingSummary(steps, images, perf_counter() - start, loss, natural.accuracy(), adversarial.accuracy())
 
 
 @torch.no_grad()

@@ -32,10 +32,7 @@ class WeightedMean:
         """The mean, in the reference's dtypes. Raises ZeroDivisionError when nothing was added."""
         if not self.total:
             raise ZeroDivisionError("the mean of no updates")
-        return {
-            key: to_dtype(total.div_(self.total).numpy(), self._dtypes[key])
-            for key, total in self._sums.items()
-        }
+        return {key: to_dtype(total.div_(self.total).numpy(), self._dtypes[key]) for key, total in self._sums.items()}
 
 
 def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -154,19 +154,13 @@ class Guarded(FlowerFedAvg):
         measured = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
         if not measured:
             return None
-        worst = {
-            f"worst_{key}": min(row[key] for row in measured) for key in measured[0] if "accuracy" in key
-        }
+        worst = {f"worst_{key}": min(row[key] for row in measured) for key in measured[0] if "accuracy" in key}
         return MetricRecord({**self.means("num_examples"), **worst})
 
     def means(self, *leave_out: str) -> dict[str, float]:
         """Mean of every metric in the ledger, weighted by the clients' numbers of images."""
         rows = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
-        keys = [
-            k
-            for k in (rows[0] if rows else {})
-            if k not in ("round", "phase", "client", "status", *leave_out)
-        ]
+        keys = [k for k in (rows[0] if rows else {}) if k not in ("round", "phase", "client", "status", *leave_out)]
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
 
@@ -193,9 +187,7 @@ class Guarded(FlowerFedAvg):
 def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> list[int]:
     """Partitions asked in a phase of a round, ascending: a function of the seed, the phase and the round alone."""
     size = max(1, round(fraction * cfg.num_clients))
-    chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(
-        cfg.num_clients, size, replace=False
-    )
+    chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(cfg.num_clients, size, replace=False)
     return sorted(int(partition) for partition in chosen)
 
 

@@ -5,7 +5,7 @@ from strategies.guard import Update
 
 
 class CalFAT(FedAvg):
-    """Calibrated federated adversarial training: clients train the calibrated objective, the server takes the plain mean.
+    """Calibrated federated adversarial training: calibrated local objectives, a plain mean on the server.
 
     w ← (1/K) Σ_k w_k, each client's softmax calibrated by its own class prior (`fedrobust.objectives`, "calfat").
     Chen, Liu, Ma, Lyu, NeurIPS 2022 (arXiv 2205.14926), with the unweighted mean of the official code.

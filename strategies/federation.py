@@ -44,9 +44,7 @@ class Federation:
             RunFailed: too few usable updates in a round, a corrupt checkpoint, a full disk.
         """
         started = perf_counter()
-        self.folder.update_record(
-            **(self.folder.record() or {"engine": "flwr", **provenance()}), state="running"
-        )
+        self.folder.update_record(**(self.folder.record() or {"engine": "flwr", **provenance()}), state="running")
         try:
             self.measure = Measure(self.cfg)
             self._describe()
@@ -68,9 +66,7 @@ class Federation:
         if self.cfg.resume and self.folder.checkpoint.exists():
             state = load_checkpoint(self.folder.checkpoint)
             if state.progress.seed != self.cfg.seed:
-                raise ConfigError(
-                    f"seed = {self.cfg.seed}: the checkpoint was made with {state.progress.seed}"
-                )
+                raise ConfigError(f"seed = {self.cfg.seed}: the checkpoint was made with {state.progress.seed}")
             self.folder.cut_back(state.progress.sizes)
             self.strategy.restore(state.strategy)
             if isinstance(self.grid, SimulationGrid):
@@ -132,9 +128,7 @@ class Federation:
 
     def _ask_clients(self, server_round: int, arrays: Arrays) -> dict[str, Any]:
         """The global model on each client's own held-out images, measured there."""
-        messages = self.strategy.configure_evaluate(
-            server_round, to_record(arrays), ConfigRecord(), self.grid
-        )
+        messages = self.strategy.configure_evaluate(server_round, to_record(arrays), ConfigRecord(), self.grid)
         replies = self.grid.send_and_receive(messages, timeout=self.cfg.strategy.timeout)
         return dict(self.strategy.aggregate_evaluate(server_round, replies) or {})
 

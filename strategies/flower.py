@@ -10,7 +10,7 @@ from strategies.fedavg import to_record
 
 
 class GuardedFlower(Guarded):
-    """Mixin before a Flower strategy: its `aggregate_train` sees admitted replies only, in ascending order of partition.
+    """Mixin before a Flower strategy: its `aggregate_train` sees admitted replies only, ordered by partition.
 
     A median needs all updates at once, so unlike FedAvg these hold a round's replies in memory.
     """

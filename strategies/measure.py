@@ -25,9 +25,7 @@ class Measure:
         self.split = split_of(cfg)
         self._suite = make_suite(cfg)
         train, test = self.bench.dataset.train.labels, self.bench.dataset.test.labels
-        self._validation = self._some(
-            self.split.validation, train, cfg.evaluation.validation_images, "validation"
-        )
+        self._validation = self._some(self.split.validation, train, cfg.evaluation.validation_images, "validation")
         self._test = self._some(np.arange(len(test)), test, cfg.data.test_images, "test")
         self._test_of_round = self._some(self._test, test, cfg.evaluation.test_images, "test-of-round")
 
@@ -41,9 +39,7 @@ class Measure:
 
     def test_of_round(self, arrays: Arrays) -> Evaluation | None:
         """On `evaluation.test-images` of the test set; None where that is 0."""
-        return (
-            self._evaluate(arrays, "test", self._test_of_round) if self.cfg.evaluation.test_images else None
-        )
+        return self._evaluate(arrays, "test", self._test_of_round) if self.cfg.evaluation.test_images else None
 
     def score(self, evaluation: Evaluation) -> float:
         """What the best round is chosen by."""

@@ -6,4 +6,4 @@ from strategies.flower import GuardedFlower
 
 
 class Median(GuardedFlower, FedMedian):
-    """Coordinate-wise median of the updates. Yin et al. 2018 (arXiv 1803.01498), definition 1; Flower's implementation."""
+    """Coordinate-wise median. Yin et al. 2018 (arXiv 1803.01498), definition 1; Flower's implementation."""

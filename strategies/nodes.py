@@ -16,8 +16,7 @@ def discover(grid: Grid, num_clients: int, *, timeout: float) -> dict[int, int]:
     """
     node_ids = _wait_for_nodes(grid, num_clients, timeout)
     messages = [
-        Message(RecordDict({"config": ConfigRecord()}), node_id, MessageType.QUERY)
-        for node_id in sorted(node_ids)
+        Message(RecordDict({"config": ConfigRecord()}), node_id, MessageType.QUERY) for node_id in sorted(node_ids)
     ]
     nodes: dict[int, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout):
@@ -26,16 +25,12 @@ def discover(grid: Grid, num_clients: int, *, timeout: float) -> dict[int, int]:
         answer = reply.content["metrics"]
         partition, total = int(answer["partition-id"]), int(answer["num-partitions"])  # type: ignore[arg-type]
         if total != num_clients:
-            raise RunFailed(
-                f"a node was started for {total} partitions, num-clients is {num_clients}; make them equal"
-            )
+            raise RunFailed(f"a node was started for {total} partitions, num-clients is {num_clients}; make them equal")
         if partition in nodes:
             raise RunFailed(f"two nodes hold partition {partition}; give each its own partition-id")
         nodes[partition] = reply.metadata.src_node_id
     if missing := sorted(set(range(num_clients)) - set(nodes)):
-        raise RunFailed(
-            f"no node answered for partition {missing[0]} ({len(missing)} of {num_clients} are missing)"
-        )
+        raise RunFailed(f"no node answered for partition {missing[0]} ({len(missing)} of {num_clients} are missing)")
     return nodes
 
 

@@ -51,9 +51,7 @@ def pgd(
     if norm not in BALLS:
         raise ValueError(f"norm {norm!r}: must be one of {', '.join(BALLS)}")
     if step_size <= 0 or steps < 1 or restarts < 1:
-        raise ValueError(
-            f"pgd needs step_size > 0, steps and restarts ≥ 1, not {step_size}, {steps}, {restarts}"
-        )
+        raise ValueError(f"pgd needs step_size > 0, steps and restarts ≥ 1, not {step_size}, {steps}, {restarts}")
     if restarts > 1 and random_start == "zero":
         raise ValueError("random_start 'zero' makes all restarts the same: take uniform or gaussian")
     ball = BALLS[norm](x, epsilon)

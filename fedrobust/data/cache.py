@@ -123,6 +123,4 @@ def _flush(file: BinaryIO) -> None:
 
 def _unwritable(error: Exception) -> DataError:
     reason = getattr(error, "strerror", None) or error
-    return DataError(
-        f"cache folder {root()} cannot be written ({reason}); set FEDROBUST_CACHE to one that can"
-    )
+    return DataError(f"cache folder {root()} cannot be written ({reason}); set FEDROBUST_CACHE to one that can")

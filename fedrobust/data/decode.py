@@ -24,9 +24,7 @@ CHUNK = 500  # rows per task: large enough to hide the pool, small enough for a 
 Encoded = list[bytes | None]
 
 
-def read_shards(
-    files: list[Path], spec: DatasetSpec, *, title: str, total: int
-) -> Iterator[tuple[str, Split]]:
+def read_shards(files: list[Path], spec: DatasetSpec, *, title: str, total: int) -> Iterator[tuple[str, Split]]:
     """The decoded content of each file, with the file's path.
 
     Where standard error is a terminal, it shows a progress bar named `title` up to `total` images.

@@ -34,16 +34,12 @@ def shards(folder: Path, split: SplitName) -> list[Path]:
     if not found:
         raise DataError(f"{folder}: no {split} files; expected {split}-00000-of-00001.parquet or more shards")
     if len(totals) > 1:
-        raise DataError(
-            f"{folder}: {split} files of {' and of '.join(sorted(totals))} are mixed; keep one set"
-        )
+        raise DataError(f"{folder}: {split} files of {' and of '.join(sorted(totals))} are mixed; keep one set")
     total = totals.pop()
     expected = [f"{split}-{i:05d}-of-{total}.parquet" for i in range(int(total))]
     missing = [name for name in expected if name not in found]
     if missing:
-        raise DataError(
-            f"{folder}: missing {', '.join(missing)}; found {len(found)} of {len(expected)} {split} files"
-        )
+        raise DataError(f"{folder}: missing {', '.join(missing)}; found {len(found)} of {len(expected)} {split} files")
     return [folder / name for name in expected]
 
 

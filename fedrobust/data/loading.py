@@ -74,9 +74,7 @@ def choose(name: str, spec: DatasetSpec, data_dir: Path | None) -> Source:
     shared = os.environ.get("FEDROBUST_DATA")
     if shared:
         if not Path(shared).is_dir():
-            raise DataError(
-                f"FEDROBUST_DATA={shared} is not a folder; set it to one that holds {name}/*.parquet"
-            )
+            raise DataError(f"FEDROBUST_DATA={shared} is not a folder; set it to one that holds {name}/*.parquet")
         if Path(shared, name).is_dir():
             return _parquet(name, spec, hub.locate(name, Path(shared, name)))
     return _torchvision(name, spec)

@@ -51,7 +51,6 @@ def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.
     quotas, remainders = np.divmod(exact, max(len(labels), 1))
     quotas[np.argsort(-remainders, kind="stable")[: count - quotas.sum()]] += 1
     chosen = [
-        rng.permutation(np.flatnonzero(labels == label))[:quota]
-        for label, quota in zip(classes, quotas, strict=True)
+        rng.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)
     ]
     return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *chosen]))

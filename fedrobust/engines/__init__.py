@@ -54,9 +54,7 @@ def run(cfg: RunConfig, engine: str) -> None:
 
 def _serve(grid: SimulationGrid, cfg: RunConfig) -> None:
     """The ServerApp over a grid of ours, in this process."""
-    context = Context(
-        run_id=RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(cfg.to_flat())
-    )
+    context = Context(run_id=RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(cfg.to_flat()))
     try:
         load_path(SERVER_APP)(grid, context)
     finally:

@@ -97,9 +97,7 @@ class SimulationGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         return self._exchange([self._pushed.pop(message_id) for message_id in message_ids], None)
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterator[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         ids = self.push_messages(messages)
         return self._exchange([self._pushed.pop(message_id) for message_id in ids], timeout)
 
@@ -119,6 +117,4 @@ def handle(app: ClientApp, message: Message, context: Context) -> Message:
 
 def private_copy(content: RecordDict) -> RecordDict:
     """Records of its own for one client, over the same arrays: what it pops or adds, no other client sees."""
-    return RecordDict(
-        {name: ArrayRecord(dict(r)) if isinstance(r, ArrayRecord) else r for name, r in content.items()}
-    )
+    return RecordDict({name: ArrayRecord(dict(r)) if isinstance(r, ArrayRecord) else r for name, r in content.items()})

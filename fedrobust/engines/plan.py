@@ -17,7 +17,7 @@ def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
     """The config with every 0 of `workers` filled in, and one sentence that says why.
 
     On a CPU: one thread per worker and one worker per core, as far as memory and clients go (one process per core beats
-    one process with all threads). With CUDA: five workers share each GPU unless `workers.num` or `workers.num-gpus` says
+    one process with all threads). With CUDA: five workers share each GPU unless `workers.num` or `.num-gpus` says
     otherwise.
 
     Raises:
@@ -26,9 +26,7 @@ def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
     workers, cores, gpus = cfg.workers, available_cores(), _num_gpus(cfg)
     memory = max(1, psutil.virtual_memory().available // BYTES_PER_WORKER)
     if workers.num_gpus and not gpus:
-        raise ConfigError(
-            f"workers.num-gpus = {workers.num_gpus}: no CUDA device here, or device is not cuda"
-        )
+        raise ConfigError(f"workers.num-gpus = {workers.num_gpus}: no CUDA device here, or device is not cuda")
     if workers.threads > cores:
         raise ConfigError(f"workers.threads = {workers.threads}: this machine has {cores} cores")
 

@@ -21,18 +21,16 @@ from typing import Any
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from flwr.app import ArrayRecord, Context, Message, RecordDict  # noqa: E402
-from ray.exceptions import RayActorError, RayError, WorkerCrashedError  # noqa: E402
+import ray
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
-from fedrobust.config import RunConfig  # noqa: E402
-from fedrobust.engines.grid import SimulationGrid, error_reply, handle  # noqa: E402
-from fedrobust.process import keep_freed_memory  # noqa: E402
+from fedrobust.config import RunConfig
+from fedrobust.engines.grid import SimulationGrid, error_reply, handle
+from fedrobust.process import keep_freed_memory
 
 ATTEMPTS = 2  # an actor's death costs its client one retry
-PACKAGES = (
-    Path(__file__).resolve().parents[2]
-)  # where clients/, strategies/ ... lie, for the workers' import path
+PACKAGES = Path(__file__).resolve().parents[2]  # where clients/, strategies/ ... lie, for the workers' import path
 
 
 class Worker:
@@ -52,9 +50,7 @@ class Worker:
         self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
     ) -> tuple[Message, RecordDict]:
         """The reply to a message whose array records lie in the object store, and the client's new state."""
-        self._fetched = {
-            ref.hex(): self._fetched.get(ref.hex()) or ray.get(ref) for (ref,) in arrays.values()
-        }
+        self._fetched = {ref.hex(): self._fetched.get(ref.hex()) or ray.get(ref) for (ref,) in arrays.values()}
         for name, (ref,) in arrays.items():
             message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
         return handle(self._app, message, context), context.state
@@ -146,9 +142,7 @@ class RayGrid(SimulationGrid):
             if task.tries < ATTEMPTS:
                 queue.appendleft(task)
             else:
-                done[task.position] = error_reply(
-                    task.message, f"worker died {ATTEMPTS} times: {_brief(error)}"
-                )
+                done[task.position] = error_reply(task.message, f"worker died {ATTEMPTS} times: {_brief(error)}")
         except RayError as error:
             done[task.position] = error_reply(task.message, _brief(error))
             self._idle.append(task.actor)

@@ -33,9 +33,7 @@ def parse_attack(name: str) -> dict[str, Any]:
         return {"steps": 1, "random_start": "zero"}
     if match := re.fullmatch(r"pgd-([1-9]\d{0,3})", name):
         return {"steps": int(match[1]), "random_start": "uniform"}
-    raise ConfigError(
-        f"evaluation.attacks: unknown attack {name!r}; known: fgsm, pgd-K (K steps, such as pgd-20)"
-    )
+    raise ConfigError(f"evaluation.attacks: unknown attack {name!r}; known: fgsm, pgd-K (K steps, such as pgd-20)")
 
 
 def make_suite(cfg: RunConfig) -> tuple[EvaluationAttack, ...]:

@@ -47,9 +47,7 @@ def build_model(
     if num_classes < 2:
         raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
     if not len(mean) == len(std) == image_shape[0]:
-        raise ValueError(
-            f"{image_shape[0]} channels want as many means and stds, not {len(mean)} and {len(std)}"
-        )
+        raise ValueError(f"{image_shape[0]} channels want as many means and stds, not {len(mean)} and {len(std)}")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)

@@ -23,9 +23,7 @@ class Normalisation(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(
-                f"normalisation: one mean and one positive std per channel, not {mean} and {std}"
-            )
+            raise ValueError(f"normalisation: one mean and one positive std per channel, not {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 

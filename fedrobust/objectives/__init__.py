@@ -32,9 +32,7 @@ OBJECTIVES: dict[str, Callable[..., Step]] = {
 class Objective(Protocol):
     """An objective with its attack and settings bound: what `make_objective` returns and training calls."""
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = ...
-    ) -> Step: ...
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = ...) -> Step: ...
 
 
 def make_objective(
@@ -50,6 +48,4 @@ def make_objective(
         ConfigError: unknown name.
         ValueError: a setting that no objective takes, or one missing that this objective needs.
     """
-    return configure(
-        "objective", OBJECTIVES, name, {"attack": attack, "class_counts": class_counts, **settings}
-    )
+    return configure("objective", OBJECTIVES, name, {"attack": attack, "class_counts": class_counts, **settings})

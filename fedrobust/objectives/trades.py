@@ -29,9 +29,7 @@ def trades(
     Args:
         trades_beta: β ≥ 0, 1/λ in the paper; 6 there for CIFAR-10.
     """
-    x_adv, _ = divergence_attacked(
-        model, x, attack=attack, loss=kl_divergence, mode=attack_mode, generator=generator
-    )
+    x_adv, _ = divergence_attacked(model, x, attack=attack, loss=kl_divergence, mode=attack_mode, generator=generator)
     natural_logits, adversarial_logits = model(x).float(), model(x_adv).float()
     divergence = kl_divergence(adversarial_logits, natural_logits).mean()
     loss = cross_entropy(natural_logits, y).mean() + trades_beta * divergence

@@ -227,6 +227,27 @@ def test_worst_case_at_the_edges_of_0_1() -> None:
     torch.testing.assert_close(x_adv, corner)
 
 
+def test_fgsm_by_its_starts() -> None:
+    """On a linear model the step has one sign everywhere, so only the start spreads the result."""
+    model, x, y = linear(2), torch.full((4_000, 12), 0.5), torch.zeros(4_000, dtype=torch.long)
+    towards = (model.weight[1] - model.weight[0]).sign()
+
+    def moves(start: str) -> Tensor:
+        attack = make_attack("fgsm", epsilon=0.1, random_start=start)
+        return (attack(model, x, y, generator=seeded()) - x) * towards
+
+    torch.testing.assert_close(moves("zero"), torch.full_like(x, 0.1))
+    # U(-1, 1) + 1.25 reaches 1 with probability 5/8, and is never below 0.25
+    uniform = moves("uniform")
+    assert (uniform > 0.1 - 1e-5).float().mean().item() == pytest.approx(5 / 8, abs=0.01)
+    assert uniform.min().item() == pytest.approx(0.025, abs=1e-3)
+    # U(-2, 2) + 1, not clipped
+    noisy = moves("n-fgsm")
+    assert noisy.min().item() == pytest.approx(-0.1, abs=1e-3)
+    assert noisy.max().item() == pytest.approx(0.3, abs=1e-3)
+    assert noisy.std().item() == pytest.approx(0.2 / 3**0.5, rel=0.02)
+
+
 # Equivalences and strength
 
 

@@ -1,0 +1,43 @@
+"""The command line: parse, call the library, print. Every mistake of a user's ends in one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+import fedrobust
+from fedrobust.cli.settings import refuse_unknown
+from fedrobust.errors import UserError
+
+# command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed
+COMMANDS = {
+    "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
+    "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
+    "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fedrobust COMMAND ...`; exit codes: 0 done, 1 the run failed, 2 wrong settings, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="fedrobust", description=fedrobust.__doc__)
+    parser.add_argument("--version", action="version", version=fedrobust.__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run: Callable[[argparse.Namespace], int] | None = None
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if argv[:1] == [name]:
+            loaded = import_module(module)
+            loaded.add_arguments(sub)
+            run = loaded.main
+    arguments, rest = parser.parse_known_args(argv)
+    assert run is not None
+    try:
+        refuse_unknown(rest)
+        return run(arguments)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,51 @@
+"""`fedrobust list`: what there is, from the registries themselves."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedrobust.config import DEFAULTS, walk
+from fedrobust.presets import load_preset, preset_names
+from fedrobust.registry import REGISTRIES, registry
+
+KINDS = ("presets", "settings", *REGISTRIES)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fedrobust list`."""
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind; default: all but settings")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print one table per kind."""
+    console = Console()
+    for kind in [arguments.kind] if arguments.kind else [kind for kind in KINDS if kind != "settings"]:
+        table = Table(kind, "", title_justify="left", show_edge=False)
+        for name, text in entries(kind).items():
+            table.add_row(name, text)
+        console.print(table, highlight=False)
+        console.print()
+    return 0
+
+
+def entries(kind: str) -> dict[str, str]:
+    """Name → one line, for a kind."""
+    if kind == "presets":
+        return {name: load_preset(name).description for name in preset_names()}
+    if kind == "settings":
+        return {
+            key: f"{field.description} [{'unset' if value == '' else value}]" for key, field, value in walk(DEFAULTS)
+        }
+    return {name: _first_line(entry) for name, entry in registry(kind).items()}
+
+
+def _first_line(entry: Any) -> str:
+    """What an entry says of itself: its docstring's first sentence, or its own description."""
+    if description := getattr(entry, "description", ""):
+        return description
+    return (inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")

@@ -1,0 +1,153 @@
+"""`fedrobust run`: a preset's runs, one after another, each watched live and recorded."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedrobust.cli.live import LiveDisplay
+from fedrobust.cli.settings import add_settings, given_settings
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError, UserError
+from fedrobust.presets import load_preset, preset_names
+from fedrobust.records import RunFolder, new_run_dir
+
+RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation.test-images")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fedrobust run`."""
+    parser.usage = "fedrobust run PRESET [--engine E] [--SETTING VALUE ...]\n       fedrobust run --resume FOLDER"
+    parser.add_argument("preset", nargs="?", help=f"{', '.join(preset_names())}, or a TOML file")
+    parser.add_argument(
+        "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="who carries the messages"
+    )
+    parser.add_argument("--variant", default="", help="only this variant of the preset")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run (or the runs) in a folder")
+    add_settings(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run, and end with a short table and the folder's path."""
+    settings = given_settings(arguments)
+    runs = _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
+    console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    for label, cfg in runs.items():
+        code = _run_one(label, cfg, arguments.engine, console)
+        if code:
+            return code
+    _summarise(console, runs)
+    return 0
+
+
+def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
+    """Label → config of each run of a preset, each with a folder of its own."""
+    if not arguments.preset:
+        raise ConfigError(f"which preset? known: {', '.join(preset_names())}; or --resume FOLDER")
+    preset = load_preset(arguments.preset)
+    configs = preset.configs(settings, arguments.variant)
+    parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
+    return {
+        variant or preset.name: cfg.replace(run_dir=str((parent / variant).absolute()))
+        for variant, cfg in configs.items()
+    }
+
+
+def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
+    """Label → config of the run in a folder, or of the runs one level below it that are not complete."""
+    for key in settings:
+        if not key.startswith(RESUMABLE):
+            raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
+    folders = [folder] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
+    if not folders:
+        raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
+    runs = {}
+    for path in folders:
+        started = RunFolder(path).read_config()
+        flat = started.to_flat() | settings | {"run-dir": str(path.absolute()), "resume": True}
+        runs[path.name] = RunConfig.from_flat(flat)
+    return runs
+
+
+def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
+    """One run under the engine that is asked for or fits; its exit code."""
+    from fedrobust.engines import pick_engine, plan_workers, run
+    from fedrobust.memory import PeakMemory
+    from fedrobust.provenance import provenance
+    from fedrobust.registry import check_names
+
+    _quiet()
+    check_names(cfg)
+    folder = RunFolder(cfg.run_dir)
+    if cfg.resume and folder.record().get("state") == "completed" and folder.record()["rounds"] >= cfg.num_rounds:
+        console.print(f"[bold]{label}[/bold]: complete")
+        return 0
+    engine, why = pick_engine(cfg, asked)
+    cfg, plan = plan_workers(cfg, engine)
+    console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients")
+    console.print(f"engine {engine} ({why}): {plan}", highlight=False)
+    if not cfg.resume:
+        folder.prepare()
+        folder.update_record(name=label, engine=engine, **provenance())
+    try:
+        with PeakMemory() as memory, LiveDisplay(folder, cfg.num_rounds, label, console):
+            run(cfg, engine)
+    except KeyboardInterrupt:
+        folder.update_record(state="interrupted")
+        console.print(f"stopped; go on with: fedrobust run --resume {_short(folder.path)}", highlight=False)
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if folder.checkpoint.exists():
+            print(
+                f"what it had reached is kept; go on with: fedrobust run --resume {_short(folder.path)}",
+                file=sys.stderr,
+            )
+        return error.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, _interrupt)
+    folder.update_record(peak_memory_bytes=max(memory.peak, folder.record().get("peak_memory_bytes", 0)))
+    return 0
+
+
+def _summarise(console: Console, runs: dict[str, RunConfig]) -> None:
+    """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
+    table = Table("run", "strategy", "model", "round", title="on the test set", title_justify="left")
+    records: list[tuple[str, RunConfig, dict[str, Any]]] = [
+        (label, cfg, RunFolder(cfg.run_dir).record()) for label, cfg in runs.items()
+    ]
+    names = [key for key in records[0][2]["best"] if "accuracy" in key]
+    for name in names:
+        table.add_column(name.replace("_accuracy", "").removeprefix("robust."), justify="right")
+    for label, cfg, record in records:
+        for which in ("best", "last"):
+            values = [f"{record[which].get(name, float('nan')):.1%}" for name in names]
+            table.add_row(label, cfg.strategy.name, which, str(record[which]["round"]), *values)
+    console.print(table)
+    for _, cfg, record in records:
+        rejected = f", {record['rejected']} updates rejected" if record["rejected"] else ""
+        console.print(f"{_short(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
+
+
+def _short(path: Path) -> Path:
+    """Relative to where the user stands, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _quiet() -> None:
+    """Flower and Ray log and warn about matters of their own; the display is ours."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,51 @@
+"""Every setting of `RunConfig` as a flag, made from the one definition."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fedrobust.config import DEFAULTS, FIELDS, RunConfig, unknown, walk
+from fedrobust.errors import ConfigError
+
+PREFIX = "set:"  # of a setting's name in the parsed namespace
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag `--local.epochs` for each setting, grouped by section; values are checked by RunConfig, not here."""
+    groups: dict[str, Any] = {}
+    for key, field, value in walk(DEFAULTS):
+        if key == "resume":  # said with a folder: `--resume FOLDER`
+            continue
+        section = key.split(".")[0] if "." in key else "run"
+        group = groups.setdefault(section, parser.add_argument_group(f"{section} settings"))
+        default = "unset" if value == "" else value
+        text = f"{field.description} [{default}]".replace("%", "%%")
+        group.add_argument(f"--{key}", dest=PREFIX + key, metavar="V", default=None, help=text)
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings given as flags, by flat key, as text."""
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in vars(arguments).items()
+        if name.startswith(PREFIX) and value is not None
+    }
+
+
+def refuse_unknown(rest: list[str]) -> None:
+    """Raise ConfigError for the first argument that no command takes; for a flag the nearest setting is named."""
+    flags = [word for word in rest if word.startswith("--")]
+    if flags:
+        raise ConfigError(unknown("setting", flags[0][2:].split("=")[0], FIELDS))
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}")
+
+
+def complete(preset: str, overrides: dict[str, str]) -> RunConfig:
+    """The one config of a preset (its first variant) with overrides; of the defaults where preset is ""."""
+    from fedrobust.presets import load_preset
+
+    if not preset:
+        return RunConfig.from_flat(overrides)
+    return next(iter(load_preset(preset).configs(overrides).values()))

@@ -1,0 +1,61 @@
+"""Named settings that come with the package: a few keys over the defaults, and sometimes variants to compare.
+
+A preset is a TOML file beside this one: `description`, settings as in `RunConfig`, and optionally
+`[variants.<name>]` tables, each a further few keys; a run of the preset runs every variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrobust import toml
+from fedrobust.config import RunConfig, unknown
+from fedrobust.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings by flat key; `variants` is empty where there is but one run."""
+
+    name: str
+    description: str
+    settings: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]]
+
+    def configs(self, overrides: Mapping[str, Any], variant: str = "") -> dict[str, RunConfig]:
+        """Variant → complete config ("" where there are no variants); `overrides` win over both.
+
+        Raises:
+            ConfigError: a setting or the variant is unknown or out of range.
+        """
+        if variant and variant not in self.variants:
+            raise ConfigError(unknown(f"variant of {self.name}", variant, self.variants))
+        chosen = [variant] if variant else list(self.variants) or [""]
+        return {
+            name: RunConfig.from_flat({**self.settings, **self.variants.get(name, {}), **overrides}) for name in chosen
+        }
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_preset(name: str) -> Preset:
+    """The preset of that name, or the one in a TOML file at that path.
+
+    Raises:
+        ConfigError: no such preset; the nearest is named.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if path.parent == FOLDER and not path.exists():
+        raise ConfigError(unknown("preset", name, preset_names()))
+    table = toml.read(path)
+    description = str(table.pop("description", ""))
+    variants = {key: toml.flatten(value) for key, value in table.pop("variants", {}).items()}
+    return Preset(path.stem, description, toml.flatten(table), variants)
