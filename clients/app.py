@@ -15,7 +15,7 @@ app = ClientApp()
 def query(message: Message, context: Context) -> Message:
     """Which partition this node holds. Nothing about its data."""
     answer = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
-    return Message(RecordDict({"metrics": MetricRecord(answer)}), reply_to=message)
+    return Message(RecordDict({"metrics": MetricRecord({**answer})}), reply_to=message)
 
 
 @app.train()
@@ -23,7 +23,7 @@ def train(message: Message, context: Context) -> Message:
     """Local adversarial training from the global model; replies with the new weights and metrics."""
     client = _client(context)
     state, metrics = client.train(_weights(message), _instructions(message))
-    content = RecordDict({"arrays": ArrayRecord(state), "metrics": MetricRecord(metrics)})
+    content = RecordDict({"arrays": ArrayRecord(state), "metrics": MetricRecord({**metrics})})
     return Message(content, reply_to=message)
 
 
@@ -31,7 +31,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Natural and robust accuracy of the global model on this client's own held-out images."""
     metrics = _client(context).evaluate(_weights(message), _instructions(message).server_round)
-    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+    return Message(RecordDict({"metrics": MetricRecord({**metrics})}), reply_to=message)
 
 
 def _client(context: Context) -> LocalClient:

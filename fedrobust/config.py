@@ -27,11 +27,10 @@ Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
+class Section(BaseModel, frozen=True):
     """Frozen, closed, keyed in kebab-case."""
 
     model_config = ConfigDict(
-        frozen=True,
         extra="forbid",
         arbitrary_types_allowed=True,
         validate_default=True,
@@ -41,114 +40,128 @@ class Section(BaseModel):
     )
 
 
-class Data(Section):
-    name: str = Field("digits", description="data set: see `fedrobust list datasets`")
-    dir: str = Field("", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download")
-    train_images: int = Field(0, ge=0, description="class-balanced subset of the training images; 0 takes all")
-    test_images: int = Field(0, ge=0, description="class-balanced subset of the test images; 0 takes all")
+class Data(Section, frozen=True):
+    name: str = Field(default="digits", description="data set: see `fedrobust list datasets`")
+    dir: str = Field(
+        default="", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download"
+    )
+    train_images: int = Field(default=0, ge=0, description="class-balanced subset of the training images; 0 takes all")
+    test_images: int = Field(default=0, ge=0, description="class-balanced subset of the test images; 0 takes all")
     validation_fraction: float = Field(
-        0.1,
+        default=0.1,
         gt=0,
         le=0.5,
         description="training images held out on the server, where the best round is chosen",
     )
 
 
-class Partition(Section):
-    scheme: str = Field("dirichlet", description="how labels are spread: see `fedrobust list partitions`")
-    concentration: float = Field(0.5, gt=0, description="Dirichlet parameter; small is skewed")
-    min_samples: int = Field(10, ge=1, description="fewest images of a client (dirichlet schemes)")
-    classes_per_client: int = Field(2, ge=1, description="classes of a client (shards, dominant)")
-    dominant_share: float = Field(0.92, gt=0, le=1, description="part of a client's data in those classes (dominant)")
+class Partition(Section, frozen=True):
+    scheme: str = Field(default="dirichlet", description="how labels are spread: see `fedrobust list partitions`")
+    concentration: float = Field(default=0.5, gt=0, description="Dirichlet parameter; small is skewed")
+    min_samples: int = Field(default=10, ge=1, description="fewest images of a client (dirichlet schemes)")
+    classes_per_client: int = Field(default=2, ge=1, description="classes of a client (shards, dominant)")
+    dominant_share: float = Field(
+        default=0.92, gt=0, le=1, description="part of a client's data in those classes (dominant)"
+    )
     held_out: float = Field(
-        0.1, ge=0, le=0.5, description="part of each client's own images kept for its own evaluation"
+        default=0.1, ge=0, le=0.5, description="part of each client's own images kept for its own evaluation"
     )
 
 
-class Pool(Section):
-    fraction: float = Field(0.0, ge=0, le=0.4, description="pool size over the training set, 0 to 0.4")
-    share: float = Field(1.0, gt=0, le=1, description="part of the pool that each client gets")
+class Pool(Section, frozen=True):
+    fraction: float = Field(default=0.0, ge=0, le=0.4, description="pool size over the training set, 0 to 0.4")
+    share: float = Field(default=1.0, gt=0, le=1, description="part of the pool that each client gets")
     mode: Literal["add", "replace", "control"] = Field(
-        "add", description="add the pool, replace own images by it, or as many own images again (control)"
+        default="add", description="add the pool, replace own images by it, or as many own images again (control)"
     )
 
 
-class Model(Section):
-    name: str = Field("digits-cnn", description="see `fedrobust list models`")
+class Model(Section, frozen=True):
+    name: str = Field(default="digits-cnn", description="see `fedrobust list models`")
 
 
-class Objective(Section):
-    name: str = Field("", description="see `fedrobust list objectives`; unset: the strategy's own")
-    trades_beta: float = Field(6.0, ge=0, description="weight of TRADES' KL term")
-    adversarial_fraction: Fraction01 = Field(0.5, description="adversarial part of a batch (mixed)")
-    temperature: float = Field(0.1, ge=0, description="CalFAT's tau, on the log class counts")
-    scale: float = Field(10.0, gt=0, description="CalFAT's s, on the calibrated logits")
-    attack_mode: Literal["eval", "train"] = Field("eval", description="the model's mode while it is attacked")
+class Objective(Section, frozen=True):
+    name: str = Field(default="", description="see `fedrobust list objectives`; unset: the strategy's own")
+    trades_beta: float = Field(default=6.0, ge=0, description="weight of TRADES' KL term")
+    adversarial_fraction: Fraction01 = Field(default=0.5, description="adversarial part of a batch (mixed)")
+    temperature: float = Field(default=0.1, ge=0, description="CalFAT's tau, on the log class counts")
+    scale: float = Field(default=10.0, gt=0, description="CalFAT's s, on the calibrated logits")
+    attack_mode: Literal["eval", "train"] = Field(default="eval", description="the model's mode while it is attacked")
 
 
-class Attack(Section):
-    name: str = Field("pgd", description="training attack: see `fedrobust list attacks`")
-    epsilon: Radius = Field("8/255", description="radius, in units where pixels lie in [0, 1]", ge=0)
-    norm: Literal["linf", "l2"] = Field("linf", description="of the ball")
-    step_size: Radius = Field("2/255", description="of one PGD step", gt=0)
-    steps: int = Field(10, ge=1, description="PGD steps")
-    restarts: Count = Field(1, description="PGD restarts; the strongest is kept")
+class Attack(Section, frozen=True):
+    name: str = Field(default="pgd", description="training attack: see `fedrobust list attacks`")
+    epsilon: Radius = Field(default=Ratio("8/255"), description="radius, in units where pixels lie in [0, 1]", ge=0)
+    norm: Literal["linf", "l2"] = Field(default="linf", description="of the ball")
+    step_size: Radius = Field(default=Ratio("2/255"), description="of one PGD step", gt=0)
+    steps: int = Field(default=10, ge=1, description="PGD steps")
+    restarts: Count = Field(default=1, description="PGD restarts; the strongest is kept")
     random_start: Literal["zero", "uniform", "gaussian", "n-fgsm"] = Field(
-        "uniform", description="where the attack begins; n-fgsm for FGSM only"
+        default="uniform", description="where the attack begins; n-fgsm for FGSM only"
     )
 
 
-class Local(Section):
-    epochs: int = Field(1, ge=1, description="passes over a client's data per round")
-    steps: int = Field(0, ge=0, description="steps per round instead of epochs; 0: epochs count")
-    batch_size: Count = Field(128, description="images")
-    learning_rate: float = Field(0.01, gt=0, description="of SGD")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, fresh each round")
-    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
-    augment: bool = Field(True, description="the data set's augmentation (CIFAR: random crop and flip)")
+class Local(Section, frozen=True):
+    epochs: int = Field(default=1, ge=1, description="passes over a client's data per round")
+    steps: int = Field(default=0, ge=0, description="steps per round instead of epochs; 0: epochs count")
+    batch_size: Count = Field(default=128, description="images")
+    learning_rate: float = Field(default=0.01, gt=0, description="of SGD")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, fresh each round")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of SGD")
+    augment: bool = Field(default=True, description="the data set's augmentation (CIFAR: random crop and flip)")
 
 
-class Strategy(Section):
-    name: str = Field("fedavg", description="see `fedrobust list strategies`")
-    fraction_train: float = Field(1.0, gt=0, le=1, description="clients that train per round")
-    fraction_evaluate: Fraction01 = Field(1.0, description="clients that evaluate, when they do")
-    min_replies: Count = Field(1, description="accepted updates without which the run ends with an error")
-    timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of one phase")
-    proximal_mu: float = Field(0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones")
-    trim_fraction: float = Field(0.2, ge=0, lt=0.5, description="cut from each tail (trimmed-mean)")
-    num_malicious: int = Field(1, ge=0, description="clients assumed malicious (krum)")
+class Strategy(Section, frozen=True):
+    name: str = Field(default="fedavg", description="see `fedrobust list strategies`")
+    fraction_train: float = Field(default=1.0, gt=0, le=1, description="clients that train per round")
+    fraction_evaluate: Fraction01 = Field(default=1.0, description="clients that evaluate, when they do")
+    min_replies: Count = Field(default=1, description="accepted updates without which the run ends with an error")
+    timeout: float = Field(default=3600.0, gt=0, description="seconds to wait for the replies of one phase")
+    proximal_mu: float = Field(
+        default=0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones"
+    )
+    trim_fraction: float = Field(default=0.2, ge=0, lt=0.5, description="cut from each tail (trimmed-mean)")
+    num_malicious: int = Field(default=1, ge=0, description="clients assumed malicious (krum)")
 
 
-class Evaluation(Section):
-    every: int = Field(1, ge=0, description="rounds between evaluations on the server; 0: after the last only")
-    clients_every: int = Field(0, ge=0, description="rounds between evaluations by the clients; 0: after the last only")
-    attacks: str = Field("fgsm,pgd-20", description="comma-separated: fgsm, pgd-K; within attack.epsilon")
-    select_by: str = Field("pgd-20", description="one of evaluation.attacks, or natural: chooses the best round")
-    step_size: Radius = Field("2/255", description="of evaluation's PGD steps", gt=0)
-    validation_images: int = Field(0, ge=0, description="images of the validation slice used per round; 0: all")
-    test_images: int = Field(0, ge=0, description="test images evaluated per round; 0: none before the end")
-    batch_size: Count = Field(500, description="images")
+class Evaluation(Section, frozen=True):
+    every: int = Field(default=1, ge=0, description="rounds between evaluations on the server; 0: after the last only")
+    clients_every: int = Field(
+        default=0, ge=0, description="rounds between evaluations by the clients; 0: after the last only"
+    )
+    attacks: str = Field(default="fgsm,pgd-20", description="comma-separated: fgsm, pgd-K; within attack.epsilon")
+    select_by: str = Field(
+        default="pgd-20", description="one of evaluation.attacks, or natural: chooses the best round"
+    )
+    step_size: Radius = Field(default=Ratio("2/255"), description="of evaluation's PGD steps", gt=0)
+    validation_images: int = Field(default=0, ge=0, description="images of the validation slice used per round; 0: all")
+    test_images: int = Field(default=0, ge=0, description="test images evaluated per round; 0: none before the end")
+    batch_size: Count = Field(default=500, description="images")
 
 
-class Workers(Section):
-    num: int = Field(0, ge=0, description="clients at once under ray and flwr; 0: as many as fit the machine")
-    threads: int = Field(0, ge=0, description="CPU threads per client; 0: the cores divided by the workers")
+class Workers(Section, frozen=True):
+    num: int = Field(default=0, ge=0, description="clients at once under ray and flwr; 0: as many as fit the machine")
+    threads: int = Field(default=0, ge=0, description="CPU threads per client; 0: the cores divided by the workers")
     num_gpus: float = Field(
-        0.0, ge=0, description="GPUs per worker, may be a fraction; 0 with CUDA there: shared evenly"
+        default=0.0, ge=0, description="GPUs per worker, may be a fraction; 0 with CUDA there: shared evenly"
     )
-    address: str = Field("", description="Ray cluster to join; unset: a private one on this machine")
+    address: str = Field(default="", description="Ray cluster to join; unset: a private one on this machine")
 
 
-class RunConfig(Section):
+class RunConfig(Section, frozen=True):
     """One run, complete. `to_flat` and `from_flat` are inverse."""
 
-    num_clients: int = Field(5, ge=1, le=100_000, description="clients; equals the number of SuperNodes")
-    num_rounds: int = Field(10, ge=1, description="communication rounds")
-    seed: int = Field(0, ge=0, lt=2**63, description="root of every random stream")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the forward and backward pass")
-    run_dir: str = Field("", description="folder of the run; unset: a new one below runs/")
-    resume: bool = Field(False, description="go on from the checkpoint in run-dir")
+    num_clients: int = Field(default=5, ge=1, le=100_000, description="clients; equals the number of SuperNodes")
+    num_rounds: int = Field(default=10, ge=1, description="communication rounds")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="root of every random stream")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the forward and backward pass"
+    )
+    run_dir: str = Field(default="", description="folder of the run; unset: a new one below runs/")
+    resume: bool = Field(default=False, description="go on from the checkpoint in run-dir")
     data: Data = Data()
     partition: Partition = Partition()
     pool: Pool = Pool()
@@ -279,5 +292,5 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, Ratio) else repr(value)
 
 
-DEFAULTS = RunConfig()
+DEFAULTS = RunConfig.model_validate({})
 FIELDS: dict[str, Any] = {key: field for key, field, _ in walk(DEFAULTS)}

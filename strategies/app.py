@@ -6,6 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrobust.config import RunConfig
+from fedrobust.records import new_run_dir
 from fedrobust.registry import check_names
 from strategies.federation import Federation
 
@@ -17,4 +18,6 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes; every engine and Flower's own runtime call this."""
     cfg = RunConfig.from_flat(context.run_config)
     check_names(cfg)
+    if not cfg.run_dir:  # a plain `flwr run .`: below the folder in which Flower's local SuperLink was started
+        cfg = cfg.replace(run_dir=str(new_run_dir(cfg.strategy.name).absolute()))
     Federation(cfg, grid).run()

@@ -155,12 +155,12 @@ class Guarded(FlowerFedAvg):
         if not measured:
             return None
         worst = {f"worst_{key}": min(row[key] for row in measured) for key in measured[0] if "accuracy" in key}
-        return MetricRecord({**self.means("num_examples"), **worst})
+        return MetricRecord({**self.means(), **worst})
 
-    def means(self, *leave_out: str) -> dict[str, float]:
-        """Mean of every metric in the ledger, weighted by the clients' numbers of images."""
+    def means(self) -> dict[str, float]:
+        """Mean of every measured metric in the ledger, weighted by the clients' numbers of images."""
         rows = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
-        keys = [k for k in (rows[0] if rows else {}) if k not in ("round", "phase", "client", "status", *leave_out)]
+        keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
 

@@ -30,7 +30,7 @@ class FedAvg(Guarded):
             mean.add(update.arrays, self.weight(update))
         if not mean.total:
             return None, None
-        return to_record(mean.result()), MetricRecord(self.means())
+        return to_record(mean.result()), MetricRecord({**self.means()})
 
 
 def to_record(arrays: dict[str, np.ndarray]) -> ArrayRecord:

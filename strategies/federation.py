@@ -121,7 +121,8 @@ class Federation:
         row: dict[str, Any] = {
             "clients": len(messages),
             **{status: states.count(status) for status in ("ok", "rejected", "failed", "missing")},
-            **{f"train.{key}": value for key, value in metrics.items() if key != "num_examples"},
+            **{f"train.{key}": value for key, value in metrics.items()},
+            "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),
             "bytes": record.count_bytes() * (len(messages) + states.count("ok")),
         }
         return {key: array.numpy() for key, array in aggregated.items()}, row

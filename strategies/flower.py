@@ -23,4 +23,4 @@ class GuardedFlower(Guarded):
         if arrays is None:
             return None, None
         kept = {key: to_dtype(array.numpy(), self.reference[key].dtype) for key, array in arrays.items()}
-        return to_record(kept), MetricRecord(self.means())
+        return to_record(kept), MetricRecord({**self.means()})

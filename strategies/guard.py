@@ -27,7 +27,7 @@ class Update:
     reply: Message
     arrays: Arrays
     num_examples: float
-    metrics: dict[str, float]
+    metrics: dict[str, int | float]
 
 
 def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -> Update:
@@ -64,7 +64,7 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
     return Update(partition, reply, arrays, num_examples, metrics)
 
 
-def admit_metrics(reply: Message, *, allow_empty: bool = False) -> tuple[float, dict[str, float]]:
+def admit_metrics(reply: Message, *, allow_empty: bool = False) -> tuple[float, dict[str, int | float]]:
     """The number of images and the scalar metrics of a reply; 0 images only where `allow_empty`."""
     if len(reply.content.metric_records) != 1:
         raise Rejected(f"{len(reply.content.metric_records)} metric records, expected 1")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from time import monotonic, sleep
+
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedrobust.errors import RunFailed
 
+PATIENCE = 60.0  # seconds without a new node, after which no more are expected
+logger = logging.getLogger(__name__)
+
 
 def discover(grid: Grid, num_clients: int, *, timeout: float) -> dict[int, int]:
-    """Partition → node id, by one QUERY message to every node; waits up to `timeout` seconds for the nodes to appear.
+    """Partition → node id, by one QUERY message to every node, which may take `timeout` seconds to answer.
 
     Raises:
         RunFailed: the number of nodes is not `num_clients`, a node does not answer, or two hold one partition.
     """
-    node_ids = _wait_for_nodes(grid, num_clients, timeout)
+    node_ids = _wait_for_nodes(grid, num_clients)
     messages = [
         Message(RecordDict({"config": ConfigRecord()}), node_id, MessageType.QUERY) for node_id in sorted(node_ids)
     ]
@@ -34,17 +40,17 @@ def discover(grid: Grid, num_clients: int, *, timeout: float) -> dict[int, int]:
     return nodes
 
 
-def _wait_for_nodes(grid: Grid, num_clients: int, timeout: float) -> list[int]:
-    """Node ids, once there are `num_clients` of them: under Flower's runtime they appear one by one."""
-    from time import monotonic, sleep
-
-    deadline = monotonic() + timeout
-    while len(node_ids := list(grid.get_node_ids())) < num_clients and monotonic() < deadline:
+def _wait_for_nodes(grid: Grid, num_clients: int) -> list[int]:
+    """Node ids, once there are `num_clients` of them; they appear one by one, so the wait ends when no more come."""
+    seen, patience_ends = 0, monotonic() + PATIENCE
+    while (count := len(node_ids := list(grid.get_node_ids()))) < num_clients and monotonic() < patience_ends:
+        if count > seen:
+            seen, patience_ends = count, monotonic() + PATIENCE
+            logger.warning("%d of %d SuperNodes are there; waiting for more", count, num_clients)
         sleep(0.2)
-    if len(node_ids) != num_clients:
+    if count != num_clients:
         raise RunFailed(
-            f"{len(node_ids)} SuperNodes are there, num-clients is {num_clients}: set num-clients to "
-            f"{len(node_ids)}, or start {num_clients} SuperNodes (simulation: "
-            f"--federation-config 'num-supernodes={num_clients}')"
+            f"{count} SuperNodes are there, num-clients is {num_clients}: set num-clients to {count}, or start "
+            f"{num_clients} SuperNodes (simulation: --federation-config 'num-supernodes={num_clients}')"
         )
     return node_ids

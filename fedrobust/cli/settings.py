@@ -21,7 +21,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         group = groups.setdefault(section, parser.add_argument_group(f"{section} settings"))
         default = "unset" if value == "" else value
         text = f"{field.description} [{default}]".replace("%", "%%")
-        group.add_argument(f"--{key}", dest=PREFIX + key, metavar="V", default=None, help=text)
+        names = [f"--{key}", "--data-dir"] if key == "data.dir" else [f"--{key}"]
+        group.add_argument(*names, dest=PREFIX + key, metavar="V", default=None, help=text)
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, str]:

@@ -90,6 +90,15 @@ class DatasetSpec:
     image_column: str = "image"
     label_column: str = "label"
 
+    @property
+    def description(self) -> str:
+        """One line for `fedrobust list`."""
+        height, width, channels = self.shape
+        return (
+            f"{len(self.class_names)} classes, {self.train_size:,} training and {self.test_size:,} test images "
+            f"of {height}×{width}×{channels}{', no download' if self.torchvision is None else ''}"
+        )
+
     def size(self, split: SplitName) -> int:
         """The number of images that `split` must have."""
         return self.train_size if split == "train" else self.test_size

@@ -22,18 +22,21 @@ CLIENT_APP = "clients.app:app"
 
 
 def _run_local(cfg: RunConfig) -> None:
+    """Clients one after another in this process: a debugger just works."""
     from fedrobust.engines.local import LocalGrid
 
     _serve(LocalGrid(cfg, load_path(CLIENT_APP)), cfg)
 
 
 def _run_ray(cfg: RunConfig) -> None:
+    """A pool of Ray actors, on this machine or a cluster."""
     from fedrobust.engines.ray_pool import RayGrid
 
     _serve(RayGrid(cfg, CLIENT_APP), cfg)
 
 
 def _run_flwr(cfg: RunConfig) -> None:
+    """Flower's own runtime and simulation engine, through a launcher."""
     from fedrobust.engines.flwr_runtime import launch
 
     launch(cfg)

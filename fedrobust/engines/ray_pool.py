@@ -84,7 +84,7 @@ class RayGrid(SimulationGrid):
             num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
         )
         self._arguments = (client_app, workers.threads)
-        self._idle = [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
+        self._idle: list[Any] = [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
         # enough under way that one slow client at the front does not idle the others
         self._window = 2 * workers.num
 

@@ -1,0 +1,41 @@
+# `make run` and `make test` set up what they need on a fresh machine: Python 3.11 or later is all they ask for.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test check unit setup config lock clean
+
+setup: $(READY)
+
+# uv installs the lock several times faster than pip; its own version is the lock's
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+run: $(READY)
+	$(BIN)/fedrobust run quickstart
+
+test: check unit
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+unit: $(READY)
+	$(BIN)/pytest
+
+# the run-config table in pyproject.toml, from fedrobust/config.py
+config: $(READY)
+	$(BIN)/python -m fedrobust.config_table pyproject.toml
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 --no-header --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV)

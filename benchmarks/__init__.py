@@ -1,0 +1,1 @@
+"""Benchmarks: each measures the real thing against what people use today; see README.md beside this file."""

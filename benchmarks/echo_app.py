@@ -1,0 +1,43 @@
+"""A ClientApp that trains nothing: it loads the weights into a ResNet-18 and sends them back."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import nn
+
+app = ClientApp()
+
+
+@lru_cache(maxsize=1)
+def resnet18() -> nn.Module:
+    """11.2 million parameters, built once per process."""
+    from fedrobust.data import DATASETS
+    from fedrobust.models import build_model
+
+    spec = DATASETS["cifar10"]
+    return build_model(
+        "resnet18", num_classes=10, image_shape=(3, 32, 32), mean=spec.mean, std=spec.std, generator_seed=0
+    )
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Which partition this node holds, as clients.app answers it."""
+    answer = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
+    return Message(RecordDict({"metrics": MetricRecord(answer)}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """The weights, through the model."""
+    arrays = message.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    model = resnet18()
+    model.load_state_dict(arrays.to_torch_state_dict(keep_input=False))
+    content = RecordDict(
+        {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 1})}  # type: ignore[arg-type]
+    )
+    return Message(content, reply_to=message)

@@ -1,0 +1,1 @@
+"""Figures and pages from data. Only here is matplotlib imported."""
