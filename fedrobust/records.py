@@ -53,8 +53,19 @@ class RunFolder:
         if (folder.path / "config.toml").exists():
             raise ConfigError(f"run-dir = {cfg.run_dir!r}: holds a run already; resume it, or name another folder")
         folder.prepare()
-        write_atomically(folder.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
+        folder._write_config(cfg)
         return folder
+
+    @classmethod
+    def reopen(cls, cfg: RunConfig) -> RunFolder:
+        """The folder of a run that goes on with `cfg`. Raises ConfigError where there is no run in it."""
+        folder = cls(cfg.run_dir)
+        folder.read_config()
+        folder._write_config(cfg.replace(resume=False))
+        return folder
+
+    def _write_config(self, cfg: RunConfig) -> None:
+        write_atomically(self.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
 
     def prepare(self) -> None:
         """Make the folder. Raises RunFailed where it cannot be made or written."""

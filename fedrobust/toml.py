@@ -13,12 +13,12 @@ from fedrobust.errors import ConfigError
 
 def dumps(flat: Mapping[str, Any], prefix: str = "") -> str:
     """Flat scalars as TOML; `prefix` ("tool.flwr.app.config") heads the sections' names."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in flat.items() if "." not in key]
+    lines = [f"{key} = {_value(value)}" for key, value in flat.items() if "." not in key]
     sections = dict.fromkeys(key.rsplit(".", 1)[0] for key in flat if "." in key)
     for section in sections:
         lines += ["", f"[{prefix + '.' if prefix else ''}{section}]"]
         lines += [
-            f"{key.rsplit('.', 1)[1]} = {json.dumps(value)}"
+            f"{key.rsplit('.', 1)[1]} = {_value(value)}"
             for key, value in flat.items()
             if key.rsplit(".", 1)[0] == section and "." in key
         ]
@@ -48,3 +48,8 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _value(value: Any) -> str:
+    """JSON's scalars are TOML's, but for characters beyond the first plane (not as pairs) and DEL (escaped)."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

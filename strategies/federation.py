@@ -34,7 +34,7 @@ class Federation:
     def __init__(self, cfg: RunConfig, grid: Grid) -> None:
         keep_freed_memory()
         self.cfg, self.grid = cfg, grid
-        self.folder = RunFolder(cfg.run_dir) if cfg.resume else RunFolder.create(cfg)
+        self.folder = RunFolder.reopen(cfg) if cfg.resume else RunFolder.create(cfg)
         self.strategy: Guarded = resolve("strategies", cfg.strategy.name)(cfg)
 
     def run(self) -> None:
@@ -44,7 +44,9 @@ class Federation:
             RunFailed: too few usable updates in a round, a corrupt checkpoint, a full disk.
         """
         started = perf_counter()
-        self.folder.update_record(**(self.folder.record() or {"engine": "flwr", **provenance()}), state="running")
+        if not self.folder.record():  # no launcher of ours: `flwr run`
+            self.folder.update_record(engine="flwr", **provenance())
+        self.folder.update_record(state="running", error="")
         try:
             self.measure = Measure(self.cfg)
             self._describe()

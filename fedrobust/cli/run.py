@@ -39,6 +39,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Run, and end with a short table and the folder's path."""
     settings = given_settings(arguments)
     runs = _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
+    _quiet()
+    for cfg in runs.values():
+        _check(cfg)
     console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     for label, cfg in runs.items():
@@ -78,15 +81,28 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     return runs
 
 
+def _check(cfg: RunConfig) -> None:
+    """Refuse now what would be refused later: no run of a preset starts when another cannot.
+
+    Raises:
+        ConfigError: a name, a combination of settings, or more than this machine has.
+    """
+    from fedrobust.engines import plan_workers
+    from fedrobust.process import pick_device
+    from fedrobust.registry import check_names, resolve
+
+    check_names(cfg)
+    resolve("strategies", cfg.strategy.name)(cfg)
+    pick_device(cfg.device)
+    plan_workers(cfg, "ray")
+
+
 def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
     """One run under the engine that is asked for or fits; its exit code."""
     from fedrobust.engines import pick_engine, plan_workers, run
     from fedrobust.memory import PeakMemory
     from fedrobust.provenance import provenance
-    from fedrobust.registry import check_names
 
-    _quiet()
-    check_names(cfg)
     folder = RunFolder(cfg.run_dir)
     if cfg.resume and folder.record().get("state") == "completed" and folder.record()["rounds"] >= cfg.num_rounds:
         console.print(f"[bold]{label}[/bold]: complete")

@@ -77,7 +77,7 @@ def end_processes(home: Path) -> None:
 
 
 def _started(home: Path) -> set[psutil.Process]:
-    """Processes with this FLWR_HOME, detached ones too, and their descendants (Ray's workers hide their environment)."""
+    """Processes with this FLWR_HOME, detached ones too, and their descendants (Ray's workers hide theirs)."""
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):

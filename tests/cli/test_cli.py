@@ -1,0 +1,236 @@
+"""The command line, as a user meets it: what it prints, its exit codes, and no traceback for a mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedrobust.checkpoint import load_model
+from fedrobust.cli import COMMANDS, main
+from fedrobust.config import RunConfig
+from fedrobust.presets import load_preset, preset_names
+from fedrobust.records import RunFolder
+from fedrobust.registry import REGISTRIES, registry
+
+TINY = ["--num-rounds", "2", "--attack.steps", "1", "--local.epochs", "1", "--evaluation.attacks", "fgsm,pgd-2"]
+TINY += ["--evaluation.select-by", "pgd-2", "--workers.threads", "1"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny_run(*arguments):
+    return main(["run", "quickstart", "--variant", "fedavg", "--engine", "local", *TINY, *arguments])
+
+
+def test_run_ends_with_a_table_and_the_folder(here, capsys):
+    assert tiny_run("--run-dir", "mine") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"round 2/2 .*natural +\d+\.\d%", out)
+    assert re.search(r"fedavg .*best", out)
+    assert "mine/fedavg" in out
+
+
+def test_the_folder_holds_everything(here):
+    tiny_run("--run-dir", "mine")
+    folder = RunFolder(here / "mine" / "fedavg")
+    assert folder.read_config().num_rounds == 2
+    rounds = pd.read_json(folder.path / "rounds.jsonl", lines=True)
+    assert list(rounds["round"]) == [1, 2]
+    clients = pd.read_json(folder.path / "clients.jsonl", lines=True)
+    assert set(clients["phase"]) == {"train", "evaluate"}
+    assert len(clients[clients["phase"] == "train"]) == 10
+    record = json.loads((folder.path / "record.json").read_text())
+    for key in (
+        "command",
+        "commit",
+        "versions",
+        "hardware",
+        "seconds",
+        "peak_memory_bytes",
+        "best",
+        "last",
+        "precision",
+    ):
+        assert record[key] is not None
+    assert record["state"] == "completed"
+    assert record["engine"] == "local"
+    assert record["peak_memory_bytes"] > 50 << 20
+    for path in (folder.best, folder.last):
+        assert load_model(path)[1]["model"] == "digits-cnn"
+    assert len(pd.read_csv(folder.partition)) == 5
+
+
+def test_a_folder_is_not_run_into_twice(here, capsys):
+    assert tiny_run("--run-dir", "mine") == 0
+    assert tiny_run("--run-dir", "mine") == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_resume_goes_on_and_a_complete_run_stays(here, capsys):
+    tiny_run("--run-dir", "mine")
+    assert main(["run", "--resume", "mine/fedavg", "--engine", "local"]) == 0
+    assert "complete" in capsys.readouterr().out
+    assert main(["run", "--resume", "mine", "--engine", "local", "--num-rounds", "3"]) == 0
+    rounds = RunFolder("mine/fedavg").read("rounds.jsonl")
+    assert [row["round"] for row in rounds] == [1, 2, 3]
+    assert RunFolder("mine/fedavg").read_config().num_rounds == 3
+
+
+def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
+    tiny_run("--run-dir", "mine")
+    assert main(["run", "--resume", "mine/fedavg", "--seed", "1"]) == 2
+    assert "seed: cannot change in a resumed run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run quickstart --local.epoch 3", "unknown setting 'local.epoch'; did you mean 'local.epochs'?"),
+        ("run quikstart", "unknown preset 'quikstart'; did you mean 'quickstart'?"),
+        ("run quickstart --local.epochs 0", "local.epochs = 0: must be greater than or equal to 1"),
+        ("run quickstart --attack.name pdg", "unknown attack 'pdg'; did you mean 'pgd'?"),
+        ("run quickstart --strategy.name fedavgg", "unknown strategy 'fedavgg'; did you mean 'fedavg'?"),
+        ("run quickstart --data.name cifr10", "unknown data set 'cifr10'; did you mean 'cifar10'?"),
+        ("run quickstart --evaluation.attacks pgd-20,fgms", "unknown attack 'fgms'"),
+        ("run quickstart --variant nothing", "unknown variant of quickstart 'nothing'; known: fedavg, calfat"),
+        ("run quickstart --objective.name natural --variant calfat", "trains with 'calfat' only"),
+        ("run quickstart --device cuda:99", "device = 'cuda:99': not on this machine"),
+        ("run quickstart --workers.threads 9999", "workers.threads = 9999: this machine has"),
+        ("run quickstart extra", "unexpected argument 'extra'"),
+        ("run --resume nowhere", "no run in it"),
+        ("run", "which preset?"),
+        ("run missing.toml", "missing.toml: no such file"),
+        ("partition --partition.concentration 0.01 --num-clients 100", "raise partition.concentration"),
+        ("partition --num-clients 5000", "num-clients"),
+        ("partition --figure picture.bmp", "must end in .png, .pdf, .svg"),
+    ],
+)
+def test_b10_a_mistake_ends_in_one_line_and_exit_code_2(here, capsys, arguments, message):
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+
+
+def test_b11_a_missing_data_folder_is_named(here, capsys):
+    assert main(["run", "cifar10-smoke", "--data-dir", str(here / "nowhere"), "--engine", "local"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_f9_a_folder_that_cannot_be_written_is_refused_before_round_1(here, capsys):
+    (here / "file").write_text("")
+    assert tiny_run("--run-dir", "file/below") == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_f11_ctrl_c_leaves_a_checkpoint_and_no_process(here):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "fedrobust",
+            *["run", "quickstart", "--variant", "fedavg", "--engine", "ray"],
+            *["--num-rounds", "500", "--run-dir", "mine", "--attack.steps", "1"],
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    checkpoint = RunFolder(here / "mine" / "fedavg").checkpoint
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    start = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130
+    assert "go on with: fedrobust run --resume mine/fedavg" in out
+    assert "Traceback" not in out
+    assert RunFolder(checkpoint.parent).record()["state"] == "interrupted"
+    assert _processes_of_session(process.pid) == []
+
+
+def _processes_of_session(session: int) -> list[str]:
+    """Command lines of what still runs in a session, a few seconds after its leader has gone."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+                if int(fields[3]) == session and fields[0] != "Z":
+                    found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def test_partition_prints_and_draws(here, capsys):
+    assert main(["partition", "quickstart", "--pool.fraction", "0.2", "--figure", "p.png", "--csv", "p.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "pool: 259 raw images that every client sees" in out
+    assert (here / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_csv("p.csv")) == 5
+
+
+@pytest.mark.parametrize("style", ["bars", "bubbles"])
+def test_partition_draws_many_clients(here, style):
+    arguments = ["--partition.scheme", "iid", "--num-clients", "100", "--figure", "p.svg", "--style", style]
+    assert main(["partition", *arguments]) == 0
+    assert "<svg" in (here / "p.svg").read_text()
+
+
+def test_list_shows_every_registry(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for kind in REGISTRIES:
+        for name in registry(kind):
+            assert name in out
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help_and_is_in_the_readme(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"fedrobust {command}" in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name):
+    preset = load_preset(name)
+    assert preset.description
+    for cfg in preset.configs({}).values():
+        assert isinstance(cfg, RunConfig)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_runs_at_smoke_size(here, name, capsys):
+    if load_preset(name).settings["data.name"] == "cifar10" and not os.environ.get("FEDROBUST_DATA"):
+        pytest.skip("needs CIFAR-10: set FEDROBUST_DATA")
+    small = ["--data.train-images", "600", "--data.test-images", "50", "--data.validation-fraction", "0.1"]
+    small += ["--local.steps", "1", "--local.batch-size", "8", "--attack.steps", "1", "--num-rounds", "1"]
+    small += ["--evaluation.attacks", "fgsm", "--evaluation.select-by", "fgsm", "--partition.min-samples", "5"]
+    assert main(["run", name, "--engine", "local", *small, "--run-dir", "mine"]) == 0
+    for cfg in load_preset(name).configs({}):
+        assert RunFolder(here / "mine" / cfg).record()["state"] == "completed"
