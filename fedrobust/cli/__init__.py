@@ -15,6 +15,7 @@ from fedrobust.errors import UserError
 COMMANDS = {
     "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
     "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
+    "report": ("fedrobust.cli.report", "a table and the learning curves of any runs"),
     "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
 }
 

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def launch(cfg: RunConfig) -> None:
         stage(app, home / "app")
         (home / "run.toml").write_text(toml.dumps(_absolute(cfg, folder.path).to_flat()), encoding="utf-8")
         with superlink(home, folder.path / LOG) as environment:
-            status, details = _run(home, environment, cfg, folder.path / LOG)
+            status, details = _run(Flower(home, environment, folder.path / LOG), cfg)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     if status != "finished:completed":
@@ -73,7 +74,7 @@ def _absolute(cfg: RunConfig, run_dir: Path) -> RunConfig:
     return cfg.replace(run_dir=str(run_dir), data__dir=data)
 
 
-def _run(home: Path, environment: Environment, cfg: RunConfig, log: Path) -> tuple[str, str]:
+def _run(flower: Flower, cfg: RunConfig) -> tuple[str, str]:
     """Submit, wait; Flower's status of the run at its end, and what it says about it."""
     workers = cfg.workers
     federation = (
@@ -81,30 +82,52 @@ def _run(home: Path, environment: Environment, cfg: RunConfig, log: Path) -> tup
         f"client-resources-num-cpus={workers.threads} client-resources-num-gpus={float(workers.num_gpus)}"
     )
     submit = ["run", "app", CONNECTION, "--run-config", "run.toml", "--federation-config", federation]
-    run_id = _flwr(home, environment, *submit)["run-id"]
+    run_id = flower.ask(*submit)["run-id"]
     while True:
         # ends with the run; asking for the status again and again would cost a Python process each time
-        command = ["flwr", "log", run_id, CONNECTION, "--stream"]
-        with open(log, "ab") as output:
-            subprocess.run(
-                command, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
-            )
-        run = _flwr(home, environment, "list", CONNECTION, "--run-id", run_id)["runs"][0]
+        flower.call("log", run_id, CONNECTION, "--stream", output=flower.log)
+        run = flower.ask("list", CONNECTION, "--run-id", run_id)["runs"][0]
         if run["status"].startswith("finished"):
             return run["status"], run["status-details"]
 
 
-def _flwr(home: Path, environment: Environment, *arguments: str) -> dict[str, Any]:
-    """What a `flwr` command answers."""
-    command = ["flwr", *arguments, "--format", "json"]
-    done = subprocess.run(command, cwd=home, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    try:
-        answer = json.loads(done.stdout)
-    except json.JSONDecodeError:
-        answer = {"success": False, "error-message": done.stderr.strip()}
-    if not answer["success"]:
-        raise RunFailed(f"flwr {arguments[0]}: {answer['error-message']}")
-    return answer
+@dataclass
+class Flower:
+    """The command `flwr`, talking to one SuperLink; what it has to say beside its answers goes into the log."""
+
+    home: Path
+    environment: Environment
+    log: Path
+
+    def call(self, *arguments: str, output: Path) -> None:
+        """Run it to its end; its output is appended to a file. Its exit status says nothing."""
+        with open(output, "ab") as out, open(self.log, "ab") as errors:
+            process = subprocess.Popen(
+                ["flwr", *arguments],
+                cwd=self.home,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+            )
+        try:
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """What it answers. Raises RunFailed where it answers with an error, or not at all."""
+        output = self.home / "answer.json"
+        output.unlink(missing_ok=True)
+        self.call(*arguments, "--format", "json", output=output)
+        try:
+            answer = json.loads(output.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            answer = {"success": False, "error-message": "no answer"}
+        if not answer["success"]:
+            raise RunFailed(f"flwr {arguments[0]}: {answer['error-message'].strip()}; see {self.log}")
+        return answer
 
 
 def _reason(folder: RunFolder, before: dict[str, Any], details: str) -> str:

@@ -234,3 +234,19 @@ def test_every_preset_runs_at_smoke_size(here, name, capsys):
     assert main(["run", name, "--engine", "local", *small, "--run-dir", "mine"]) == 0
     for cfg in load_preset(name).configs({}):
         assert RunFolder(here / "mine" / cfg).record()["state"] == "completed"
+
+
+def test_report_writes_a_table_and_curves(here, capsys):
+    tiny_run("--run-dir", "mine")
+    assert main(["report", "mine", "--out", "out"]) == 0
+    out = capsys.readouterr().out
+    record = RunFolder("mine/fedavg").record()
+    assert f"| {100 * record['last']['natural_accuracy']:.1f} |" in out
+    assert (here / "out" / "results.md").read_text() in out
+    assert list(pd.read_csv("out/results.csv")["model"]) == ["best", "last"]
+    assert (here / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_of_nothing_is_refused(here, capsys):
+    assert main(["report", "."]) == 2
+    assert "no run in it" in capsys.readouterr().err

@@ -3,9 +3,8 @@
 import os
 import signal
 import socket
-import sys
+import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Self
 
@@ -15,9 +14,8 @@ import pytest
 
 from fedrobust.checkpoint import load_model
 from fedrobust.config import RunConfig
-from fedrobust.engines import run
+from fedrobust.engines import run, superlink
 from fedrobust.engines.flwr_runtime import launch
-from fedrobust.engines.superlink import superlink
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.records import RunFolder
 
@@ -45,15 +43,15 @@ class Watch(threading.Thread):
 
     def __init__(self, interrupt_at: str = "") -> None:
         super().__init__(daemon=True)
-        self.seen: set[psutil.Process] = set()
+        self._seen: set[psutil.Process] = set()
         self._over = threading.Event()
         self._interrupt_at = interrupt_at
 
     def run(self) -> None:
         while not self._over.wait(0.3):
             children = psutil.Process().children(recursive=True)
-            self.seen.update(children)
-            if self._interrupt_at and any(self._interrupt_at == _name(child) for child in children):
+            self._seen.update(children)
+            if self._interrupt_at in map(name_of, children):
                 self._interrupt_at = ""
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -65,17 +63,78 @@ class Watch(threading.Thread):
         self._over.set()
         self.join()
 
-    def left(self) -> list[psutil.Process]:
-        return [process for process in self.seen if _name(process)]
+    def check_nothing_is_left(self) -> None:
+        """No process, and nothing in the temporary folder (see `own_temporary_folder`)."""
+        assert len(self._seen) >= 3, "a run has more processes than that: the watch does not work"
+        assert not [process for process in self._seen if name_of(process)]
+        assert not list(Path(tempfile.gettempdir()).iterdir())
 
-    def names(self) -> set[str]:
-        return self._names
 
-
-def _name(process: psutil.Process) -> str:
-    """ "" when it is no more."""
+def name_of(process: psutil.Process) -> str | None:
+    """None when it is no more."""
     try:
-        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        return process.name() if alive else ""
+        return process.name() if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
-        return ""
+        return None
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
+def config(run_dir: Path, **settings) -> RunConfig:
+    return RunConfig.from_flat(SMALL | {"run-dir": str(run_dir)}).replace(**settings)
+
+
+def test_same_numbers_as_the_local_engine_and_both_apps_from_the_bundle(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(NOTES_IMPORTS)
+    noted = tmp_path / "imports.txt"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("NOTED_IMPORTS", str(noted))
+    monkeypatch.chdir(tmp_path)
+    with Watch() as watch:
+        run(config(Path("flower")), "flwr")
+    watch.check_nothing_is_left()
+    run(config(tmp_path / "local"), "local")
+
+    ours, theirs = RunFolder(tmp_path / "local"), RunFolder(tmp_path / "flower")
+    expected, _ = load_model(ours.last)
+    weights, _ = load_model(theirs.last)
+    assert weights.keys() == expected.keys()
+    for key in expected:
+        np.testing.assert_allclose(weights[key], expected[key], rtol=0, atol=1e-5)
+    assert theirs.record()["state"] == "completed"
+    assert "Starting Flower Simulation" in (theirs.path / "flwr.log").read_text()
+
+    # the commands and the server's process import one or both apps, a Ray worker the ClientApp: none from the checkout
+    imports = [line.split(maxsplit=1) for line in noted.read_text().splitlines()]
+    assert len({process for process, file in imports if "/apps/" in file and file.endswith("clients/app.py")}) == 2
+    assert all("/fedrobust-flwr-" in file for _, file in imports), imports
+
+
+def test_a_run_that_fails_says_why_and_leaves_nothing(tmp_path):
+    with Watch() as watch, pytest.raises(RunFailed, match=r"^partition\.min-samples = 1000: allowed is 1 to"):
+        launch(config(tmp_path / "run", partition__min_samples=1000))
+    watch.check_nothing_is_left()
+    assert RunFolder(tmp_path / "run").record()["state"] == "failed"
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path):
+    with Watch(interrupt_at="raylet") as watch, pytest.raises(KeyboardInterrupt):
+        launch(config(tmp_path / "run"))
+    watch.check_nothing_is_left()
+
+
+def test_a_superlink_that_cannot_start_says_so(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(superlink, "_free_port", lambda: taken.getsockname()[1])
+        with pytest.raises(RunFailed, match="SuperLink ended at once"):
+            launch(config(tmp_path))
+    assert "address already in use" in (tmp_path / "flwr.log").read_text()
+
+
+def test_a_foreign_cluster_is_not_for_this_engine(tmp_path):
+    with pytest.raises(ConfigError, match=r"workers\.address"):
+        launch(config(tmp_path, workers__address="10.0.0.1:6379"))
