@@ -26,8 +26,8 @@ def resnet18() -> nn.Module:
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Which partition this node holds, as clients.app answers it."""
-    answer = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
-    return Message(RecordDict({"metrics": MetricRecord(answer)}), reply_to=message)
+    answer = MetricRecord({key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")})
+    return Message(RecordDict({"metrics": answer}), reply_to=message)
 
 
 @app.train()

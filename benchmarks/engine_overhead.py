@@ -1,12 +1,15 @@
 """What a round costs besides training: our engines against Flower's own simulation engine.
 
-The clients train nothing: they load the weights of a ResNet-18 (11.2 million parameters, 45 MB) into the model and
-send them back (benchmarks/echo_app.py). `local` and `ray` run the project's FedAvg, with its seeded sampling, its guard
-and its ordered sum in float64; `flower` is flwr.simulation.run_simulation with flwr's FedAvg as it comes. Same
-ClientApp, same Flower round loop (`strategy.start`), two workers of one thread (`local`: this process), no evaluation.
-Each run is a fresh process. A round's seconds go from its start to the aggregated model; shown is the median of rounds 2
-and later. Memory is the greatest proportional set size of the whole process tree (driver, workers, Ray's
-own processes), sampled four times a second: pages that processes share, Ray's object store among them, count once.
+The clients train nothing: they load the weights of a ResNet-18 (11.2 million parameters, 45 MB) into the model
+and send them back (benchmarks/echo_app.py). `local` and `ray` run the project's FedAvg, with its seeded sampling,
+its guard and its ordered sum in float64; `flower` is flwr.simulation.run_simulation with flwr's FedAvg as it
+comes. Same ClientApp, same Flower round loop (`strategy.start`), two workers of one thread (`local`: one process),
+no evaluation. Each run is a fresh process.
+
+A round's seconds go from its start to the aggregated model, with the processor time of the whole process tree
+beside them; shown is the median of rounds 2 and later. Memory is the greatest proportional set size of the tree
+(driver, workers, Ray's own processes), sampled twice a second: pages that processes share, Ray's object store
+among them, count once; "idle" is the tree before round 1, its model loaded.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -58,18 +62,19 @@ def _compare(clients: int, arguments: argparse.Namespace) -> None:
         result |= {key: round(middle(measured, key), 4) for key in keys}
         result |= {f"{key}_range": spread(measured, key) for key in ("seconds", "peak_gib")}
         if "flower" in rows:
-            result |= {f"{key}_of_flower": result[key] / middle(rows["flower"], key) for key in ("seconds", "peak_gib")}
+            result |= {f"{key}_of_flower": result[key] / middle(rows["flower"], key) for key in keys[:3]}
         results.append(result)
     record("engine_overhead", {key: getattr(arguments, key) for key in ("rounds", "repeats", "workers")}, results)
     show(
         f"{clients} clients that train nothing, 45 MB, per round (median of rounds 2 to {arguments.rounds})",
-        ("engine", "seconds", "of flower's", "CPU seconds", "peak GiB", "of flower's", "idle GiB"),
+        ("engine", "seconds", "of flower's", "CPU seconds", "of flower's", "peak GiB", "of flower's", "idle GiB"),
         [
             (
                 result["engine"],
                 f"{result['seconds']:.2f}",
                 f"{result.get('seconds_of_flower', float('nan')):.2f}",
                 f"{result['cpu_seconds']:.2f}",
+                f"{result.get('cpu_seconds_of_flower', float('nan')):.2f}",
                 f"{result['peak_gib']:.2f}",
                 f"{result.get('peak_gib_of_flower', float('nan')):.2f}",
                 f"{result['idle_gib']:.2f}",
@@ -97,8 +102,8 @@ def _measure(engine: str, clients: int, rounds: int, workers: int) -> dict[str, 
         result = child.result()
     ends, cpu = result["ends"], result["cpu"]
     return {
-        "seconds": median(b - a for a, b in zip(ends[1:], ends[2:], strict=False)),
-        "cpu_seconds": median(b - a for a, b in zip(cpu[1:], cpu[2:], strict=False)),
+        "seconds": median(b - a for a, b in pairwise(ends[1:])),
+        "cpu_seconds": median(b - a for a, b in pairwise(cpu[1:])),
         "peak_gib": memory.peak / 2**30,
         "idle_gib": result["idle_gib"],
     }

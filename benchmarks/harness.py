@@ -37,7 +37,7 @@ SETTINGS_OF_A_VARIANT = (
 
 
 class Child:
-    """`python -m MODULE --job JSON` in a fresh process, which says `ready()`, waits for `go`, and ends with `report`."""
+    """`python -m MODULE --job JSON` in a fresh process: it says `ready()`, waits for `go`, ends with `report`."""
 
     def __init__(self, module: str, job: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in SETTINGS_OF_A_VARIANT}
@@ -118,12 +118,12 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 class PeakOfTree:
-    """Samples the memory of a process and its descendants from outside while the block runs; `peak` is in bytes.
+    """Samples the memory of a process and its descendants while the block runs; `peak` is in bytes.
 
-    `fedrobust.memory.tree_memory` says what is counted. Sampling from here does not hold up the measured process.
+    From another process, so that no lock of the measured one is taken. `fedrobust.memory` says what is counted.
     """
 
-    def __init__(self, pid: int, interval: float = 0.25) -> None:
+    def __init__(self, pid: int, interval: float = 0.5) -> None:
         self.peak = 0
         self._pid, self._interval = pid, interval
         self._stop = threading.Event()

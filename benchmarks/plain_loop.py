@@ -1,7 +1,8 @@
 """CalFAT's local epoch as everybody writes it: the baseline of training_step, used nowhere in the package.
 
-PIL transforms in a DataLoader, float32, contiguous NCHW, and `loss.backward()` inside the attack, which computes a
-gradient for every weight as well and throws it away. The mathematics is the package's, step for step.
+PIL transforms in a DataLoader, float32, contiguous NCHW, and `loss.backward()` inside the attack, which computes
+a gradient for every weight as well and throws it away. The mathematics is the package's, step for step; the
+official code also recomputes the natural logits in every step of the attack, which this loop does not.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[item])), int(self.labels[item])
+        x: Tensor = self.transform(Image.fromarray(self.images[item]))  # pyright: ignore[reportAssignmentType]
+        return x, int(self.labels[item])
 
 
 def attack(model: nn.Module, x: Tensor, log_counts: Tensor) -> Tensor:

@@ -64,9 +64,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         RunFailed: the file is missing, corrupt, or of another format.
     """
     tensors, text = _read(path)
-    progress = Progress(**json.loads(text))
-    if progress.format != FORMAT:
-        raise RunFailed(f"{path}: checkpoint format {progress.format}; this version reads {FORMAT}")
+    facts = json.loads(text)
+    if facts.get("format") != FORMAT:
+        raise RunFailed(f"{path}: not a checkpoint of format {FORMAT} (its format: {facts.get('format')})")
+    progress = Progress(**facts)
     groups: dict[str, Arrays] = {"last": {}, "best": {}, "strategy": {}, "client": {}}
     for name, array in tensors.items():
         group, key = name.split("/", 1)
@@ -87,7 +88,8 @@ def load_model(path: Path) -> tuple[Arrays, dict[str, str | int | float]]:
 
 
 def _write(path: Path, tensors: Arrays, text: str) -> None:
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    # not ascontiguousarray: it gives an array without axes, such as batch norm's counter, one
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     write_atomically(path, save(tensors, {"fedrobust": text, "digest": _digest(tensors, text)}))
 
 
@@ -111,7 +113,7 @@ def _read(path: Path) -> tuple[Arrays, str]:
 def _digest(tensors: Arrays, text: str) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+        array = np.asarray(tensors[name], order="C")
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -22,12 +22,20 @@ PACKAGES = ("fedrobust", "flwr", "ray", "torch", "torchvision", "numpy", "pandas
 def provenance() -> dict[str, Any]:
     """Command, start, commit, versions and hardware of this process, for a record."""
     return {
-        "command": shlex.join(["fedrobust", *sys.argv[1:]] if "fedrobust" in sys.argv[0] else sys.argv),
+        "command": _command(),
         "started": now(),
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": hardware(),
     }
+
+
+def _command() -> str:
+    """What was typed; of a foreign program only its name, because Flower hands its processes tokens as arguments."""
+    program = Path(sys.argv[0])
+    if program.name == "fedrobust" or program.parts[-2:] == ("fedrobust", "__main__.py"):
+        return shlex.join(["fedrobust", *sys.argv[1:]])
+    return program.name
 
 
 def now() -> str:

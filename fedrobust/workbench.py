@@ -13,7 +13,7 @@ from fedrobust.data import Dataset, load
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.data.spec import SplitName
 from fedrobust.models import build_model
-from fedrobust.process import pick_device, pick_precision
+from fedrobust.process import keep_freed_memory, pick_device, pick_precision
 from fedrobust.seeding import int_stream
 
 
@@ -46,6 +46,7 @@ class Workbench:
 @lru_cache(maxsize=1)
 def workbench(cfg: RunConfig) -> Workbench:
     """The workbench of a run, with the untrained model of its seed on it; kept for as long as the process lives."""
+    keep_freed_memory()
     device = pick_device(cfg.device)
     dataset = load(cfg.data.name, data_dir=cfg.data.dir or None)
     model = build_model(

@@ -37,4 +37,5 @@ class WeightedMean:
 
 def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """`array` in `dtype`; integers are rounded, not cut off."""
-    return (np.rint(array) if dtype.kind in "iu" else array).astype(dtype)
+    # an ufunc makes a scalar of an array without axes, such as batch norm's counter
+    return np.asarray(np.rint(array) if dtype.kind in "iu" else array).astype(dtype)

@@ -132,7 +132,7 @@ class Guarded(FlowerFedAvg):
                 continue
             count += 1
             yield update
-            self.ledger.append(row | {"status": "ok", "num_examples": update.num_examples, **update.metrics})
+            self.ledger.append(_booked(row, update.num_examples, update.metrics))
         if self._asked and count < self.cfg.strategy.min_replies:
             bad = [row for row in self.ledger if row["status"] != "ok"]
             why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])
@@ -150,19 +150,24 @@ class Guarded(FlowerFedAvg):
             except Rejected as error:
                 self.ledger.append(row | {"status": _status(reply), "reason": str(error)})
                 continue
-            self.ledger.append(row | {"status": "ok", "num_examples": num_examples, **metrics})
-        measured = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
-        if not measured:
+            self.ledger.append(_booked(row, num_examples, metrics))
+        rows, keys = self._measured()
+        if not rows:
             return None
-        worst = {f"worst_{key}": min(row[key] for row in measured) for key in measured[0] if "accuracy" in key}
+        worst = {f"worst_{key}": min(row[key] for row in rows) for key in keys if "accuracy" in key}
         return MetricRecord({**self.means(), **worst})
 
     def means(self) -> dict[str, float]:
         """Mean of every measured metric in the ledger, weighted by the clients' numbers of images."""
-        rows = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
-        keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
+        rows, keys = self._measured()
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
+
+    def _measured(self) -> tuple[list[Row], list[str]]:
+        """Rows of the ledger that count, and the metrics to average: those that every one of them has."""
+        rows = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
+        keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
+        return rows, [key for key in keys if all(key in row for row in rows)]
 
     def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
         """(partition, reply) in ascending order of partition; None where no reply came.
@@ -189,6 +194,12 @@ def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> li
     size = max(1, round(fraction * cfg.num_clients))
     chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(cfg.num_clients, size, replace=False)
     return sorted(int(partition) for partition in chosen)
+
+
+def _booked(row: Row, num_examples: float, metrics: dict[str, float]) -> Row:
+    """The row of an admitted reply; a client's metric never takes the place of what the server knows."""
+    known = row | {"status": "ok", "num_examples": num_examples}
+    return known | metrics | known
 
 
 def _content_of(reply: Message | None) -> Message:

@@ -14,7 +14,6 @@ from fedrobust.checkpoint import Arrays, Checkpoint, Progress, load_checkpoint, 
 from fedrobust.config import RunConfig
 from fedrobust.engines import SimulationGrid
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.process import keep_freed_memory
 from fedrobust.provenance import now, provenance
 from fedrobust.records import CLIENTS, ROUNDS, RunFolder
 from fedrobust.registry import resolve
@@ -32,7 +31,6 @@ class Federation:
     """
 
     def __init__(self, cfg: RunConfig, grid: Grid) -> None:
-        keep_freed_memory()
         self.cfg, self.grid = cfg, grid
         self.folder = RunFolder.reopen(cfg) if cfg.resume else RunFolder.create(cfg)
         self.strategy: Guarded = resolve("strategies", cfg.strategy.name)(cfg)

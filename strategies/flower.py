@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from strategies.averaging import to_dtype
 from strategies.base import Guarded
 from strategies.fedavg import to_record
+from strategies.guard import WEIGHT_KEY, Update
 
 
 class GuardedFlower(Guarded):
@@ -18,9 +19,20 @@ class GuardedFlower(Guarded):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        accepted = [update.reply for update in self.admitted(server_round, replies)]
+        accepted = [self._uniform(update) for update in self.admitted(server_round, replies)]
         arrays, _ = super().aggregate_train(server_round, accepted)
         if arrays is None:
             return None, None
         kept = {key: to_dtype(array.numpy(), self.reference[key].dtype) for key, array in arrays.items()}
         return to_record(kept), MetricRecord({**self.means()})
+
+    def _uniform(self, update: Update) -> Message:
+        """The reply with names and order of its records as in all others; Flower takes nothing else."""
+        (record,) = update.reply.content.array_records.values()
+        update.reply.content = RecordDict(
+            {
+                "arrays": ArrayRecord({key: record[key] for key in self.reference}),
+                "metrics": MetricRecord({WEIGHT_KEY: update.num_examples}),
+            }
+        )
+        return update.reply

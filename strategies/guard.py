@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from flwr.app import Message
 
 MAX_WEIGHT = 1e9  # images of one client; more is a mistake or an attack
+MAX_VALUE = 1e15  # of anything sent: squared and summed over a model it still fits float32, rounded it fits int64
 WEIGHT_KEY = "num-examples"
 
 Arrays = dict[str, np.ndarray]
@@ -34,7 +34,8 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
     """Check a training reply against the global model `reference`.
 
     It must hold one ArrayRecord with exactly the reference's keys, shapes and dtypes and finite values, and one
-    MetricRecord whose "num-examples" is a finite number in (0, 1e9]. Arrays are decoded without pickle.
+    MetricRecord whose "num-examples" is a number in (0, 1e9]. No value may be NaN, Inf or beyond 1e15, so that no
+    mean, median or distance of admitted updates can overflow. Arrays are decoded without pickle.
 
     Raises:
         Rejected: with what is wrong; nothing is ever broadcast, cast or repaired.
@@ -53,13 +54,14 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
             array = record[key].numpy()
         except Exception as error:
             raise Rejected(f"array {key!r} cannot be read: {error}") from error
+        if not isinstance(array, np.ndarray):  # np.load reads archives too
+            raise Rejected(f"array {key!r} cannot be read: it is not one array")
         if array.shape != expected.shape:
             raise Rejected(f"array {key!r} has shape {array.shape}, expected {expected.shape}")
         if array.dtype != expected.dtype:
             raise Rejected(f"array {key!r} has dtype {array.dtype}, expected {expected.dtype}")
-        # a float64 sum of float32 values cannot overflow, and NaN or Inf always shows in it
-        if array.dtype.kind == "f" and not np.isfinite(np.sum(array, dtype=np.float64)):
-            raise Rejected(f"array {key!r} holds NaN or Inf")
+        if not (_fits(array.min(initial=0)) and _fits(array.max(initial=0))):
+            raise Rejected(f"array {key!r} holds NaN, Inf or a value beyond {MAX_VALUE:g}")
         arrays[key] = array
     return Update(partition, reply, arrays, num_examples, metrics)
 
@@ -73,6 +75,13 @@ def admit_metrics(reply: Message, *, allow_empty: bool = False) -> tuple[float, 
     weight = metrics.pop(WEIGHT_KEY, None)
     if weight is None:
         raise Rejected(f"metric {WEIGHT_KEY!r} is missing")
-    if not math.isfinite(weight) or weight > MAX_WEIGHT or weight < 0 or (weight == 0 and not allow_empty):
+    if not (0 < weight <= MAX_WEIGHT or (weight == 0 and allow_empty)):
         raise Rejected(f"{WEIGHT_KEY} = {weight}: must be a number in (0, {MAX_WEIGHT:g}]")
+    if bad := [key for key, value in metrics.items() if not _fits(value)]:
+        raise Rejected(f"metric {bad[0]!r} is NaN, Inf or beyond {MAX_VALUE:g}")
     return float(weight), metrics
+
+
+def _fits(value: float | np.number) -> bool:
+    """Whether a number is one to calculate with; NaN is not."""
+    return abs(value.item() if isinstance(value, np.generic) else value) <= MAX_VALUE

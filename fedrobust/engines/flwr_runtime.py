@@ -135,8 +135,8 @@ def _reason(folder: RunFolder, before: dict[str, Any], details: str) -> str:
     record = folder.record()
     if record != before and record.get("state") == "failed":
         return str(record["error"])
-    details = details.removeprefix("Simulation failed with exception: ") or "the run did not complete"
-    reason = f"{details}; see {folder.path / LOG}"
+    said = details.removeprefix("Simulation failed with exception: ").removeprefix("N/A")
+    reason = f"{said or 'the run did not complete'}; see {folder.path / LOG}"
     if record.get("state") == "running":
         folder.update_record(state="failed", error=reason, ended=now())
     return reason

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sysconfig
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psutil
@@ -38,27 +39,38 @@ def superlink(home: Path, log: Path) -> Iterator[Environment]:
     (home / "config.toml").write_text(config, encoding="utf-8")
     command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
+    with open(log, "ab") as output:
+        # `home` as working directory: in a checkout's, Ray's workers would import from there, not from the bundle.
+        # A session of its own: Ctrl-C is for this process, which then ends the others in order.
+        process = subprocess.Popen(
+            command,
+            cwd=home,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        with open(log, "ab") as output:
-            # `home` as working directory: in a checkout's, Ray's workers would import from there, not from the bundle.
-            # A session of its own: Ctrl-C is for this process, which then ends the others in order.
-            process = subprocess.Popen(
-                command,
-                cwd=home,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            _wait_until_ready(process, port, log)
-            yield environment
-        finally:
+        _wait_until_ready(process, port, log)
+        yield environment
+    finally:
+        with _undisturbed():
             end_processes(home)
             process.wait()
-    except FileNotFoundError:
-        raise RunFailed("flower-superlink: no such command beside this Python; reinstall flwr[simulation]") from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second, impatient Ctrl-C does not cut the tidying short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def end_processes(home: Path) -> None:
@@ -108,6 +120,8 @@ def _environment(home: Path) -> Environment:
     for name in ("FEDROBUST_DATA", "FEDROBUST_CACHE"):
         if environment.get(name):
             environment[name] = str(Path(environment[name]).expanduser().absolute())
+    for name in ("no_proxy", "NO_PROXY"):  # what Flower says to itself goes through no proxy
+        environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1"]))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.pop(name, None)  # where unset, Ray gives a worker as many threads as it has CPUs
     return environment
@@ -122,8 +136,10 @@ def _free_port() -> int:
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-            return
+        with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
         time.sleep(0.2)
     how = f"did not answer within {START_SECONDS:.0f} s" if process.poll() is None else "ended at once"
     raise RunFailed(f"Flower's SuperLink {how}; see {log}")

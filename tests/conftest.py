@@ -1,0 +1,84 @@
+"""What several test files share: one thread, a cache of the session's own, and short federations on the digits."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clients.app import app
+from fedrobust.config import RunConfig
+from fedrobust.engines.local import LocalGrid
+from fedrobust.records import RunFolder
+from strategies.federation import Federation
+
+QUICK = RunConfig.from_flat(
+    {
+        "num-clients": 3,
+        "num-rounds": 2,
+        "device": "cpu",
+        "data.train-images": 400,
+        "data.test-images": 100,
+        "attack.epsilon": "0.1",
+        "attack.step-size": "0.05",
+        "attack.steps": 2,
+        "local.batch-size": 32,
+        "local.learning-rate": 0.05,
+        "evaluation.attacks": "fgsm",
+        "evaluation.select-by": "natural",
+        "evaluation.clients-every": 1,
+        "workers.num": 2,
+        "workers.threads": 1,
+    }
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_and_one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Numbers depend on the number of threads; processes that a test starts inherit both settings."""
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        if not os.environ.get("FEDROBUST_CACHE"):
+            patch.setenv("FEDROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
+    """The config of a run of seconds, with a folder of its own; arguments as of `RunConfig.replace`."""
+    runs, numbers = tmp_path_factory.mktemp("runs"), count()
+
+    def make(**changes: Any) -> RunConfig:
+        return QUICK.replace(**{"run_dir": str(runs / str(next(numbers))), **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def federate() -> Callable[..., RunFolder]:
+    """Run a federation in this process, with another ClientApp if one is given; its folder."""
+
+    def run(cfg: RunConfig, client_app: Callable[..., Any] = app) -> RunFolder:
+        Federation(cfg, LocalGrid(cfg, client_app)).run()  # type: ignore[arg-type]
+        return RunFolder(cfg.run_dir)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def metrics_of() -> Callable[[RunFolder | Path], list[dict[str, Any]]]:
+    """All rows that a run wrote, of rounds and of clients, but for the seconds."""
+
+    def read(folder: RunFolder | Path) -> list[dict[str, Any]]:
+        path = folder.path if isinstance(folder, RunFolder) else folder
+        lines = [line for log in ("rounds", "clients") for line in (path / f"{log}.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in json.loads(line).items() if "seconds" not in k} for line in lines]
+
+    return read

@@ -1,0 +1,218 @@
+"""The local training loop: what it visits, how often, from which streams, and its closed forms."""
+
+import math
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedrobust.data.augment import random_crop_flip, unchanged
+from fedrobust.data.device import DeviceImages
+from fedrobust.data.spec import Split
+from fedrobust.objectives import Step, make_objective
+from fedrobust.training import Schedule, train
+
+SIZE = 10  # images, each a single pixel whose value is its number
+DATA = DeviceImages(
+    Split(np.arange(SIZE, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(SIZE, dtype=np.int64) % 3), "cpu"
+)
+EVERYTHING = torch.arange(SIZE)
+
+
+class Point(nn.Module):
+    """A model that is a point: each image has its weights for logits."""
+
+    def __init__(self, start=(0.0, 0.0, 0.0)):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(start))
+
+    def forward(self, x):
+        return self.w.expand(len(x), -1)
+
+
+def fit(model, schedule, *, index=EVERYTHING, objective=None, stream=("test",), augmentation=unchanged, **settings):
+    return train(
+        model,
+        settings.pop("data", DATA),
+        index,
+        objective or make_objective("natural"),
+        schedule,
+        augmentation=augmentation,
+        precision=settings.pop("precision", torch.float32),
+        seed=0,
+        stream=stream,
+    )
+
+
+def visits(schedule, **settings):
+    """The numbers of the images in each batch."""
+    seen = []
+
+    def objective(model, x, y, generator):
+        seen.append([round(value * 255) for value in x.flatten().tolist()])
+        return Step(model.w.sum(), None, None)
+
+    return seen, fit(Point(), schedule, objective=objective, **settings)
+
+
+def test_an_epoch_visits_every_image_once_in_a_new_order_with_a_ragged_last_batch():
+    batches, summary = visits(Schedule(epochs=2, batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
+    epochs = [*chain(*batches[:3])], [*chain(*batches[3:])]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(SIZE))] * 2
+    assert epochs[0] != epochs[1]
+    assert (summary.steps, summary.images) == (6, 20)
+
+
+def test_steps_take_the_place_of_epochs():
+    batches, summary = visits(Schedule(epochs=7, steps=5, batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4]
+    assert (summary.steps, summary.images) == (5, 18)
+
+
+def test_fewer_steps_than_an_epoch_has():
+    assert [len(batch) for batch in visits(Schedule(steps=2, batch_size=4))[0]] == [4, 4]
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    assert [sorted(batch) for batch in visits(Schedule(batch_size=500))[0]] == [list(range(SIZE))]
+
+
+def test_only_the_index_is_visited_and_repeats_count():
+    batches, summary = visits(Schedule(batch_size=2), index=torch.tensor([3, 3, 8]))
+    assert sorted(chain(*batches)) == [3, 3, 8]
+    assert summary.images == 3
+
+
+def test_the_order_is_the_streams():
+    schedule = Schedule(batch_size=4)
+    assert visits(schedule)[0] == visits(schedule)[0] != visits(schedule, stream=("other",))[0]
+
+
+def trained(stream):
+    """Weights after two epochs with every random part in use: order, augmentation, noise."""
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    data = DeviceImages(Split(pixels, np.arange(50, dtype=np.int64) % 3), "cpu")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+    def objective(model, x, y, generator):
+        noisy = x + 0.1 * torch.randn(x.shape, generator=generator)
+        return make_objective("natural")(model, noisy, y, generator)
+
+    torch.seed()  # what anyone else draws plays no part
+    schedule = Schedule(epochs=2, batch_size=16, learning_rate=0.05)
+    fit(
+        model,
+        schedule,
+        data=data,
+        index=torch.arange(50),
+        objective=objective,
+        stream=stream,
+        augmentation=random_crop_flip,
+    )
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def test_the_same_stream_gives_the_same_bits():
+    with torch.random.fork_rng():
+        first, again, other = (trained(("client", 0, server_round)) for server_round in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def to_target(model, x, y, generator):
+    return Step(0.5 * (model.w - torch.tensor([1.0, -2.0, 4.0])).square().sum(), None, None)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5, 3.0])
+def test_the_proximal_term_settles_between_start_and_target(mu):
+    start = (3.0, 3.0, 3.0)
+    model = Point(start)
+    schedule = Schedule(steps=400, batch_size=SIZE, learning_rate=0.1, momentum=0.0, weight_decay=0.0, proximal_mu=mu)
+    fit(model, schedule, objective=to_target)
+    expected = (torch.tensor([1.0, -2.0, 4.0]) + mu * torch.tensor(start)) / (1 + mu)
+    torch.testing.assert_close(model.w.detach(), expected, rtol=0, atol=1e-5)
+
+
+def test_momentum_starts_afresh():
+    schedule = Schedule(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
+    model = Point()
+    fit(model, schedule, objective=to_target)
+    fit(model, schedule, objective=to_target)
+    torch.testing.assert_close(model.w.detach(), 0.19 * torch.tensor([1.0, -2.0, 4.0]))
+
+
+def test_weight_decay_shrinks():
+    model = Point((1.0, 1.0, 1.0))
+    schedule = Schedule(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.0, weight_decay=0.5)
+    fit(model, schedule, objective=lambda m, x, y, g: Step(0 * m.w.sum(), None, None))
+    torch.testing.assert_close(model.w.detach(), torch.full((3,), 0.95))
+
+
+def test_loss_and_accuracies_are_means_over_images():
+    """Labels are 0 1 2 0 1 2 0 1 2 0 and class 0 always has the largest logit; naturally it sees one image a batch."""
+    last = []
+
+    def split_batch(model, x, y, generator):
+        logits = torch.tensor([1.0, 0.0, 0.0]).expand(len(x), -1)
+        last.append(int(y[-1]))
+        return Step(model.w.sum() * 0 + y.float().mean(), logits[-1:], logits)
+
+    summary = fit(Point(), Schedule(batch_size=4), objective=split_batch)
+    assert summary.loss == pytest.approx(0.9)
+    assert summary.adversarial_accuracy == pytest.approx(0.4)
+    assert summary.natural_accuracy == pytest.approx(last.count(0) / 3)
+
+
+def test_accuracies_that_the_objective_does_not_see_are_none():
+    summary = visits(Schedule(batch_size=4))[1]
+    assert (summary.natural_accuracy, summary.adversarial_accuracy) == (None, None)
+
+
+@pytest.mark.parametrize("schedule", [Schedule(steps=50, learning_rate=1e30), Schedule(steps=1, learning_rate=1e30)])
+def test_divergence_is_named(schedule):
+    def steep(model, x, y, generator):
+        return Step(model.w.square().sum() if schedule.steps > 1 else model.w.sum() * math.inf, None, None)
+
+    with pytest.raises(FloatingPointError, match=r"training diverged: mean loss .* lower local\.learning-rate"):
+        fit(Point((1.0, 1.0, 1.0)), schedule, objective=steep)
+
+
+def test_bfloat16_leaves_the_weights_in_float32():
+    kinds = []
+
+    def objective(model, x, y, generator):
+        kinds.append(nn.functional.linear(x.flatten(1), model.w[:1, None]).dtype)
+        return make_objective("natural")(model, x, y, generator)
+
+    model = Point()
+    fit(model, Schedule(), objective=objective, precision=torch.bfloat16)
+    assert (set(kinds), model.w.dtype) == ({torch.bfloat16}, torch.float32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the CPU has nothing to synchronise with")
+def test_nothing_is_read_back_inside_an_epoch():
+    data = DeviceImages(Split(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int64)), "cuda")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).cuda()
+    natural, calls = make_objective("natural"), []
+
+    def watched(model, x, y, generator):
+        calls.append(len(y))
+        torch.cuda.set_sync_debug_mode("error" if len(calls) < 8 else "default")
+        return natural(model, x, y, generator)
+
+    try:
+        fit(
+            model,
+            Schedule(batch_size=8),
+            data=data,
+            index=torch.arange(64),
+            objective=watched,
+            augmentation=random_crop_flip,
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert calls == [8] * 8
