@@ -27,7 +27,6 @@ from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from fedrobust.config import RunConfig
 from fedrobust.engines.grid import SimulationGrid, error_reply, handle
-from fedrobust.process import keep_freed_memory
 
 ATTEMPTS = 2  # an actor's death costs its client one retry
 PACKAGES = Path(__file__).resolve().parents[2]  # where clients/, strategies/ ... lie, for the workers' import path
@@ -37,7 +36,6 @@ class Worker:
     """One actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
 
     def __init__(self, client_app: str, threads: int) -> None:
-        keep_freed_memory()
         import torch
 
         from fedrobust.registry import load_path
