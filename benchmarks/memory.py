@@ -5,13 +5,16 @@ one round, every client one step of 32 images (PGD-1), a small evaluation at the
 differs. `peak` is the greatest proportional set size (PSS) of the process tree: driver, workers, Ray's own
 processes; shared pages count once. For the data set, /proc/PID/smaps of every process that maps the cached
 training images: the sum of their resident sizes (RSS) against the sum of their shares (PSS), which is what the
-machine holds.
+machine holds. The cache is one of its own, so that no other process shares its pages.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -36,10 +39,14 @@ def main() -> None:
     if arguments.job:
         return _child(**json.loads(arguments.job))
     results = []
-    for workers in arguments.workers:
-        for clients in arguments.clients:
-            results.append(_measure(clients, workers))
-            print(f"{clients} clients, {workers} workers: {results[-1]['peak_mib']} MiB", flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["FEDROBUST_CACHE"] = cache  # inherited by all that is started below
+        decode = "from fedrobust.data import load; load('cifar10')"
+        subprocess.run([sys.executable, "-c", decode], check=True)
+        for workers in arguments.workers:
+            for clients in arguments.clients:
+                results.append(_measure(clients, workers))
+                print(f"{clients} clients, {workers} workers: {results[-1]['peak_mib']} MiB", flush=True)
     record("memory", {"model": "calfat-cnn", "data": "cifar10", "engine": "ray"}, results)
     show(
         "Peak memory of a federation on CIFAR-10, MiB",

@@ -21,7 +21,6 @@ from fedrobust.data import subset
 from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.evaluation import evaluate, make_suite
 from fedrobust.objectives import make_objective
-from fedrobust.process import keep_freed_memory
 from fedrobust.seeding import numpy_stream
 from fedrobust.training import Schedule, train
 from fedrobust.workbench import workbench
@@ -73,7 +72,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    keep_freed_memory()
     runs: dict[str, list[dict[str, float]]] = {"float32": [], "bfloat16": []}
     for seed in range(arguments.seeds):
         cfg = RunConfig.from_flat(

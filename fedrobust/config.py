@@ -77,7 +77,7 @@ class Pool(Section, frozen=True):
 
 
 class Model(Section, frozen=True):
-    name: str = Field(default="digits-cnn", description="see `fedrobust list models`")
+    name: str = Field(default="small-cnn", description="see `fedrobust list models`")
 
 
 class Objective(Section, frozen=True):

@@ -33,9 +33,7 @@ def checked_labels(labels: ArrayLike) -> Indices:
     """Labels as int64 ``[N]``. Raises `PartitionError` unless they are one row of integers, none negative."""
     array = np.asarray(labels)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise PartitionError(
-            f"labels: {array.dtype} of shape {array.shape}; allowed are N > 0 integers in one row"
-        )
+        raise PartitionError(f"labels: {array.dtype} of shape {array.shape}; allowed are N > 0 integers in one row")
     if array.min() < 0:
         raise PartitionError(f"labels: smallest is {array.min()}; allowed are class numbers from 0")
     return array.astype(np.int64)

@@ -52,9 +52,7 @@ def dirichlet_balanced(
     raise retries_exhausted(concentration, num_clients, min_samples, max_retries, best)
 
 
-def _draw_owners(
-    members: list[Indices], num_samples: int, num_clients: int, rng: Rng, concentration: float
-) -> Indices:
+def _draw_owners(members: list[Indices], num_samples: int, num_clients: int, rng: Rng, concentration: float) -> Indices:
     """One owner per sample ``[N]``: one pass over the classes."""
     clients = np.arange(num_clients)
     sizes = np.zeros(num_clients, dtype=np.int64)

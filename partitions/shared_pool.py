@@ -28,9 +28,7 @@ def draw_pool(labels: ArrayLike, fraction: float, rng: Rng) -> tuple[Indices, In
     labels = checked_labels(labels)
     _check_fraction(fraction)
     everything = np.arange(len(labels), dtype=np.int64)
-    pool = _draw_balanced(
-        everything, labels, round(fraction * len(labels)), rng, f"pool.fraction = {fraction}"
-    )
+    pool = _draw_balanced(everything, labels, round(fraction * len(labels)), rng, f"pool.fraction = {fraction}")
     return pool, np.delete(everything, pool)
 
 
@@ -43,9 +41,7 @@ def client_share(pool: Indices, labels: ArrayLike, share: float, rng: Rng) -> In
     """
     require(is_finite(share) and 0 < share <= 1, "pool.share", share, "above 0, at most 1")
     pool = np.sort(pool)
-    return _draw_balanced(
-        pool, checked_labels(labels), round(share * len(pool)), rng, f"pool.share = {share}"
-    )
+    return _draw_balanced(pool, checked_labels(labels), round(share * len(pool)), rng, f"pool.share = {share}")
 
 
 def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) -> Indices:

@@ -118,9 +118,7 @@ def summarise(
     """
     labels = checked_labels(labels)
     if not own or len(own) != len(mixed):
-        raise PartitionError(
-            f"own, mixed: {len(own)} and {len(mixed)} clients; allowed is the same number, from 1"
-        )
+        raise PartitionError(f"own, mixed: {len(own)} and {len(mixed)} clients; allowed is the same number, from 1")
     require(is_whole(image_bytes) and image_bytes >= 0, "image_bytes", image_bytes, "an integer from 0")
     population = class_counts(labels, [np.arange(len(labels))], num_classes)[0]
     before, after = (class_counts(labels, parts, num_classes) for parts in (own, mixed))

@@ -83,10 +83,10 @@ def test_no_score_yet_survives(path):
 
 
 def test_a_model_keeps_its_facts(path):
-    save_model(path, weights(1), model="digits-cnn", round=4)
+    save_model(path, weights(1), model="small-cnn", round=4)
     loaded, facts = load_model(path)
     assert equal(loaded, weights(1))
-    assert facts == {"model": "digits-cnn", "round": 4}
+    assert facts == {"model": "small-cnn", "round": 4}
 
 
 def refused(path):
@@ -152,7 +152,7 @@ def test_a_safetensors_file_of_someone_else_is_refused(path):
 
 
 def test_a_model_is_no_checkpoint(path):
-    save_model(path, weights(1), model="digits-cnn", round=4)
+    save_model(path, weights(1), model="small-cnn", round=4)
     assert "not a checkpoint of format 1" in refused(path)
 
 
@@ -200,8 +200,8 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_or_the_new(path, monkey
         loaded = load_checkpoint(path)
         assert loaded.progress.server_round == there
         assert equal(loaded.last, weights(there))
-    save_checkpoint(path, checkpoint(-1))  # what the crashes left lying about is in nobody's way
-    assert load_checkpoint(path).progress.server_round == -1
+    save_checkpoint(path, checkpoint(CRASHES + 1))  # what the crashes left lying about is in nobody's way
+    assert load_checkpoint(path).progress.server_round == CRASHES + 1
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -189,10 +191,13 @@ def _start_ray(address: str, cpus: int) -> bool:
         "logging_level": logging.ERROR,
         "configure_logging": True,
     }
+    handler = signal.getsignal(signal.SIGTERM)
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(address="local", num_cpus=cpus, _node_ip_address="127.0.0.1", **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there that ends the process on the spot
     return True
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from fedrobust.lookup import lookup
 from fedrobust.models.calfat_cnn import build_calfat_cnn
-from fedrobust.models.digits_cnn import build_digits_cnn
+from fedrobust.models.small_cnn import build_small_cnn
 from fedrobust.models.resnet import build_resnet18
 
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float]], nn.Module]
@@ -15,7 +15,7 @@ Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float]]
 MODELS: dict[str, Builder] = {
     "calfat-cnn": build_calfat_cnn,
     "resnet18": build_resnet18,
-    "digits-cnn": build_digits_cnn,
+    "small-cnn": build_small_cnn,
 }
 
 

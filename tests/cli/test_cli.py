@@ -68,7 +68,7 @@ def test_the_folder_holds_everything(here):
     assert record["engine"] == "local"
     assert record["peak_memory_bytes"] > 50 << 20
     for path in (folder.best, folder.last):
-        assert load_model(path)[1]["model"] == "digits-cnn"
+        assert load_model(path)[1]["model"] == "small-cnn"
     assert len(pd.read_csv(folder.partition)) == 5
 
 
@@ -137,7 +137,8 @@ def test_f9_a_folder_that_cannot_be_written_is_refused_before_round_1(here, caps
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_f11_ctrl_c_leaves_a_checkpoint_and_no_process(here):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_f11_ctrl_c_leaves_a_checkpoint_and_no_process(here, stop):
     process = subprocess.Popen(
         [
             sys.executable,
@@ -158,7 +159,7 @@ def test_f11_ctrl_c_leaves_a_checkpoint_and_no_process(here):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     start = time.monotonic()
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, stop)
     out, _ = process.communicate(timeout=60)
     assert time.monotonic() - start < 10
     assert process.returncode == 130

@@ -75,9 +75,7 @@ def test_every_attack_is_under_contract() -> None:
 
 @every
 @pytest.mark.parametrize("mode", ["eval", "train", "mixed"])
-def test_contract_e7_the_model_and_the_random_state_stay(
-    name: str, settings: dict[str, Any], mode: str
-) -> None:
+def test_contract_e7_the_model_and_the_random_state_stay(name: str, settings: dict[str, Any], mode: str) -> None:
     model = stateful_model().train(mode != "eval")
     if mode == "mixed":
         model[1].eval()
@@ -289,10 +287,7 @@ def test_the_stronger_attack_never_gains_e4() -> None:
 def test_robust_accuracy_never_rises_with_epsilon_e3() -> None:
     model, x, y = trained_model()
     accuracies = [
-        (
-            model(pgd(model, x, y, epsilon=e, step_size=e / 4 + 1e-3, steps=10, generator=seeded())).argmax(1)
-            == y
-        )
+        (model(pgd(model, x, y, epsilon=e, step_size=e / 4 + 1e-3, steps=10, generator=seeded())).argmax(1) == y)
         .float()
         .mean()
         .item()

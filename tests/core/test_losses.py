@@ -83,9 +83,7 @@ def test_calibrated_cross_entropy_is_the_logit_adjustment_of_10_z(logits: torch.
     torch.testing.assert_close(value, losses.cross_entropy(10 * logits + log_counts, y))
 
 
-def test_calibrated_losses_see_shares_as_they_see_counts(
-    logits: torch.Tensor, reference: torch.Tensor
-) -> None:
+def test_calibrated_losses_see_shares_as_they_see_counts(logits: torch.Tensor, reference: torch.Tensor) -> None:
     log_counts = losses.log_class_counts(counts).double()
     shares = log_counts - math.log(111)
     torch.testing.assert_close(
@@ -98,9 +96,7 @@ def test_calibrated_losses_see_shares_as_they_see_counts(
     )
 
 
-def test_calibrated_losses_with_a_uniform_prior_are_plain(
-    logits: torch.Tensor, reference: torch.Tensor
-) -> None:
+def test_calibrated_losses_with_a_uniform_prior_are_plain(logits: torch.Tensor, reference: torch.Tensor) -> None:
     uniform = losses.log_class_counts(torch.full((K,), 20)).double()
     torch.testing.assert_close(
         losses.calibrated_cross_entropy(logits, y, log_counts=uniform), losses.cross_entropy(10 * logits, y)

@@ -13,7 +13,7 @@ from fedrobust.models.normalisation import Normalisation
 
 CIFAR = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.49, 0.48, 0.45), "std": (0.2, 0.2, 0.3)}
 DIGITS = {"num_classes": 10, "image_shape": (1, 8, 8), "mean": (0.3,), "std": (0.4,)}
-SHAPES = {"calfat-cnn": CIFAR, "resnet18": CIFAR, "digits-cnn": DIGITS}
+SHAPES = {"calfat-cnn": CIFAR, "resnet18": CIFAR, "small-cnn": DIGITS}
 
 
 def built(name: str, seed: int = 0) -> nn.Module:
@@ -28,9 +28,7 @@ def test_every_model_is_tested() -> None:
     assert set(SHAPES) == set(MODELS)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("calfat-cnn", 319_242), ("resnet18", 11_173_962), ("digits-cnn", 21_386)]
-)
+@pytest.mark.parametrize(("name", "count"), [("calfat-cnn", 319_242), ("resnet18", 11_173_962), ("small-cnn", 21_386)])
 def test_number_of_parameters(name: str, count: int) -> None:
     assert sum(p.numel() for p in built(name).parameters()) == count
 
@@ -84,7 +82,7 @@ def test_calfat_cnn_takes_raw_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("calfat-cnn", (3, 17, 32)), ("resnet18", (3, 7, 7)), ("digits-cnn", (3, 32, 32))]
+    ("name", "shape"), [("calfat-cnn", (3, 17, 32)), ("resnet18", (3, 7, 7)), ("small-cnn", (1, 3, 8))]
 )
 def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"^{name} needs images of .* not {shape[1]}×{shape[2]}$"):
@@ -92,7 +90,7 @@ def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int]) -> None:
 
 
 def test_smallest_images() -> None:
-    for name, shape in (("calfat-cnn", (3, 18, 18)), ("resnet18", (3, 8, 8)), ("digits-cnn", (3, 4, 5))):
+    for name, shape in (("calfat-cnn", (3, 18, 18)), ("resnet18", (3, 8, 8)), ("small-cnn", (3, 4, 5))):
         model = build_model(name, generator_seed=0, **{**CIFAR, "image_shape": shape}).eval()
         assert model(torch.rand(2, *shape)).shape == (2, 10)
 

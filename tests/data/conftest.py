@@ -34,9 +34,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 def rows(count: int, seed: int) -> list[tuple[bytes, int]]:
     rng = np.random.default_rng(seed)
-    return [
-        (png(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)), int(rng.integers(3))) for _ in range(count)
-    ]
+    return [(png(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)), int(rng.integers(3))) for _ in range(count)]
 
 
 def write_file(file: Path, content: list[tuple[bytes, int]]) -> None:

@@ -115,9 +115,7 @@ def test_unwritable_cache_is_one_line(write_tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         monkeypatch.setenv("FEDROBUST_CACHE", str(path))
-        with pytest.raises(
-            DataError, match=r"cache folder .* cannot be written .*set FEDROBUST_CACHE"
-        ) as caught:
+        with pytest.raises(DataError, match=r"cache folder .* cannot be written .*set FEDROBUST_CACHE") as caught:
             load("tiny", data_dir=folder)
         assert "\n" not in str(caught.value)
 

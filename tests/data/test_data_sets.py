@@ -19,14 +19,9 @@ from fedrobust.data.download import to_split
 def statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel, from histograms: exact, and no float copy of every pixel."""
     images, value = dataset.train.images, np.arange(256) / 255
-    shares = [
-        np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size
-        for c in range(images.shape[3])
-    ]
+    shares = [np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size for c in range(images.shape[3])]
     means = [float(share @ value) for share in shares]
-    return means, [
-        float(share @ (value - mean) ** 2) ** 0.5 for share, mean in zip(shares, means, strict=True)
-    ]
+    return means, [float(share @ (value - mean) ** 2) ** 0.5 for share, mean in zip(shares, means, strict=True)]
 
 
 def test_import_is_cheap():
@@ -81,17 +76,13 @@ def test_digits_are_real_and_split_by_class():
     assert (len(digits.train), len(digits.test)) == (1_438, 359)
     assert digits.train.images.max() == 255
     assert len(np.unique(digits.train.images)) == 17
-    fraction = np.bincount(digits.test.labels) / np.bincount(
-        np.concatenate([digits.train.labels, digits.test.labels])
-    )
+    fraction = np.bincount(digits.test.labels) / np.bincount(np.concatenate([digits.train.labels, digits.test.labels]))
     assert fraction == pytest.approx([0.2] * 10, abs=0.005)
     mean, std = statistics(digits)
     assert mean == pytest.approx(digits.mean, abs=1e-4)
     assert std == pytest.approx(digits.std, abs=1e-4)
     # a 1-nearest-neighbour classifier reads them: images and labels belong together
-    train, test = (
-        split.images.reshape(len(split), -1).astype(float) for split in (digits.train, digits.test)
-    )
+    train, test = (split.images.reshape(len(split), -1).astype(float) for split in (digits.train, digits.test))
     nearest = (((test[:, None] - train[None]) ** 2).sum(-1)).argmin(1)
     assert (digits.train.labels[nearest] == digits.test.labels).mean() > 0.97
 
@@ -104,9 +95,7 @@ def test_torchvision_conventions():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
     cifar = to_split(SimpleNamespace(data=pixels, targets=[0, 1, 2, 0]))
     svhn = to_split(SimpleNamespace(data=pixels.transpose(0, 3, 1, 2), labels=np.array([0, 1, 2, 0])))
-    mnist = to_split(
-        SimpleNamespace(data=torch.from_numpy(pixels[..., 0]), targets=torch.tensor([0, 1, 2, 0]))
-    )
+    mnist = to_split(SimpleNamespace(data=torch.from_numpy(pixels[..., 0]), targets=torch.tensor([0, 1, 2, 0])))
     for split in (cifar, svhn):
         assert np.array_equal(split.images, pixels)
     assert np.array_equal(mnist.images, pixels[..., :1])
@@ -124,9 +113,7 @@ def test_failed_download_says_what_to_do(name, cache_dir, monkeypatch):
         raise URLError("no route\nto host")
 
     monkeypatch.setattr(torchvision.datasets, str(DATASETS[name].torchvision), fail)
-    with pytest.raises(
-        DataError, match=r"could not be downloaded .*no route to host.*--data-dir.*digits"
-    ) as caught:
+    with pytest.raises(DataError, match=r"could not be downloaded .*no route to host.*--data-dir.*digits") as caught:
         load(name)
     assert "\n" not in str(caught.value)
     assert seen == ({"split": "train"} if name == "svhn" else {"train": True})

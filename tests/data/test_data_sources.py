@@ -31,9 +31,7 @@ def test_canonical_order_is_independent_of_file_order(write_tiny, tiny_rows):
 def test_pixels_keep_their_labels(write_tiny, tiny_rows):
     split = load("tiny", data_dir=write_tiny()).train
     written = {np.asarray(Image.open(io.BytesIO(data))).tobytes(): label for data, label in tiny_rows}
-    assert {
-        image.tobytes(): label for image, label in zip(split.images, split.labels, strict=True)
-    } == written
+    assert {image.tobytes(): label for image, label in zip(split.images, split.labels, strict=True)} == written
 
 
 def test_torchvision_and_parquet_give_the_same_arrays(write_tiny, tiny_rows, monkeypatch):

@@ -39,21 +39,15 @@ def test_a_thousand_clients_end(
         assert min(map(len, parts)) >= min_samples
     except PartitionError as error:
         refusal = str(error)
-    opening = (
-        f"partition.min-samples = {min_samples}: in {retries} draws of Dir({concentration:g}) the smallest"
-    )
+    opening = f"partition.min-samples = {min_samples}: in {retries} draws of Dir({concentration:g}) the smallest"
     assert not refusal or refusal.startswith(opening)
-    per_draw = (
-        1 if partition is dirichlet else 2 * 10
-    )  # balanced: each class, perhaps once more over open clients
+    per_draw = 1 if partition is dirichlet else 2 * 10  # balanced: each class, perhaps once more over open clients
     assert 1 <= rng.draws <= retries * per_draw
 
 
 def test_the_default_bound_ends_too() -> None:
     rng = CountingGenerator(np.random.PCG64(0))
-    with pytest.raises(
-        PartitionError, match=r"smallest of 1000 clients held at most 0; raise partition.conc"
-    ):
+    with pytest.raises(PartitionError, match=r"smallest of 1000 clients held at most 0; raise partition.conc"):
         dirichlet(CIFAR_LABELS, 1000, rng, concentration=0.01)
     assert rng.draws == 1000
 
@@ -69,8 +63,6 @@ def test_impossible_concentration_is_refused(partition: Callable[..., list[Indic
 @pytest.mark.parametrize("value", [0, 10_001, 2.5])
 def test_impossible_minimum_is_refused_at_once(partition: Callable[..., list[Indices]], value: int) -> None:
     rng = CountingGenerator(np.random.PCG64(0))
-    with pytest.raises(
-        PartitionError, match=r"^partition\.min-samples = .*1 to 10000 \(50000 samples over 5"
-    ):
+    with pytest.raises(PartitionError, match=r"^partition\.min-samples = .*1 to 10000 \(50000 samples over 5"):
         partition(CIFAR_LABELS, 5, rng, min_samples=value)
     assert rng.draws == 0

@@ -65,9 +65,7 @@ def test_infinite_concentration_is_iid(partition: Callable[..., list[Indices]]) 
 def test_skew_falls_as_concentration_grows(partition: Callable[..., list[Indices]]) -> None:
     emd = [
         earth_movers_distance(
-            class_counts(
-                CIFAR_LABELS, partition(CIFAR_LABELS, 5, np.random.default_rng(7), concentration=value), 10
-            ),
+            class_counts(CIFAR_LABELS, partition(CIFAR_LABELS, 5, np.random.default_rng(7), concentration=value), 10),
             np.full(10, 5000),
         ).mean()
         for value in (0.05, 0.5, 5.0, 500.0)

@@ -96,6 +96,4 @@ def test_dominant_refuses_what_cannot_be(num_clients: int, options: dict[str, fl
 
 def test_an_empty_client_is_refused() -> None:
     with pytest.raises(PartitionError, match="client 1 would hold none of the 100 samples"):
-        dominant(
-            np.repeat([0, 1], [99, 1]), 4, np.random.default_rng(0), classes_per_client=1, dominant_share=1
-        )
+        dominant(np.repeat([0, 1], [99, 1]), 4, np.random.default_rng(0), classes_per_client=1, dominant_share=1)

@@ -119,9 +119,7 @@ def test_control_draws_its_extra_from_own_labels() -> None:
 
 
 def test_an_unknown_mode_is_refused_with_a_guess() -> None:
-    with pytest.raises(
-        PartitionError, match=r"^pool\.mode = replce: did you mean 'replace'\? allowed is add, rep"
-    ):
+    with pytest.raises(PartitionError, match=r"^pool\.mode = replce: did you mean 'replace'\? allowed is add, rep"):
         mix(OWN, SHARED, mode="replce", fraction=0.1, rng=rng())
 
 

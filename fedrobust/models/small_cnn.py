@@ -1,4 +1,4 @@
-"""A network for 8×8 digits: small enough that a federated run takes seconds."""
+"""A small network: a federated run on digits takes seconds, one on CIFAR-10 fits two CPU cores."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,19 +8,20 @@ from torch import nn
 from fedrobust.models.normalisation import normalised
 
 
-def build_digits_cnn(
+def build_small_cnn(
     num_classes: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
     """Two padded 3×3 convolutions of 32 and 64 channels, each with 2×2 max pooling, and one linear layer.
 
-    21,386 parameters for 1×8×8 and 10 classes; no batch norm. Images of 4×4 to 16×16 fit.
+    21,386 parameters for 1×8×8 and 10 classes, 60,362 for 3×32×32; no batch norm. A fifth of `calfat-cnn`'s work: for
+    handwritten digits, and for CIFAR-10 on a CPU.
 
     Raises:
         ValueError: an image of another size.
     """
     channels, height, width = image_shape
-    if min(height, width) < 4 or max(height, width) > 16:
-        raise ValueError(f"digits-cnn needs images of 4×4 to 16×16, not {height}×{width}")
+    if min(height, width) < 4:
+        raise ValueError(f"small-cnn needs images of 4×4 or more, not {height}×{width}")
     network = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, 32, 3, padding=1),
