@@ -7,8 +7,8 @@ from torch import nn
 
 from fedrobust.lookup import lookup
 from fedrobust.models.calfat_cnn import build_calfat_cnn
-from fedrobust.models.small_cnn import build_small_cnn
 from fedrobust.models.resnet import build_resnet18
+from fedrobust.models.small_cnn import build_small_cnn
 
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float]], nn.Module]
 

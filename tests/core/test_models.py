@@ -82,7 +82,7 @@ def test_calfat_cnn_takes_raw_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("calfat-cnn", (3, 17, 32)), ("resnet18", (3, 7, 7)), ("small-cnn", (1, 3, 8))]
+    ("name", "shape"), [("calfat-cnn", (3, 17, 32)), ("resnet18", (3, 7, 7)), ("small-cnn", (3, 3, 8))]
 )
 def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"^{name} needs images of .* not {shape[1]}×{shape[2]}$"):
