@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.objectives import ATTACK_BY_DIVERGENCE
 from fedrobust.seeding import numpy_stream
 from strategies.guard import Rejected, Update, admit, admit_metrics
 from strategies.nodes import discover
@@ -43,6 +44,12 @@ class Guarded(FlowerFedAvg):
             raise ConfigError(
                 f"objective.name = {asked!r}: strategy {cfg.strategy.name} trains with {self.objective!r} only; "
                 f"leave it unset, or take another strategy"
+            )
+        objective = asked or self.objective
+        if objective in ATTACK_BY_DIVERGENCE and cfg.attack.random_start == "zero":
+            raise ConfigError(
+                f"attack.random-start = 'zero': objective {objective} attacks by a divergence, whose gradient is zero "
+                "there; take gaussian or uniform"
             )
         super().__init__(
             fraction_train=cfg.strategy.fraction_train,
@@ -137,8 +144,8 @@ class Guarded(FlowerFedAvg):
             bad = [row for row in self.ledger if row["status"] != "ok"]
             why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])
             raise RunFailed(
-                f"round {server_round}: {count} usable updates of {len(self._asked)} clients, "
-                f"strategy.min-replies is {self.cfg.strategy.min_replies} ({why}{' ...' if len(bad) > 3 else ''})"
+                f"round {server_round}: {count} usable updates of {len(self._asked)} clients, strategy.min-replies is "
+                f"{self.cfg.strategy.min_replies}" + (f" ({why}{' ...' if len(bad) > 3 else ''})" if bad else "")
             )
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

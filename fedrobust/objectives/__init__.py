@@ -18,7 +18,18 @@ from fedrobust.objectives.natural import natural
 from fedrobust.objectives.step import Step
 from fedrobust.objectives.trades import trades
 
-__all__ = ["OBJECTIVES", "Objective", "Step", "at", "calfat", "make_objective", "mixed", "natural", "trades"]
+__all__ = [
+    "ATTACK_BY_DIVERGENCE",
+    "OBJECTIVES",
+    "Objective",
+    "Step",
+    "at",
+    "calfat",
+    "make_objective",
+    "mixed",
+    "natural",
+    "trades",
+]
 
 OBJECTIVES: dict[str, Callable[..., Step]] = {
     "natural": natural,
@@ -27,6 +38,9 @@ OBJECTIVES: dict[str, Callable[..., Step]] = {
     "trades": trades,
     "calfat": calfat,
 }
+
+ATTACK_BY_DIVERGENCE = frozenset({"trades", "calfat"})
+"""Objectives whose attack raises a divergence from the natural output: its gradient is zero at x itself."""
 
 
 class Objective(Protocol):
