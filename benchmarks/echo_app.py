@@ -8,12 +8,13 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fedrobust.process import keep_freed_memory
+
 app = ClientApp()
 
 
-@lru_cache(maxsize=1)
-def resnet18() -> nn.Module:
-    """11.2 million parameters, built once per process."""
+def build() -> nn.Module:
+    """11.2 million parameters."""
     from fedrobust.data import DATASETS
     from fedrobust.models import build_model
 
@@ -21,6 +22,13 @@ def resnet18() -> nn.Module:
     return build_model(
         "resnet18", num_classes=10, image_shape=(3, 32, 32), mean=spec.mean, std=spec.std, generator_seed=0
     )
+
+
+@lru_cache(maxsize=1)
+def resnet18() -> nn.Module:
+    """The model of this process, which is set up as `fedrobust.workbench` does."""
+    keep_freed_memory()
+    return build()
 
 
 @app.query()

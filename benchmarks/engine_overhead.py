@@ -132,11 +132,11 @@ def _child(engine: str, clients: int, rounds: int, workers: int) -> None:
 
     from flwr.app import ArrayRecord
 
-    from benchmarks.echo_app import resnet18
+    from benchmarks.echo_app import build
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     clock = Clock()
-    arrays = ArrayRecord(resnet18().state_dict())  # type: ignore[arg-type]
+    arrays = ArrayRecord(build().state_dict())  # type: ignore[arg-type]
     run: Callable[..., None] = _flower if engine == "flower" else _ours
     ready()
     run(engine, clients, rounds, workers, arrays, clock)

@@ -13,9 +13,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Child, cpu_seconds, middle, ready, record, report, show, spread
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 HEAP = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -209,6 +212,13 @@ def _plain(job: dict[str, Any]):
     return epoch
 
 
+def _contiguous(x: Tensor, generator: Generator) -> Tensor:
+    """The package's augmentation, in contiguous NCHW memory."""
+    from fedrobust.data.augment import random_crop_flip
+
+    return random_crop_flip(x, generator).contiguous()
+
+
 def _package(job: dict[str, Any]):
     import torch
 
@@ -221,8 +231,11 @@ def _package(job: dict[str, Any]):
 
     dataset, model = load("cifar10"), _model(job)
     data = on_device(dataset, "train", "cpu")
+    augmentation = AUGMENTATIONS["crop-flip"]
     if job["variant"]["channels_last"]:
         model.to(memory_format=torch.channels_last)
+    else:  # the images as well: a convolution is channels-last when its input or its weights are
+        augmentation = _contiguous
     attack = make_attack("pgd", epsilon=8 / 255, step_size=2 / 255, steps=10, random_start="gaussian")
 
     def epoch(count: int) -> float:
@@ -234,7 +247,7 @@ def _package(job: dict[str, Any]):
             index,
             make_objective("calfat", attack=attack, class_counts=counts),
             Schedule(batch_size=job["batch_size"]),
-            augmentation=AUGMENTATIONS["crop-flip"],
+            augmentation=augmentation,
             precision={"float32": torch.float32, "bfloat16": torch.bfloat16}[job["precision"]],
             seed=0,
             stream=("benchmark",),

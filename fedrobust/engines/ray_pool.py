@@ -1,8 +1,8 @@
 """The `ray` engine: a Flower Grid over a pool of Ray actors, on this machine or on a cluster.
 
 Against Flower's own simulation engine: the global weights go into the object store once per round and into each
-worker once, not once per client; replies are handed on as they come in, in the order of the messages, with a bounded
-number under way; an actor that dies is replaced and its client tried once more.
+worker once, not once per client; replies are handed on in the order of the messages, one that is early waits in the
+object store, and a bounded number is under way; an actor that dies is replaced and its client tried once more.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class Worker:
 
     def handle(
         self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
-    ) -> tuple[Message, RecordDict]:
-        """The reply to a message whose array records lie in the object store, and the client's new state."""
+    ) -> tuple[RecordDict, Message]:
+        """The client's new state, and the reply to a message whose array records lie in the object store."""
         self._fetched = {ref.hex(): self._fetched.get(ref.hex()) or ray.get(ref) for (ref,) in arrays.values()}
         for name, (ref,) in arrays.items():
             message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
-        return handle(self._app, message, context), context.state
+        reply = handle(self._app, message, context)
+        return context.state, reply
 
 
 @dataclass
@@ -64,6 +65,7 @@ class _Task:
     message: Message
     arrays: dict[str, list[ray.ObjectRef]]
     actor: Any = None
+    reply: Any = None
     tries: int = 0
 
 
@@ -85,8 +87,8 @@ class RayGrid(SimulationGrid):
         )
         self._arguments = (client_app, workers.threads)
         self._idle: list[Any] = [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
-        # enough under way that one slow client at the front does not idle the others
-        self._window = 2 * workers.num
+        # replies that may wait for one slow client: more idles no actor in a usual round, fewer keep the store small
+        self._window = 8 + 4 * workers.num
 
     def close(self) -> None:
         for actor in self._idle:
@@ -100,7 +102,7 @@ class RayGrid(SimulationGrid):
         deadline = None if timeout is None else monotonic() + timeout
         queue = deque(_stored(messages))
         running: dict[ray.ObjectRef, _Task] = {}
-        done: dict[int, Message] = {}
+        done: dict[int, Message | ray.ObjectRef] = {}
         try:
             for position in range(len(messages)):
                 while position not in done and (queue or running):
@@ -109,23 +111,25 @@ class RayGrid(SimulationGrid):
                         queue.clear()
                         self._abandon(running)
                 if position in done:
-                    yield done.pop(position)
+                    yield _taken(messages[position], done.pop(position))
         finally:
             self._abandon(running)
 
     def _feed(self, queue: deque[_Task], running: dict[ray.ObjectRef, _Task], end: int) -> None:
-        """Give idle actors the next tasks that stand before `end`."""
+        """Give each idle actor the next task that stands before `end`."""
         while self._idle and queue and queue[0].position < end:
             task = queue.popleft()
             task.actor, task.tries = self._idle.pop(), task.tries + 1
             context = self.contexts[task.message.metadata.dst_node_id]
-            running[task.actor.handle.remote(task.message, task.arrays, context)] = task
+            call = task.actor.handle.options(num_returns=2)
+            state, task.reply = call.remote(task.message, task.arrays, context)
+            running[state] = task
 
     def _collect(
         self,
         queue: deque[_Task],
         running: dict[ray.ObjectRef, _Task],
-        done: dict[int, Message],
+        done: dict[int, Message | ray.ObjectRef],
         deadline: float | None,
     ) -> bool:
         """Wait for one actor and book what it says; False when the time is over first."""
@@ -135,8 +139,8 @@ class RayGrid(SimulationGrid):
             return False
         task = running.pop(finished[0])
         try:
-            done[task.position], state = ray.get(finished[0])
-            self.contexts[task.message.metadata.dst_node_id].state = state
+            self.contexts[task.message.metadata.dst_node_id].state = ray.get(finished[0])
+            done[task.position] = task.reply
         except (RayActorError, WorkerCrashedError) as error:
             self._replace(task.actor)
             if task.tries < ATTEMPTS:
@@ -179,6 +183,16 @@ def _stored(messages: list[Message]) -> list[_Task]:
         message.content = RecordDict(rest)
         tasks.append(_Task(position, message, arrays))
     return tasks
+
+
+def _taken(message: Message, reply: Message | ray.ObjectRef) -> Message:
+    """The reply to a message, out of the object store if it lies there."""
+    if isinstance(reply, Message):
+        return reply
+    try:
+        return ray.get(reply)
+    except RayError as error:
+        return error_reply(message, _brief(error))
 
 
 def _start_ray(address: str, cpus: int) -> bool:

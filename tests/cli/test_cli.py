@@ -106,6 +106,7 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("run quickstart --evaluation.attacks pgd-20,fgms", "unknown attack 'fgms'"),
         ("run quickstart --variant nothing", "unknown variant of quickstart 'nothing'; known: fedavg, calfat"),
         ("run quickstart --objective.name natural --variant calfat", "trains with 'calfat' only"),
+        ("run quickstart --attack.random-start zero --variant calfat", "take gaussian or uniform"),
         ("run quickstart --device cuda:99", "device = 'cuda:99': not on this machine"),
         ("run quickstart --workers.threads 9999", "workers.threads = 9999: this machine has"),
         ("run quickstart extra", "unexpected argument 'extra'"),

@@ -1,0 +1,208 @@
+"""The in-process grids: the same numbers under both, and what becomes of clients that raise, die or hang (E11, F10)."""
+
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedrobust import engines
+from fedrobust.checkpoint import load_model
+from fedrobust.config import RunConfig
+from fedrobust.engines.grid import FIRST_NODE_ID, SimulationGrid
+from fedrobust.engines.local import LocalGrid
+from fedrobust.records import RunFolder
+from fedrobust.registry import load_path
+
+# Ray leaves it to the operating system to wait for its processes and to close its files
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+CLIENTS = 6
+SCRIPTED = "scripted_client:app"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers_find_the_scripted_client() -> Iterator[None]:
+    here = str(Path(__file__).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", here)
+        patch.syspath_prepend(here)
+        yield
+    sys.modules.pop("scripted_client", None)
+
+
+@pytest.fixture(scope="module")
+def ray_is_up() -> Iterator[None]:
+    """One Ray for all tests here; a grid neither starts nor stops one that is there."""
+    ray_pool = pytest.importorskip("fedrobust.engines.ray_pool")
+    assert ray_pool._start_ray("", 4)
+    yield
+    ray_pool.ray.shutdown()
+    gc.collect()  # while the warning of `pytestmark` is let pass
+
+
+@pytest.fixture(scope="module")
+def pool(ray_is_up) -> Iterator[SimulationGrid]:
+    """Two workers with the scripted client."""
+    from fedrobust.engines.ray_pool import RayGrid
+
+    grid = RayGrid(RunConfig().replace(num_clients=CLIENTS, workers__num=2, workers__threads=1), SCRIPTED)
+    yield grid
+    grid.close()
+
+
+@pytest.fixture
+def here() -> SimulationGrid:
+    """The same in this process."""
+    return LocalGrid(RunConfig().replace(num_clients=CLIENTS, workers__threads=1), load_path(SCRIPTED))
+
+
+@pytest.fixture(params=["local", "ray"])
+def grid(request: pytest.FixtureRequest) -> SimulationGrid:
+    """Each of the two."""
+    return request.getfixturevalue({"local": "here", "ray": "pool"}[request.param])
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Send every client a message with the arrays 0, 1, 2, script some; answers or errors by partition, in order."""
+
+    def send(grid, *, timeout=None, clients=range(CLIENTS), **script):
+        config = ConfigRecord(
+            {"folder": str(tmp_path), **{key.removeprefix("client_"): v for key, v in script.items()}}
+        )
+        arrays = ArrayRecord({"w": Array(np.arange(3, dtype=np.float32))})
+        messages = [
+            Message(RecordDict({"arrays": arrays, "config": config}), FIRST_NODE_ID + client, "query")
+            for client in clients
+        ]
+        replies = {}
+        for reply in grid.send_and_receive(messages, timeout=timeout):
+            client = reply.metadata.src_node_id - FIRST_NODE_ID
+            assert client not in replies
+            assert reply.metadata.reply_to_message_id == messages[list(clients).index(client)].metadata.message_id
+            replies[client] = reply.error.reason if reply.has_error() else dict(reply.content["answer"])
+        return replies
+
+    return send
+
+
+@pytest.fixture
+def calls(tmp_path):
+    """How often a client was asked."""
+    return lambda client: len((tmp_path / f"{client}.calls").read_text().splitlines())
+
+
+def memory(grid):
+    """Messages that each client's state has seen."""
+    return [
+        int(context.state["memory"]["messages"]) if "memory" in context.state else 0
+        for context in grid.contexts.values()
+    ]
+
+
+# -- both --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_answer_in_the_order_they_were_asked(grid, ask):
+    replies = ask(grid, clients=[4, 0, 5, 1, 3, 2])
+    assert list(replies) == [4, 0, 5, 1, 3, 2]
+    assert all(reply["partition"] == client and reply["sum"] == 3 for client, reply in replies.items())
+
+
+def test_state_comes_back_to_its_client(grid, ask):
+    before = memory(grid)
+    for _ in range(2):
+        replies = ask(grid, clients=[1, 3])
+    assert memory(grid) == [n + 2 * (client in (1, 3)) for client, n in enumerate(before)]
+    assert replies[3]["messages"] == before[3] + 2
+
+
+def test_state_goes_through_a_checkpoint(grid, ask):
+    ask(grid)
+    cfg = RunConfig().replace(num_clients=CLIENTS)
+    other = LocalGrid(cfg, load_path(SCRIPTED))
+    assert other.client_states() == {}
+    other.restore_client_states(grid.client_states())
+    assert memory(other) == memory(grid)
+    assert ask(other)[2]["messages"] == memory(grid)[2] + 1
+
+
+def test_what_a_client_raises_is_its_answer(grid, ask):
+    replies = ask(grid, client_2="raises")
+    assert "ValueError: no such luck" in replies.pop(2)
+    assert [reply["partition"] for reply in replies.values()] == [0, 1, 3, 4, 5]
+
+
+def test_a_client_cannot_take_the_arrays_from_another(grid, ask):
+    replies = ask(grid, client_0="empties its message", client_1="empties its message")
+    assert [reply["sum"] for reply in replies.values()] == [0, 0, 3, 3, 3, 3]
+
+
+def test_flowers_other_way_to_send(grid, tmp_path):
+    content = RecordDict({"config": ConfigRecord({"folder": str(tmp_path)})})
+    ids = list(grid.push_messages([grid.create_message(content, "query", FIRST_NODE_ID + 3, group_id="1")]))
+    (reply,) = grid.pull_messages(ids)
+    assert [reply.metadata.reply_to_message_id] == ids
+    assert reply.content["answer"]["partition"] == 3
+    assert list(grid.get_node_ids()) == [FIRST_NODE_ID + client for client in range(CLIENTS)]
+
+
+# -- local -------------------------------------------------------------------------------------------------------------
+
+
+def test_local_asks_nobody_after_the_deadline(here, ask, calls, monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 99.0])
+    monkeypatch.setattr(engines.local, "monotonic", lambda: next(clock))
+    assert list(ask(here, timeout=50)) == [0, 1]
+    assert calls(1) == 1
+
+
+# -- ray ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_worker_is_replaced_and_its_client_tried_once_more(pool, ask, calls):
+    before = memory(pool)
+    replies = ask(pool, client_1="dies once", client_4="dies")
+    assert replies[1]["messages"] == before[1] + 1
+    assert "worker died 2 times" in replies[4]
+    assert [replies[client]["partition"] for client in (0, 1, 2, 3, 5)] == [0, 1, 2, 3, 5]
+    assert [calls(client) for client in range(CLIENTS)] == [1, 2, 1, 1, 2, 1]
+    assert memory(pool)[4] == before[4]
+
+
+def test_a_straggler_is_left_out_and_the_next_round_has_all_workers(pool, ask):
+    ray = pytest.importorskip("ray")
+    ray.get([actor.__ray_ready__.remote() for actor in pool._idle])
+    before, start = memory(pool), time.monotonic()
+    replies = ask(pool, timeout=8, client_0="hangs")
+    assert list(replies) == [1, 2, 3, 4, 5]
+    assert 8 <= time.monotonic() - start < 13
+    assert memory(pool) == [n + (client > 0) for client, n in enumerate(before)]
+    assert list(ask(pool)) == list(range(CLIENTS))
+    assert len(pool._idle) == 2
+
+
+def test_a_round_that_is_broken_off_leaves_a_working_pool(pool, tmp_path, ask):
+    config = ConfigRecord({"folder": str(tmp_path), "2": "hangs"})
+    nodes = [FIRST_NODE_ID + client for client in range(CLIENTS)]
+    replies = pool.send_and_receive([Message(RecordDict({"config": config}), node, "query") for node in nodes])
+    next(replies)
+    replies.close()
+    assert len(pool._idle) == 2
+    assert list(ask(pool)) == list(range(CLIENTS))
+
+
+def test_local_and_ray_give_the_same_bits(quick, ray_is_up, metrics_of):
+    settings = {"num_clients": 5, "strategy__fraction_train": 0.6, "pool__fraction": 0.2, "pool__share": 0.5}
+    local, ray = quick(**settings), quick(**settings)
+    engines.run(local, "local")
+    engines.run(ray, "ray")
+    assert metrics_of(RunFolder(local.run_dir)) == metrics_of(RunFolder(ray.run_dir))
+    for which in ("best", "last"):
+        one, other = (load_model(getattr(RunFolder(cfg.run_dir), which))[0] for cfg in (local, ray))
+        assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
