@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fedrobust.engines.arrays import as_tensor, from_record, to_record
 from fedrobust.process import keep_freed_memory
 
 app = ClientApp()
@@ -44,8 +45,7 @@ def train(message: Message, context: Context) -> Message:
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     model = resnet18()
-    model.load_state_dict(arrays.to_torch_state_dict(keep_input=False))
-    content = RecordDict(
-        {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 1})}  # type: ignore[arg-type]
-    )
+    model.load_state_dict({key: as_tensor(array) for key, array in from_record(arrays).items()})
+    state = to_record({key: value.numpy() for key, value in model.state_dict().items()})
+    content = RecordDict({"arrays": state, "metrics": MetricRecord({"num-examples": 1})})
     return Message(content, reply_to=message)

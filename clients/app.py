@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
+from fedrobust.engines.arrays import as_tensor, from_record, to_record
 
 app = ClientApp()
 
@@ -23,7 +24,8 @@ def train(message: Message, context: Context) -> Message:
     """Local adversarial training from the global model; replies with the new weights and metrics."""
     client = _client(context)
     state, metrics = client.train(_weights(message), _instructions(message))
-    content = RecordDict({"arrays": ArrayRecord(state), "metrics": MetricRecord({**metrics})})
+    arrays = to_record({key: value.numpy() for key, value in state.items()})
+    content = RecordDict({"arrays": arrays, "metrics": MetricRecord({**metrics})})
     return Message(content, reply_to=message)
 
 
@@ -41,7 +43,7 @@ def _client(context: Context) -> LocalClient:
 def _weights(message: Message):
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
-    return arrays.to_torch_state_dict(keep_input=False)
+    return {key: as_tensor(array) for key, array in from_record(arrays).items()}
 
 
 def _instructions(message: Message) -> Instructions:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from fedrobust.engines.arrays import as_tensor
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -25,7 +27,7 @@ class WeightedMean:
     def add(self, arrays: Mapping[str, np.ndarray], weight: float) -> None:
         """Add one term; keys and shapes are the reference's (the guard has seen to it)."""
         for key, value in arrays.items():
-            self._sums[key].add_(torch.from_numpy(value), alpha=weight)
+            self._sums[key].add_(as_tensor(value), alpha=weight)
         self.total += weight
 
     def result(self) -> Arrays:

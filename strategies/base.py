@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 from fedrobust.config import RunConfig
+from fedrobust.engines.arrays import from_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.objectives import ATTACK_BY_DIVERGENCE
 from fedrobust.seeding import numpy_stream
@@ -86,7 +87,7 @@ class Guarded(FlowerFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self.reference = {key: array.numpy() for key, array in arrays.items()}
+        self.reference = from_record(arrays)
         return self._ask(MessageType.TRAIN, self.fraction_train, server_round, arrays, config, grid)
 
     def configure_evaluate(

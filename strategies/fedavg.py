@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 
+from fedrobust.engines.arrays import to_record
 from strategies.averaging import WeightedMean
 from strategies.base import Guarded
 from strategies.guard import Update
@@ -31,8 +31,3 @@ class FedAvg(Guarded):
         if not mean.total:
             return None, None
         return to_record(mean.result()), MetricRecord({**self.means()})
-
-
-def to_record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
-    """Arrays as a Flower record."""
-    return ArrayRecord({key: Array(array) for key, array in arrays.items()})

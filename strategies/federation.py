@@ -13,13 +13,13 @@ from flwr.serverapp import Grid
 from fedrobust.checkpoint import Arrays, Checkpoint, Progress, load_checkpoint, save_checkpoint, save_model
 from fedrobust.config import RunConfig
 from fedrobust.engines import SimulationGrid
+from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.provenance import now, provenance
 from fedrobust.records import CLIENTS, ROUNDS, RunFolder
 from fedrobust.registry import resolve
 from fedrobust.split import summarise_split
 from strategies.base import Guarded
-from strategies.fedavg import to_record
 from strategies.measure import Measure
 
 
@@ -125,7 +125,7 @@ class Federation:
             "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),
             "bytes": record.count_bytes() * (len(messages) + states.count("ok")),
         }
-        return {key: array.numpy() for key, array in aggregated.items()}, row
+        return from_record(aggregated), row
 
     def _ask_clients(self, server_round: int, arrays: Arrays) -> dict[str, Any]:
         """The global model on each client's own held-out images, measured there."""

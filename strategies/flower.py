@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
+from fedrobust.engines.arrays import from_record, to_record
 from strategies.averaging import to_dtype
 from strategies.base import Guarded
-from strategies.fedavg import to_record
 from strategies.guard import WEIGHT_KEY, Update
 
 
@@ -23,7 +23,7 @@ class GuardedFlower(Guarded):
         arrays, _ = super().aggregate_train(server_round, accepted)
         if arrays is None:
             return None, None
-        kept = {key: to_dtype(array.numpy(), self.reference[key].dtype) for key, array in arrays.items()}
+        kept = {key: to_dtype(array, self.reference[key].dtype) for key, array in from_record(arrays).items()}
         return to_record(kept), MetricRecord({**self.means()})
 
     def _uniform(self, update: Update) -> Message:

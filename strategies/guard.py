@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Message
 
+from fedrobust.engines.arrays import decode
+
 MAX_WEIGHT = 1e9  # images of one client; more is a mistake or an attack
 MAX_VALUE = 1e15  # of anything sent: squared and summed over a model it still fits float32, rounded it fits int64
 WEIGHT_KEY = "num-examples"
@@ -51,7 +53,7 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
     arrays = {}
     for key, expected in reference.items():
         try:
-            array = record[key].numpy()
+            array = decode(record[key])
         except Exception as error:
             raise Rejected(f"array {key!r} cannot be read: {error}") from error
         if not isinstance(array, np.ndarray):  # np.load reads archives too

@@ -8,6 +8,7 @@ import torch
 from fedrobust.config import RunConfig
 from fedrobust.data import subset
 from fedrobust.data.spec import SplitName
+from fedrobust.engines.arrays import as_tensor
 from fedrobust.evaluation import Evaluation, evaluate, make_suite
 from fedrobust.seeding import numpy_stream
 from fedrobust.split import split_of
@@ -48,7 +49,7 @@ class Measure:
 
     def _evaluate(self, arrays: Arrays, split: SplitName, index: np.ndarray) -> Evaluation:
         return evaluate(
-            self.bench.load({key: torch.from_numpy(value) for key, value in arrays.items()}),
+            self.bench.load({key: as_tensor(value) for key, value in arrays.items()}),
             self.bench.images(split),
             torch.from_numpy(index),
             self._suite,
