@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-
-from fedrobust.engines.arrays import as_tensor
 
 Arrays = dict[str, np.ndarray]
+
+BLOCK = 1 << 15  # elements whose float64 products stay in the cache
 
 
 class WeightedMean:
@@ -21,20 +20,23 @@ class WeightedMean:
 
     def __init__(self, reference: Mapping[str, np.ndarray]) -> None:
         self._dtypes = {key: array.dtype for key, array in reference.items()}
-        self._sums = {key: torch.zeros(a.shape, dtype=torch.float64) for key, a in reference.items()}
+        self._sums = {key: np.zeros(a.shape) for key, a in reference.items()}
         self.total = 0.0
 
     def add(self, arrays: Mapping[str, np.ndarray], weight: float) -> None:
         """Add one term; keys and shapes are the reference's (the guard has seen to it)."""
         for key, value in arrays.items():
-            self._sums[key].add_(as_tensor(value), alpha=weight)
+            total, terms = self._sums[key].reshape(-1), value.reshape(-1)
+            for start in range(0, total.size, BLOCK):
+                block = slice(start, start + BLOCK)
+                total[block] += np.multiply(terms[block], weight, dtype=np.float64)
         self.total += weight
 
     def result(self) -> Arrays:
         """The mean, in the reference's dtypes. Raises ZeroDivisionError when nothing was added."""
         if not self.total:
             raise ZeroDivisionError("the mean of no updates")
-        return {key: to_dtype(total.div_(self.total).numpy(), self._dtypes[key]) for key, total in self._sums.items()}
+        return {key: to_dtype(total / self.total, self._dtypes[key]) for key, total in self._sums.items()}
 
 
 def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
