@@ -33,10 +33,14 @@ class WeightedMean:
         self.total += weight
 
     def result(self) -> Arrays:
-        """The mean, in the reference's dtypes. Raises ZeroDivisionError when nothing was added."""
+        """The mean, in the reference's dtypes, once: the sums are given up one by one, as they are twice the size.
+
+        Raises:
+            ZeroDivisionError: nothing was added.
+        """
         if not self.total:
             raise ZeroDivisionError("the mean of no updates")
-        return {key: to_dtype(total / self.total, self._dtypes[key]) for key, total in self._sums.items()}
+        return {key: to_dtype(self._sums.pop(key) / self.total, dtype) for key, dtype in self._dtypes.items()}
 
 
 def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

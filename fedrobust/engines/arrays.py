@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -18,6 +19,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.lib import format as npy
 
 STYPE = "numpy.ndarray"  # how Flower names the .npy serialisation
+MAX_HEADER = 10_000  # bytes, NumPy's own limit
 
 
 def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
@@ -38,18 +40,34 @@ def decode(array: Array) -> np.ndarray:
     """One array of a record, as a read-only view; raises ValueError as `from_record`."""
     if array.stype != STYPE:
         raise ValueError(f"serialised as {array.stype!r}, expected {STYPE!r}")
-    file = BytesIO(array.data)  # shares the bytes
-    version = npy.read_magic(file)
+    start = _header_size(array.data)
+    shape, fortran, dtype = _read_header(array.data[:start])
+    if len(array.data) - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"has {len(array.data) - start} bytes for shape {shape} of {dtype}")
+    flat = np.frombuffer(array.data, dtype, offset=start)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _header_size(data: bytes) -> int:
+    """Bytes before the values: magic, version, length (2 bytes in version 1, 4 in version 2) and the header itself."""
+    version = npy.read_magic(BytesIO(data[: npy.MAGIC_LEN]))
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"unknown .npy version {version}")
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
+    end = npy.MAGIC_LEN + 2 * version[0]
+    size = end + int.from_bytes(data[npy.MAGIC_LEN : end], "little")
+    if size > MAX_HEADER:
+        raise ValueError(f"its header has {size} bytes, more than {MAX_HEADER}")
+    return size
+
+
+@lru_cache(maxsize=4096)  # NumPy parses a header as Python source; a model's are the same in every message
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    file = BytesIO(header)
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("holds Python objects")
-    if len(array.data) - file.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"has {len(array.data) - file.tell()} bytes for shape {shape} of {dtype}")
-    flat = np.frombuffer(array.data, dtype, offset=file.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

@@ -19,18 +19,25 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-# read by Ray when it is imported: report nothing, and leave CUDA_VISIBLE_DEVICES alone where no GPU is asked for
+# read by Ray when it is imported: report nothing, leave CUDA_VISIBLE_DEVICES alone where no GPU is asked for, and give
+# the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time)
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
 
+import numpy as np
 import ray
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from fedrobust.config import RunConfig
 from fedrobust.engines.grid import SimulationGrid, error_reply, handle
 
+# an ArrayRecord, key → (dtype, shape, type, bytes): bytes as a NumPy array travel beside the pickle, not copied into it
+Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
+
 ATTEMPTS = 2  # an actor's death costs its client one retry
+WAITING_BYTES = 256 << 20  # of early replies that wait in the object store for a slower client before them
 PACKAGES = Path(__file__).resolve().parents[2]  # where clients/, strategies/ ... lie, for the workers' import path
 
 
@@ -48,13 +55,21 @@ class Worker:
 
     def handle(
         self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
-    ) -> tuple[RecordDict, Message]:
+    ) -> tuple[RecordDict, tuple[Message, dict[str, Packed]]]:
         """The client's new state, and the reply to a message whose array records lie in the object store."""
-        self._fetched = {ref.hex(): self._fetched.get(ref.hex()) or ray.get(ref) for (ref,) in arrays.values()}
+        self._fetch([ref for (ref,) in arrays.values()])
         for name, (ref,) in arrays.items():
             message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
         reply = handle(self._app, message, context)
-        return context.state, reply
+        return context.state, (reply, {name: _pack(record) for name, record in _take_arrays(reply).items()})
+
+    def _fetch(self, refs: list[ray.ObjectRef]) -> None:
+        """Hold these records, and no longer those of an earlier round: those go first, so that both are never held."""
+        keep = {ref.hex() for ref in refs}
+        self._fetched = {key: record for key, record in self._fetched.items() if key in keep}
+        for ref in refs:
+            if ref.hex() not in self._fetched:
+                self._fetched[ref.hex()] = _unpack(ray.get(ref))
 
 
 @dataclass
@@ -87,8 +102,6 @@ class RayGrid(SimulationGrid):
         )
         self._arguments = (client_app, workers.threads)
         self._idle: list[Any] = [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
-        # replies that may wait for one slow client: more idles no actor in a usual round, fewer keep the store small
-        self._window = 8 + 4 * workers.num
 
     def close(self) -> None:
         for actor in self._idle:
@@ -100,16 +113,22 @@ class RayGrid(SimulationGrid):
 
     def _exchange(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else monotonic() + timeout
+        # at least as many ahead of the one awaited that no actor idles where clients take equally long
+        window = 2 * len(self._idle) + WAITING_BYTES // max(map(_size, messages), default=1)
         queue = deque(_stored(messages))
         running: dict[ray.ObjectRef, _Task] = {}
         done: dict[int, Message | ray.ObjectRef] = {}
         try:
             for position in range(len(messages)):
+                # book what has come meanwhile, so that the actors go on while the caller is at work with a reply
+                while running and self._collect(queue, running, done, until=0.0):
+                    pass
+                self._feed(queue, running, position + window)
                 while position not in done and (queue or running):
-                    self._feed(queue, running, position + self._window)
                     if not self._collect(queue, running, done, deadline):
                         queue.clear()
                         self._abandon(running)
+                    self._feed(queue, running, position + window)
                 if position in done:
                     yield _taken(messages[position], done.pop(position))
         finally:
@@ -130,10 +149,10 @@ class RayGrid(SimulationGrid):
         queue: deque[_Task],
         running: dict[ray.ObjectRef, _Task],
         done: dict[int, Message | ray.ObjectRef],
-        deadline: float | None,
+        until: float | None,
     ) -> bool:
-        """Wait for one actor and book what it says; False when the time is over first."""
-        left = None if deadline is None else max(deadline - monotonic(), 0.0)
+        """Wait for one actor and book what it says; False when that time (of the monotonic clock) comes first."""
+        left = None if until is None else max(until - monotonic(), 0.0)
         finished, _ = ray.wait(list(running), num_returns=1, timeout=left)
         if not finished:
             return False
@@ -166,33 +185,55 @@ class RayGrid(SimulationGrid):
         self._idle.append(self._actor_class.remote(*self._arguments))
 
 
+def _size(message: Message) -> int:
+    """Bytes of a message's arrays: about those of its reply."""
+    return 1 + sum(record.count_bytes() for record in message.content.array_records.values())
+
+
 def _stored(messages: list[Message]) -> list[_Task]:
     """Tasks whose array records are in the object store: a record that many messages share is put there once."""
     refs: dict[int, ray.ObjectRef] = {}
     tasks = []
     for position, message in enumerate(messages):
-        arrays, rest = {}, {}
-        for name, record in message.content.items():
-            if isinstance(record, ArrayRecord):
-                if id(record) not in refs:
-                    refs[id(record)] = ray.put(record)
-                # inside a list, so that Ray hands on the reference and the worker fetches it once per round
-                arrays[name] = [refs[id(record)]]
-            else:
-                rest[name] = record
-        message.content = RecordDict(rest)
+        message.content = RecordDict(dict(message.content))  # of its own: what is taken out stays in the caller's
+        arrays = {}
+        for name, record in _take_arrays(message).items():
+            if id(record) not in refs:
+                refs[id(record)] = ray.put(_pack(record))
+            # inside a list, so that Ray hands on the reference and the worker fetches it once per round
+            arrays[name] = [refs[id(record)]]
         tasks.append(_Task(position, message, arrays))
     return tasks
 
 
-def _taken(message: Message, reply: Message | ray.ObjectRef) -> Message:
+def _taken(message: Message, stored: Message | ray.ObjectRef) -> Message:
     """The reply to a message, out of the object store if it lies there."""
-    if isinstance(reply, Message):
-        return reply
+    if isinstance(stored, Message):
+        return stored
     try:
-        return ray.get(reply)
+        reply, arrays = ray.get(stored)
     except RayError as error:
         return error_reply(message, _brief(error))
+    for name, packed in arrays.items():
+        reply.content[name] = _unpack(packed)
+    return reply
+
+
+def _take_arrays(message: Message) -> dict[str, ArrayRecord]:
+    """The array records of a message, which keeps the rest."""
+    records = dict(message.content.array_records) if message.has_content() else {}
+    for name in records:
+        del message.content[name]
+    return records
+
+
+def _pack(record: ArrayRecord) -> Packed:
+    return {key: (a.dtype, a.shape, a.stype, np.frombuffer(a.data, np.uint8)) for key, a in record.items()}
+
+
+def _unpack(packed: Packed) -> ArrayRecord:
+    """The inverse of `_pack`, with bytes of its own: nothing in the object store is held."""
+    return ArrayRecord({key: Array(d, shape, kind, data.tobytes()) for key, (d, shape, kind, data) in packed.items()})
 
 
 def _start_ray(address: str, cpus: int) -> bool:

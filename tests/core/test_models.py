@@ -54,6 +54,18 @@ def test_logits_are_deterministic_in_eval_mode(name: str) -> None:
     assert torch.equal(first, second)
 
 
+def test_resnet18_is_torchvisions_but_for_the_stem() -> None:
+    from torchvision.models import resnet18
+
+    ours, theirs = built("resnet18").train().get_submodule("network"), resnet18(num_classes=10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()  # type: ignore[assignment]
+    theirs.load_state_dict(ours.state_dict())
+    x = images("resnet18")
+    assert torch.equal(ours(x), theirs.train()(x))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert ours.get_parameter("layer1.0.conv1.weight").std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_mean_and_std_are_in_no_state_dict(name: str) -> None:
     model = built(name)
