@@ -40,6 +40,52 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - logits.gather(1, label).squeeze(1)
 
 
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """(max_{k≠y} z_k − z_y) / (z_(1) − z_(3)), z_(i) the i-th largest: the difference of logits ratio.
+
+    Croce and Hein 2020, equation 6, with their code's 1e-12 below the line. Like cross-entropy it does not
+    change when a constant is added to all logits; unlike it, nor when all are scaled, so that no temperature
+    can hide the gradient.
+
+    Args:
+        logits: z, [B, K] with K ≥ 3.
+        y: labels, [B] of int64.
+
+    Returns:
+        [B], at least −1, positive exactly where the prediction is wrong. Limit case: 0 where all are equal.
+
+    Raises:
+        ValueError: fewer than 3 classes.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"dlr needs 3 classes or more, not {logits.shape[1]}")
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), z_(i) the i-th largest: DLR towards the class t.
+
+    Croce and Hein 2020, equation 7, with their code's 1e-12 below the line. Neither shift nor scale of the
+    logits changes it.
+
+    Args:
+        logits: z, [B, K] with K ≥ 4.
+        y, target: labels and the classes to move to, [B] of int64.
+
+    Returns:
+        [B], positive exactly where the target beats the label. Limit case: 0 where target = y.
+
+    Raises:
+        ValueError: fewer than 4 classes.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(f"targeted_dlr needs 4 classes or more, not {logits.shape[1]}")
+    top = logits.topk(4, dim=1).values
+    gap = logits.gather(1, torch.stack((target, y), 1)).diff(dim=1).squeeze(1).neg()
+    return gap / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
+
+
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(p ‖ q) = Σ_k p_k (log p_k − log q_k), p = softmax(reference), q = softmax(z).
 
