@@ -70,12 +70,19 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
                 setattr(module, name, buffer)
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """∂ Σ_i loss_i / ∂x, in the shape and dtype of `x`; no gradient for a weight is computed or stored.
+def forward_backward(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [B, K], loss_i [B] and ∂ Σ_i loss_i / ∂x, all detached; no gradient for a weight is computed or stored.
 
-    The loss is taken in float32, whatever autocast makes of the model.
+    Logits and loss are in float32, whatever autocast makes of the model; the gradient has shape and dtype of `x`.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()  # shares the storage of x: no copy
-        (gradient,) = torch.autograd.grad(loss(model(x).float(), y).sum(), x)
-    return gradient
+        logits = model(x).float()
+        value = loss(logits, y)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+    return logits.detach(), value.detach(), gradient
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """∂ Σ_i loss_i / ∂x, as of `forward_backward`."""
+    return forward_backward(model, x, y, loss)[2]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Loss, input_gradient, untouched
-from fedrobust.attacks.projections import LinfBall, Norm
+from fedrobust.attacks.norms import Norm
+from fedrobust.attacks.projections import LinfBall
 from fedrobust.losses import cross_entropy
 
 # random start → step over epsilon

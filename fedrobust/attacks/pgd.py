@@ -1,13 +1,18 @@
 """Projected gradient descent, on the negative loss."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Loss, input_gradient, untouched
-from fedrobust.attacks.projections import BALLS, Norm
+from fedrobust.attacks.norms import Norm, per_image
+from fedrobust.attacks.projections import ball_of
 from fedrobust.losses import cross_entropy
+
+# what is left of the step size when the share t of all steps is done
+DECAYS = {"none": lambda t: 1.0, "linear": lambda t: 1 - t, "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2}
 
 
 def pgd(
@@ -21,6 +26,7 @@ def pgd(
     norm: Norm = "linf",
     restarts: int = 1,
     random_start: Literal["uniform", "gaussian", "zero"] = "uniform",
+    decay: Literal["none", "linear", "cosine"] = "none",
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -29,7 +35,11 @@ def pgd(
     Madry et al. 2018, section 2.1. Π goes to the ball around x, then to [0, 1]. Starts: uniform in the ball,
     x + N(0, 0.001²) (TRADES, CalFAT), or x. Of several restarts each example keeps the strongest, with the
     highest loss. Exactly `steps` forward and backward passes; several restarts add one forward pass each.
-    Limit cases: epsilon = 0 returns x; l∞, one step of epsilon from "zero" is FGSM.
+    Limit cases: epsilon = 0 returns x; l∞, one step of epsilon from "zero" is FGSM; from "zero" it is BIM, the
+    basic iterative method of Kurakin et al. 2017.
+
+    With `decay` step t of T = `steps`, counted from 0, has length step_size · (1 − t/T) ("linear") or
+    step_size · (1 + cos(π t/T)) / 2 ("cosine").
 
     Args:
         model: pixels to logits, run in the mode it is in.
@@ -48,20 +58,21 @@ def pgd(
     Raises:
         ValueError: a setting out of its range, or no generator where noise is wanted.
     """
-    if norm not in BALLS:
-        raise ValueError(f"norm {norm!r}: must be one of {', '.join(BALLS)}")
     if step_size <= 0 or steps < 1 or restarts < 1:
         raise ValueError(f"pgd needs step_size > 0, steps and restarts ≥ 1, not {step_size}, {steps}, {restarts}")
     if restarts > 1 and random_start == "zero":
         raise ValueError("random_start 'zero' makes all restarts the same: take uniform or gaussian")
-    ball = BALLS[norm](x, epsilon)
+    if decay not in DECAYS:
+        raise ValueError(f"decay {decay!r}: must be one of {', '.join(DECAYS)}")
+    ball = ball_of(norm, x, epsilon)
     if epsilon == 0:
         return x.detach().clone()
 
     def climb() -> Tensor:
         x_adv = ball.start(random_start, generator)
-        for _ in range(steps):
-            ball.step_(x_adv, input_gradient(model, x_adv, y, loss), float(step_size))
+        for step in range(steps):
+            length = float(step_size) * DECAYS[decay](step / steps)
+            ball.step_(x_adv, input_gradient(model, x_adv, y, loss), length)
         return x_adv
 
     @torch.no_grad()
@@ -76,7 +87,7 @@ def pgd(
         for _ in range(restarts - 1):
             x_adv = climb()
             value = strength(x_adv)
-            stronger = (value > highest).view(-1, *(1,) * (x.ndim - 1))
+            stronger = per_image(value > highest, x)
             torch.where(stronger, x_adv, best, out=best)
             highest = torch.maximum(value, highest)
     return best

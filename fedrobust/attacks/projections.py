@@ -1,12 +1,13 @@
 """Balls around x within [0, 1]: where attacks start, how they step, how they come back."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-Norm = Literal["linf", "l2"]
+from fedrobust.attacks.norms import image_norm, per_image
 
 GAUSSIAN_START = 0.001  # standard deviation, in pixels: TRADES' and CalFAT's
 
@@ -29,9 +30,9 @@ class Ball(ABC):
             raise ValueError(f"a ball needs epsilon ≥ 0 and floating-point x, not {epsilon} and {x.dtype}")
         self.x, self.epsilon = x.detach(), float(epsilon)
 
-    def start(self, kind: str, generator: torch.Generator | None) -> Tensor:
+    def start(self, kind: str, generator: torch.Generator | None, sigma: float = GAUSSIAN_START) -> Tensor:
         """A new tensor in the ball: x itself ("zero"), a uniform draw from the ball, clipped to [0, 1]
-        ("uniform"), or x + N(0, 0.001²), projected ("gaussian").
+        ("uniform"), or x + N(0, sigma²), projected ("gaussian").
 
         The noise is drawn in logical order, so that it does not depend on the memory format of x.
 
@@ -45,16 +46,28 @@ class Ball(ABC):
             raise ValueError(f"random_start {kind!r}: must be zero, uniform or gaussian")
         if generator is None:
             raise ValueError(f"random_start {kind!r} draws noise: pass a generator (on {self.x.device})")
-        noise = self._uniform(generator) if kind == "uniform" else self._gaussian(generator) * GAUSSIAN_START
+        noise = self._uniform(generator) if kind == "uniform" else self._gaussian(generator) * sigma
         return self.project_(x_adv.add_(noise))
 
     @abstractmethod
-    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """One step of length `step_size` in the steepest direction of this norm, then `project_`."""
+    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """One step of length `step_size` in the steepest direction of this norm, then `project_`.
+
+        The length is one number, or one per image, [B, 1, ...].
+        """
 
     @abstractmethod
     def project_(self, x_adv: Tensor) -> Tensor:
         """Back to the ball and to [0, 1]."""
+
+    @abstractmethod
+    def distance(self, x_adv: Tensor) -> Tensor:
+        """‖x_adv − x‖ per example, [B]."""
+
+    def enclose(self, x_adv: Tensor) -> Tensor:
+        """`x_adv`, bit for bit where it lies in the ball, projected where it does not."""
+        outside = per_image(self.distance(x_adv) > self.epsilon, x_adv)
+        return torch.where(outside, self.project_(x_adv.clone()), x_adv)
 
     @abstractmethod
     def _uniform(self, generator: torch.Generator) -> Tensor:
@@ -75,11 +88,17 @@ class LinfBall(Ball):
         super().__init__(x, epsilon)
         self.lower, self.upper = (self.x - epsilon).clamp_(min=0), (self.x + epsilon).clamp_(max=1)
 
-    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        return self.project_(x_adv.add_(gradient.sign(), alpha=step_size))
+    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        sign = gradient.sign()
+        return self.project_(
+            x_adv.addcmul_(sign, step_size) if isinstance(step_size, Tensor) else x_adv.add_(sign, alpha=step_size)
+        )
 
     def project_(self, x_adv: Tensor) -> Tensor:
         return x_adv.clamp_(self.lower, self.upper)
+
+    def distance(self, x_adv: Tensor) -> Tensor:
+        return image_norm(x_adv - self.x, math.inf)
 
     def _uniform(self, generator: torch.Generator) -> Tensor:
         return self._random(*self.x.shape, generator=generator).mul_(2).sub_(1).mul_(self.epsilon)
@@ -93,12 +112,15 @@ class L2Ball(Ball):
     the result is in both and no distance between two points grows; it is not always the nearest such point.
     """
 
-    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         return self.project_(x_adv.add_(gradient * (step_size / self._length(gradient))))
 
     def project_(self, x_adv: Tensor) -> Tensor:
         delta = x_adv.sub_(self.x)
         return delta.mul_((self.epsilon / self._length(delta)).clamp_(max=1)).add_(self.x).clamp_(0, 1)
+
+    def distance(self, x_adv: Tensor) -> Tensor:
+        return image_norm(x_adv - self.x, 2)
 
     def _uniform(self, generator: torch.Generator) -> Tensor:
         # a uniform direction, and a radius whose d-th power is uniform
@@ -111,6 +133,17 @@ class L2Ball(Ball):
         """‖v‖₂ per example, [B, 1, ...]; never zero, so that a zero vector divided by it stays zero."""
         length = torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True)
         return length.clamp_(min=torch.finfo(v.dtype).tiny)
+
+
+def ball_of(norm: str, x: Tensor, epsilon: float) -> LinfBall | L2Ball:
+    """The ball of this norm.
+
+    Raises:
+        ValueError: another norm, or as `Ball`.
+    """
+    if norm not in BALLS:
+        raise ValueError(f"norm {norm!r}: must be one of {', '.join(BALLS)}")
+    return BALLS[norm](x, epsilon)
 
 
 BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"linf": LinfBall, "l2": L2Ball}
