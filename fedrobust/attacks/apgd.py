@@ -1,0 +1,136 @@
+"""Auto-PGD: PGD that sets its own step sizes, and stops on an image once it is misclassified."""
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.contract import Loss, forward_backward, untouched
+from fedrobust.attacks.norms import Norm, per_image
+from fedrobust.attacks.projections import ball_of
+from fedrobust.attacks.working_set import WorkingSet
+from fedrobust.losses import cross_entropy, targeted_dlr
+
+RHO = 0.75  # share of steps that must raise the loss
+MOMENTUM = 0.75  # weight of the new direction; the rest goes to the last move
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """After which of `steps` steps the step size is reconsidered → how many steps lie since the last time.
+
+    The public code's: 22 % of the steps, each later interval 3 % of them shorter, at least 6 %.
+    """
+    interval, step, found = max(int(0.22 * steps), 1), 0, {}
+    while (step := step + interval) <= steps:
+        found[step] = interval
+        interval = max(interval - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+    return found
+
+
+def ranked_class(logits: Tensor, rank: int) -> Tensor:
+    """The class that ranks (rank + 1)-th: rank 0 is the prediction. [B, K] → [B]; ValueError outside 0 … K − 1."""
+    if not 0 <= rank < logits.shape[1]:
+        raise ValueError(f"rank {rank}: must be at least 0 and below the number of classes, {logits.shape[1]}")
+    return logits.sort(dim=1).indices[:, -1 - rank]
+
+
+def apgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    steps: int = 100,
+    target_rank: int = 0,
+    loss: Loss = cross_entropy,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """z = Π(x_t + η d_t), x_{t+1} = Π(x_t + ¾ (z − x_t) + ¼ (x_t − x_{t−1})), d_t and Π as of PGD.
+
+    Croce and Hein 2020, algorithm 1. η starts at 2 epsilon. At each of the `checkpoints` it is halved, and the
+    search goes back to the best point, for an image where fewer than ¾ of the steps since the last one raised
+    the loss, or where neither η nor the best loss has changed since. The start is uniform in the ball.
+
+    With `target_rank` = r > 0 it raises `targeted_dlr` towards the class that ranks (r + 1)-th at x instead of
+    `loss`: APGD-T of AutoAttack is r = 1 … 9. Images that are wrong at x then stay as they are.
+
+    An image leaves the batch at its first misclassified point, so that one pass forward and one back per step are
+    done for the rest only, after the last step forward alone. On CUDA the batch shrinks at the checkpoints, where the
+    host has to wait anyway. The others come back at their highest loss (the public code returns x for them).
+    Deviations from the public code: l2 starts in the ball, not on its surface (with d pixels, a (1/d)-th away);
+    the first step counts as raising the loss where it does, there wherever the loss is positive.
+    Limit case: epsilon = 0 returns x.
+
+    Args:
+        model: pixels to logits, run in the mode it is in.
+        x: [B, ...] in [0, 1].
+        y: labels, [B] of int64.
+        epsilon: radius ≥ 0 in pixel units.
+        steps: at least 1.
+        target_rank: 0, or below the number of classes, of which there must then be 4 or more.
+        loss: (logits in float32, y) -> [B], to be raised.
+        generator: of the start, on the device of x.
+
+    Returns:
+        A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
+        are as before.
+
+    Raises:
+        ValueError: a setting out of its range, or no generator.
+    """
+    if steps < 1 or target_rank < 0:
+        raise ValueError(f"apgd needs steps ≥ 1 and target_rank ≥ 0, not {steps} and {target_rank}")
+    ball = ball_of(norm, x, epsilon)
+    if epsilon == 0:
+        return x.detach().clone()
+    x_adv, work = ball.start("uniform", generator), WorkingSet(x)
+    with untouched(model, x.device), torch.no_grad():
+        goal, raised = y, loss
+        if target_rank:
+            clean = model(ball.x).float()
+            goal, raised = torch.stack((y, ranked_class(clean, target_rank)), 1), _towards_target
+            _, x_adv, y, goal = work.drop(clean.argmax(1) != y, ball.x, x_adv, y, goal)
+        if not len(work):
+            return work.result
+        logits, value, gradient = forward_backward(model, x_adv, goal, raised)
+        x_prev = x_best = x_adv
+        loss_best = loss_then = value
+        gradient_best, broken = gradient, logits.argmax(1) != y
+        step_size, raises = torch.full_like(value, 2 * epsilon), torch.zeros_like(value)
+        halved, check = torch.ones_like(broken), checkpoints(steps)
+        for step in range(1, steps + 1):
+            if x.device.type == "cpu" or step - 1 in check:
+                (x_best, x_adv, x_prev, gradient, gradient_best, value, loss_best, loss_then, step_size, raises, halved,
+                 y, goal, broken) = work.drop(
+                    broken, x_best, x_adv, x_prev, gradient, gradient_best, value, loss_best, loss_then, step_size,
+                    raises, halved, y, goal, broken)  # fmt: skip
+                if not len(work):
+                    return work.result
+            if len(ball.x) > len(work):
+                ball = ball_of(norm, x[work.index], epsilon)
+            z = ball.step_(x_adv.clone(), gradient, per_image(step_size, x))
+            if step > 1:
+                z = ball.project_(torch.lerp(x_adv, z, MOMENTUM).add_(x_adv - x_prev, alpha=1 - MOMENTUM))
+            x_prev, x_adv, before = x_adv, z, value
+            if step < steps:
+                logits, value, gradient = forward_backward(model, x_adv, goal, raised)
+            else:
+                logits = model(x_adv).float()
+                value = raised(logits, goal)
+            raises = raises + (value > before)
+            wrong = logits.argmax(1) != y
+            better = per_image(((value > loss_best) | wrong) & ~broken, x)  # a broken image keeps what broke it
+            x_best = torch.where(better, x_adv, x_best)
+            gradient_best = torch.where(better, gradient, gradient_best)
+            loss_best, broken = torch.maximum(value, loss_best), broken | wrong
+            if step in check:
+                halve = (raises <= RHO * check[step]) | (~halved & (loss_then >= loss_best))
+                step_size = torch.where(halve, step_size / 2, step_size)
+                x_adv = torch.where(per_image(halve, x), x_best, x_adv)
+                gradient = torch.where(per_image(halve, x), gradient_best, gradient)
+                halved, loss_then, raises = halve, loss_best, torch.zeros_like(raises)
+    return work.finish(x_best)
+
+
+def _towards_target(logits: Tensor, goal: Tensor) -> Tensor:
+    """`targeted_dlr` with label and target in one tensor [B, 2]."""
+    return targeted_dlr(logits, *goal.unbind(1))

@@ -1,0 +1,65 @@
+"""Auto-PGD: its checkpoints, the worst case of a linear model, and a batch that shrinks."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fedrobust.attacks import apgd, pgd
+from fedrobust.attacks.apgd import checkpoints
+from fedrobust.losses import cross_entropy, dlr, margin
+
+
+def test_checkpoints_of_100_steps() -> None:
+    """Table of the paper: p_1 = 0.22, intervals shorter by 0.03 down to 0.06."""
+    assert list(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert list(checkpoints(100).values()) == [22, 19, 16, 13, 10, 7, 6, 6]
+    assert checkpoints(1) == {1: 1}
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
+def test_worst_case_of_a_linear_model(linear: Any, seeded: Any, norm: Any, dual: int, loss: Any) -> None:
+    """The margin to the one rival falls by epsilon ‖w_y − w_k‖ in the dual norm."""
+    model, x, y = linear(classes=3 if loss is dlr else 2)
+    if loss is dlr:  # the third class is out of reach: two are left
+        model[1].weight[2], model[1].bias[2], y = 0.0, -50.0, model(x)[:, :2].argmax(1)
+    gap = (model[1].weight[0] - model[1].weight[1]).norm(p=dual)
+    epsilon = 0.5 * (-margin(model(x), y).max() / gap).item()
+    x_adv = apgd(model, x, y, epsilon=epsilon, norm=norm, steps=25, loss=loss, generator=seeded())
+    torch.testing.assert_close(margin(model(x_adv), y), margin(model(x), y) + epsilon * gap, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+def test_each_target_breaks_what_lies_within_epsilon(linear: Any, seeded: Any, distances: Any, norm: Any, dual: int):
+    model, x, y = problem = linear()
+    nearest = distances(problem, dual)[:, 0]
+    for epsilon in nearest.quantile(torch.tensor([0.2, 0.5, 0.8])).tolist():
+        clear = (nearest - epsilon).abs() > 0.02 * epsilon
+        broken = torch.zeros(len(y), dtype=torch.bool)
+        for rank in range(1, 5):
+            x_adv = apgd(model, x, y, epsilon=epsilon, norm=norm, steps=30, target_rank=rank, generator=seeded())
+            broken |= model(x_adv).argmax(1) != y
+        assert torch.equal(broken[clear], (nearest < epsilon)[clear])
+
+
+def test_no_weaker_than_pgd_and_stops_at_the_first_success(trained: Any, seeded: Any) -> None:
+    model, x, y = trained
+    sizes: list[int] = []
+    handle = model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    try:
+        x_adv = apgd(model, x, y, epsilon=0.1, steps=40, generator=seeded())
+    finally:
+        handle.remove()
+    assert sizes == sorted(sizes, reverse=True)
+    robust = int((model(x_adv).argmax(1) == y).sum())
+    assert sizes[-1] >= robust
+    assert sizes[-1] < 200
+    by_pgd = pgd(model, x, y, epsilon=0.1, step_size=0.02, steps=40, generator=seeded())
+    assert robust <= int((model(by_pgd).argmax(1) == y).sum())
+
+
+def test_wrong_images_stay_with_a_target(linear: Any, seeded: Any) -> None:
+    model, x, y = linear()
+    y = (y + 1) % 5
+    assert torch.equal(apgd(model, x, y, epsilon=0.1, target_rank=1, generator=seeded()), x)
