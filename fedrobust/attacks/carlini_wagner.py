@@ -1,0 +1,113 @@
+"""Carlini and Wagner's attacks: the l2 one, and the margin form of it that stands for it in l∞."""
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.contract import forward_backward, untouched
+from fedrobust.attacks.norms import Norm, image_norm, per_image
+from fedrobust.attacks.pgd import pgd
+from fedrobust.attacks.projections import ball_of
+from fedrobust.attacks.working_set import WorkingSet
+from fedrobust.losses import margin
+
+FIRST_WEIGHT = 0.1  # c of the first search step, tenfold until an image breaks
+BETAS = (0.9, 0.999)  # Adam's
+
+
+def carlini_wagner(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "l2",
+    steps: int = 100,
+    search_steps: int = 9,
+    learning_rate: float = 0.01,
+    confidence: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """l2: min ‖x′ − x‖₂² − c min(margin(x′), κ) over v, x′ = (tanh v + 1) / 2, by Adam; c by bisection per image.
+
+    Carlini and Wagner 2017, section VI, equation for L2, f6. Per search step Adam starts anew at x; c rises tenfold
+    until the image breaks and is bisected from then on. Broken means margin > κ = `confidence`. An image leaves
+    the batch once it is broken within epsilon; what is found outside the ball comes back projected onto it. At most
+    search_steps · steps forward and backward passes. Deviations: c starts at 0.1; no early abort.
+
+    linf: the form of the federated and adversarial-training papers: `steps` steps of `pgd` on `margin` from a
+    uniform start, step size epsilon / 4 falling linearly to 0. The paper's own l∞ attack is another; search_steps,
+    learning_rate and confidence do not matter here.
+
+    Limit case: epsilon = 0 returns x.
+
+    Args:
+        model: pixels to logits, run in the mode it is in.
+        x: [B, ...] in [0, 1].
+        y: labels, [B] of int64.
+        epsilon: radius ≥ 0 in pixel units.
+        steps, search_steps: at least 1.
+        learning_rate: above 0, Adam's in v.
+        confidence: κ ≥ 0, in logits.
+        generator: of the start in l∞, on the device of x; not used in l2.
+
+    Returns:
+        A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
+        are as before.
+
+    Raises:
+        ValueError: a setting out of its range, or no generator where one is needed.
+    """
+    if steps < 1 or search_steps < 1 or learning_rate <= 0 or confidence < 0:
+        raise ValueError(
+            "carlini-wagner needs steps and search_steps ≥ 1, learning_rate > 0 and confidence ≥ 0, "
+            f"not {steps}, {search_steps}, {learning_rate} and {confidence}"
+        )
+    ball = ball_of(norm, x, epsilon)
+    if epsilon == 0:
+        return x.detach().clone()
+    if norm == "linf":
+        step_size = epsilon / 4
+        return pgd(
+            model,
+            x,
+            y,
+            epsilon=epsilon,
+            step_size=step_size,
+            steps=steps,
+            decay="linear",
+            loss=margin,
+            generator=generator,
+        )
+
+    def cut_margin(logits: Tensor, y: Tensor) -> Tensor:
+        return margin(logits, y).clamp(max=confidence)
+
+    work, clean, best = WorkingSet(x), ball.x, ball.x
+    centre = torch.atanh((2 * clean - 1) * (1 - 1e-6))
+    weight = torch.full((len(x),), FIRST_WEIGHT, dtype=x.dtype, device=x.device)
+    low, high, least = torch.zeros_like(weight), weight + torch.inf, weight + torch.inf
+    with untouched(model, x.device), torch.no_grad():
+        for _ in range(search_steps):
+            v, found = centre, torch.zeros_like(y, dtype=torch.bool)
+            mean = square = torch.zeros_like(v)
+            for step in range(1, steps + 1):
+                x_adv = v.tanh().add_(1).div_(2)
+                logits, _, gradient = forward_backward(model, x_adv, y, cut_margin)
+                broken, distance = margin(logits, y) > confidence, image_norm(x_adv - clean, 2)
+                nearer, found = broken & (distance < least), found | broken
+                best, least = torch.where(per_image(nearer, x), x_adv, best), torch.where(nearer, distance, least)
+                best, x_adv, v, gradient, mean, square, clean, centre, weight, low, high, least, found, y = work.drop(
+                    least <= epsilon,
+                    *(best, x_adv, v, gradient, mean, square, clean, centre, weight, low, high, least, found, y),
+                )
+                if not len(work):
+                    return work.result
+                # through x′ to v: dx′/dv = (1 − tanh² v) / 2 = 2 x′ (1 − x′)
+                slope = (2 * (x_adv - clean) - per_image(weight, x) * gradient) * (2 * x_adv * (1 - x_adv))
+                mean = torch.lerp(slope, mean, BETAS[0])
+                square = torch.lerp(slope * slope, square, BETAS[1])
+                rate = learning_rate / (1 - BETAS[0] ** step)
+                v = torch.addcdiv(v, mean, (square / (1 - BETAS[1] ** step)).sqrt_().add_(1e-8), value=-rate)
+            low, high = torch.where(found, low, weight), torch.where(found, weight, high)
+            weight = torch.where(high.isinf(), weight * 10, (low + high) / 2)
+        return ball.enclose(work.finish(best))

@@ -1,0 +1,98 @@
+"""FAB, the fast adaptive boundary attack: the smallest change over a boundary, kept near x all along."""
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.apgd import ranked_class
+from fedrobust.attacks.contract import untouched
+from fedrobust.attacks.hyperplane import move_to_hyperplane, nearest_boundary
+from fedrobust.attacks.norms import ORDERS, Norm, image_norm, per_image
+from fedrobust.attacks.projections import ball_of
+from fedrobust.attacks.working_set import WorkingSet
+
+
+def fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    steps: int = 100,
+    target_rank: int = 0,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """x_{t+1} = (1 − α) (x_t + η d) + α (x + η d₀), clipped to [0, 1]; if that is misclassified, β of the way back.
+
+    Croce and Hein 2020 (Minimally distorted adversarial examples), algorithm 1, without its final search: d and d₀
+    lead x_t and x to the boundary with the nearest rival, linearised at x_t, inside [0, 1] (`nearest_boundary`,
+    `move_to_hyperplane`); α = ‖d‖ / (‖d‖ + ‖d₀‖), at most alpha_max. The nearest misclassified point counts.
+
+    With `target_rank` = r > 0 the rival is the class that ranks (r + 1)-th at x: one backward pass per step
+    instead of K − 1. FAB-T of AutoAttack is r = 1 … 9.
+
+    An image leaves the batch as soon as it is broken within epsilon; one that is only broken outside comes back
+    projected onto the ball, one that never is as it was. Per step: one pass forward and back, and one forward to check.
+    The start is x: nothing is random. Limit cases: epsilon = 0 returns x; so do wrong images.
+
+    Args:
+        model: pixels to logits, run in the mode it is in.
+        x: [B, ...] in [0, 1].
+        y: labels, [B] of int64.
+        epsilon: radius ≥ 0 in pixel units.
+        steps: at least 1.
+        target_rank: 0, or below the number of classes.
+        alpha_max, beta: in [0, 1].
+        eta: at least 1.
+        generator: not used.
+
+    Returns:
+        A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state are as before.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    if steps < 1 or target_rank < 0:
+        raise ValueError(f"fab needs steps ≥ 1 and target_rank ≥ 0, not {steps} and {target_rank}")
+    if not (0 <= alpha_max <= 1 and 0 <= beta <= 1 and eta >= 1):
+        raise ValueError(f"fab needs alpha_max and beta in [0, 1] and eta ≥ 1, not {alpha_max}, {beta} and {eta}")
+    ball = ball_of(norm, x, epsilon)
+    if epsilon == 0:
+        return x.detach().clone()
+    clean = x_adv = best = ball.x
+    work, rivals, least = WorkingSet(x), None, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    with untouched(model, x.device), torch.no_grad():
+        for _ in range(steps):
+            with torch.enable_grad():
+                leaf = x_adv.detach().requires_grad_()
+                logits = model(leaf).float()
+                if rivals is None:
+                    rivals = _rivals(logits.detach(), y, target_rank)
+                    least = torch.where(logits.argmax(1) == y, least, 0)
+                gap, normal, _ = nearest_boundary(logits, leaf, y, rivals, norm)
+            gap_at_clean = gap - (normal * (x_adv - clean)).sum(tuple(range(1, x.ndim)))
+            here = move_to_hyperplane(x_adv, normal, gap, norm)
+            there = move_to_hyperplane(clean, normal, gap_at_clean, norm)
+            a, b = (image_norm(d, ORDERS[norm]).clamp_(min=1e-8) for d in (here, there))
+            bias = per_image((a / (a + b)).clamp_(max=alpha_max), x)
+            x_adv = torch.lerp(x_adv.add(here, alpha=eta), clean.add(there, alpha=eta), bias).clamp_(0, 1)
+            wrong = model(x_adv).argmax(1) != y
+            distance = image_norm(x_adv - clean, ORDERS[norm])
+            nearer = wrong & (distance < least)
+            best, least = torch.where(per_image(nearer, x), x_adv, best), torch.where(nearer, distance, least)
+            x_adv = torch.where(per_image(wrong, x), torch.lerp(clean, x_adv, beta), x_adv)
+            done = least <= epsilon
+            best, x_adv, clean, least, y, rivals = work.drop(done, best, x_adv, clean, least, y, rivals)
+            if not len(work):
+                break
+        return ball.enclose(work.finish(best))
+
+
+def _rivals(logits: Tensor, y: Tensor, target_rank: int) -> Tensor:
+    """The classes to move to: the one of that rank, [B, 1], or with 0 all but the label, [B, K − 1]."""
+    if target_rank:
+        return ranked_class(logits, target_rank).unsqueeze(1)
+    return (y.unsqueeze(1) + torch.arange(1, logits.shape[1], device=y.device)) % logits.shape[1]
