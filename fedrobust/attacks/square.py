@@ -1,0 +1,113 @@
+"""Square Attack: random search with square patches. It sees logits only, so that no masked gradient can fool it."""
+
+from bisect import bisect_left
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.bumps import bump, bump_grid, move_mass
+from fedrobust.attacks.contract import untouched
+from fedrobust.attacks.norms import Norm, image_norm, per_image
+from fedrobust.attacks.projections import ball_of
+from fedrobust.attacks.working_set import WorkingSet
+from fedrobust.losses import margin
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10 000 after which p is halved
+
+
+def square(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    queries: int = 5000,
+    p_init: float = 0.8,
+    rescale: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Each query changes one square of p h w pixels, at random; a change that raises the `margin` stays.
+
+    Andriushchenko et al. 2020, algorithms 1–3. l∞: from vertical stripes of ± epsilon; a proposal sets a square
+    to ± epsilon, one sign per channel. l2: from a grid of bumps; a proposal moves the mass of one window
+    to a bump in another. p starts at p_init and is halved after each of HALVINGS; these are stretched or squeezed
+    from 10 000 queries to `queries` with `rescale` (the paper), and taken as they are without (AutoAttack).
+    Square and signs (in l∞) are the same for all images of a query, as in the public code.
+
+    An image leaves the batch once its margin is positive. Where a proposal changes nothing, it is not asked for:
+    such a query costs no pass. Deviation: a square can lie at the last row and column, too. Limit case: epsilon = 0
+    returns x.
+
+    Args:
+        model: pixels to logits, run in the mode it is in; forward only.
+        x: [B, C, H, W] in [0, 1].
+        y: labels, [B] of int64.
+        epsilon: radius ≥ 0 in pixel units.
+        queries: at least 1, besides the start.
+        p_init: in (0, 1].
+        generator: of all that is random, on the device of x. An image's draws do not depend on which others are left.
+
+    Returns:
+        A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
+        are as before.
+
+    Raises:
+        ValueError: a setting out of its range, x of another shape, or no generator.
+    """
+    if queries < 1 or not 0 < p_init <= 1 or x.ndim != 4:
+        raise ValueError(
+            f"square needs queries ≥ 1, p_init in (0, 1] and x [B, C, H, W]: {queries}, {p_init}, {x.shape}"
+        )
+    ball = ball_of(norm, x, epsilon)
+    if epsilon == 0:
+        return x.detach().clone()
+    if generator is None:
+        raise ValueError(f"square draws its squares: pass a generator (on {x.device})")
+    (b, c, h, w), work, clean = x.shape, WorkingSet(x), ball.x
+    dice = torch.rand(queries, 5, generator=generator, device=x.device).tolist()  # at once: the host waits once
+
+    def signs(*shape: int) -> Tensor:
+        return torch.randint(0, 2, shape, generator=generator, device=x.device).mul_(2).sub_(1).to(x.dtype)
+
+    def window(side: int, row: float, column: float) -> tuple[slice, slice]:
+        top, left = int(row * (h - side + 1)), int(column * (w - side + 1))
+        return slice(top, top + side), slice(left, left + side)
+
+    if norm == "linf":
+        start = signs(b, c, 1, w) * epsilon
+    else:
+        start = bump_grid(x, signs, generator)
+        start *= per_image(epsilon / image_norm(start, 2).clamp_(min=1e-12), x)
+    with untouched(model, x.device), torch.no_grad():
+        x_best = ball.project_(clean + start)
+        highest = margin(model(x_best).float(), y)
+        for query in range(queries):
+            x_best, clean, y, highest = work.drop(highest > 0, x_best, clean, y, highest)
+            if not len(work):
+                break
+            p = p_init / 2 ** bisect_left(HALVINGS, query * 10_000 // queries if rescale else query)
+            side = min(round((p * h * w) ** 0.5), h, w)
+            if norm == "linf":
+                x_new = _square(x_best, clean, epsilon, signs(c, 1, 1), window(max(side, 1), *dice[query][:2]))
+            else:
+                side = min(max(side, 3) | 1, h, w)  # odd, where the image has room
+                to, away = (window(side, *dice[query][i : i + 2]) for i in (0, 2))
+                pattern = bump(side, dice[query][4] > 0.5).to(x) * signs(b, c, 1, 1)[work.index]
+                x_new = clean + move_mass(x_best - clean, epsilon, pattern, to, away)
+                x_new.clamp_(0, 1)
+            rows = (x_new != x_best).flatten(1).any(1).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            x_new = x_new if len(rows) == len(work) else x_new[rows]
+            value = margin(model(x_new).float(), y[rows])
+            won = (value > highest[rows]).nonzero().squeeze(1)
+            x_best[rows[won]], highest[rows[won]] = x_new[won], value[won]
+        return work.finish(x_best)
+
+
+def _square(x_best: Tensor, clean: Tensor, epsilon: float, sign: Tensor, at: tuple[slice, slice]) -> Tensor:
+    """± 2 epsilon in the square, clipped to the ball and [0, 1]: from any point of the ball that is its end."""
+    x_new, inside = x_best.clone(), clean[:, :, *at]
+    x_new[:, :, *at] = torch.where(sign > 0, (inside + epsilon).clamp_(max=1), (inside - epsilon).clamp_(min=0))
+    return x_new
