@@ -1,0 +1,63 @@
+"""The momentum iterative method: PGD along a running sum of gradients."""
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.contract import Loss, input_gradient, untouched
+from fedrobust.attacks.norms import Norm, image_norm, per_image
+from fedrobust.attacks.projections import ball_of
+from fedrobust.losses import cross_entropy
+
+
+def mim(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    step_size: float | None = None,
+    steps: int = 10,
+    momentum: float = 1.0,
+    norm: Norm = "linf",
+    loss: Loss = cross_entropy,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """g_{t+1} = μ g_t + ∇loss(x_t) / ‖∇loss(x_t)‖₁, x_{t+1} = Π(x_t + step_size · d_t), d_t = sign g or g / ‖g‖₂.
+
+    Dong et al. 2018, algorithm 1 (MI-FGSM) and its l2 form, equation 9; from x. Exactly `steps` forward and
+    backward passes. Deviation: Π onto the ball and [0, 1] after each step, where the paper chooses steps that stay
+    within the ball. Limit cases: μ = 0 is PGD from "zero"; epsilon = 0 returns x.
+
+    Args:
+        model: pixels to logits, run in the mode it is in.
+        x: [B, ...] in [0, 1].
+        y: whatever `loss` takes as its target, [B] or [B, K].
+        epsilon: radius ≥ 0 in pixel units.
+        step_size: above 0, in pixel units; by default epsilon / steps, as in the paper.
+        steps: at least 1.
+        momentum: μ ≥ 0.
+        loss: (logits in float32, y) -> [B], to be raised.
+        generator: not used: nothing is random.
+
+    Returns:
+        A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state are as before.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    if (step_size is not None and step_size <= 0) or steps < 1 or momentum < 0:
+        raise ValueError(
+            f"mim needs step_size > 0, steps ≥ 1 and momentum ≥ 0, not {step_size}, {steps} and {momentum}"
+        )
+    ball = ball_of(norm, x, epsilon)
+    x_adv = x.detach().clone()
+    if epsilon == 0:
+        return x_adv
+    length, total = float(epsilon / steps if step_size is None else step_size), torch.zeros_like(x_adv)
+    with untouched(model, x.device):
+        for _ in range(steps):
+            gradient = input_gradient(model, x_adv, y, loss)
+            gradient /= per_image(image_norm(gradient, 1).clamp_(min=torch.finfo(x.dtype).tiny), x)
+            total.mul_(momentum).add_(gradient)
+            ball.step_(x_adv, total, length)
+    return x_adv

@@ -1,0 +1,84 @@
+"""Random noise at the same epsilon: the control that every attack has to beat."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.contract import untouched
+from fedrobust.attacks.norms import Norm, per_image
+from fedrobust.attacks.projections import Ball, ball_of
+from fedrobust.losses import margin
+
+
+def uniform_noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    draws: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """x + δ, δ uniform in the ball (l∞: each pixel in [−epsilon, epsilon]; l2: in all of the ball), clipped to [0, 1].
+
+    Of several draws each image keeps the one with the highest `margin`: one forward pass per draw, and none for a
+    single draw. Limit case: epsilon = 0 returns x.
+
+    Args:
+        model: pixels to logits, run in the mode it is in.
+        x: [B, ...] in [0, 1].
+        y: labels, [B] of int64.
+        epsilon: radius ≥ 0 in pixel units.
+        draws: at least 1.
+        generator: of the noise, on the device of x.
+
+    Returns:
+        A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
+        are as before.
+
+    Raises:
+        ValueError: a setting out of its range, or no generator.
+    """
+    ball = ball_of(norm, x, epsilon)
+    return _worst_draw(model, y, ball, draws, lambda: ball.start("uniform", generator))
+
+
+def gaussian_noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    draws: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Π(x + δ), δ ~ N(0, σ²) per pixel, σ = epsilon (l∞) or epsilon / √d for d pixels (l2).
+
+    Π goes to the ball, then to [0, 1]. So in l∞ 31.7 % of the pixels lie at ± epsilon; in l2 ‖δ‖₂ is about
+    epsilon, and about half of the images lie on the surface. All else as for `uniform_noise`.
+    """
+    ball = ball_of(norm, x, epsilon)
+    sigma = epsilon if norm == "linf" else epsilon / max(x[:1].numel(), 1) ** 0.5
+    return _worst_draw(model, y, ball, draws, lambda: ball.start("gaussian", generator, sigma))
+
+
+@torch.no_grad()
+def _worst_draw(model: nn.Module, y: Tensor, ball: Ball, draws: int, draw: Callable[[], Tensor]) -> Tensor:
+    if draws < 1:
+        raise ValueError(f"draws = {draws}: must be at least 1")
+    if ball.epsilon == 0:
+        return ball.x.clone()
+    best = draw()
+    if draws == 1:
+        return best
+    with untouched(model, best.device):
+        highest = margin(model(best).float(), y)
+        for _ in range(draws - 1):
+            x_adv = draw()
+            value = margin(model(x_adv).float(), y)
+            torch.where(per_image(value > highest, x_adv), x_adv, best, out=best)
+            highest = torch.maximum(value, highest)
+    return best
