@@ -11,6 +11,7 @@ from fedrobust.losses import cross_entropy, targeted_dlr
 
 RHO = 0.75  # share of steps that must raise the loss
 MOMENTUM = 0.75  # weight of the new direction; the rest goes to the last move
+EAGER = ("cpu",)  # device types on which the batch shrinks after every step: elsewhere the host would have to wait
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -54,8 +55,8 @@ def apgd(
     `loss`: APGD-T of AutoAttack is r = 1 … 9. Images that are wrong at x then stay as they are.
 
     An image leaves the batch at its first misclassified point, so that one pass forward and one back per step are
-    done for the rest only, after the last step forward alone. On CUDA the batch shrinks at the checkpoints, where the
-    host has to wait anyway. The others come back at their highest loss (the public code returns x for them).
+    done for the rest only; after the last step, forward alone. Elsewhere than on the CPU the batch shrinks at the
+    checkpoints. The others come back at their highest loss (the public code returns x for them).
     Deviations from the public code: l2 starts in the ball, not on its surface (with d pixels, a (1/d)-th away);
     the first step counts as raising the loss where it does, there wherever the loss is positive.
     Limit case: epsilon = 0 returns x.
@@ -98,7 +99,7 @@ def apgd(
         step_size, raises = torch.full_like(value, 2 * epsilon), torch.zeros_like(value)
         halved, check = torch.ones_like(broken), checkpoints(steps)
         for step in range(1, steps + 1):
-            if x.device.type == "cpu" or step - 1 in check:
+            if x.device.type in EAGER or step - 1 in check:
                 (x_best, x_adv, x_prev, gradient, gradient_best, value, loss_best, loss_then, step_size, raises, halved,
                  y, goal, broken) = work.drop(
                     broken, x_best, x_adv, x_prev, gradient, gradient_best, value, loss_best, loss_then, step_size,

@@ -1,5 +1,7 @@
 """Auto-PGD: its checkpoints, the worst case of a linear model, and a batch that shrinks."""
 
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -57,6 +59,22 @@ def test_no_weaker_than_pgd_and_stops_at_the_first_success(trained: Any, seeded:
     assert sizes[-1] < 200
     by_pgd = pgd(model, x, y, epsilon=0.1, step_size=0.02, steps=40, generator=seeded())
     assert robust <= int((model(by_pgd).argmax(1) == y).sum())
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_rank": 1}, {"norm": "l2"}])
+def test_when_the_batch_shrinks_does_not_matter(
+    trained: Any, seeded: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """On CUDA it shrinks at the checkpoints only: what broke an image must outlast the steps in between."""
+    model, x, y = trained
+    epsilon = 0.4 if settings.get("norm") == "l2" else 0.1
+    attack = partial(apgd, model, x, y, epsilon=epsilon, steps=30, **settings)
+    each_step = attack(generator=seeded())
+    monkeypatch.setattr(import_module("fedrobust.attacks.apgd"), "EAGER", ())
+    at_checkpoints = attack(generator=seeded())
+    torch.testing.assert_close(at_checkpoints, each_step, rtol=0, atol=1e-3)
+    assert torch.equal(model(at_checkpoints).argmax(1), model(each_step).argmax(1))
+    assert 20 < (model(each_step).argmax(1) == y).sum() < 180
 
 
 def test_wrong_images_stay_with_a_target(linear: Any, seeded: Any) -> None:
