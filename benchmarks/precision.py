@@ -51,7 +51,14 @@ def one_run(cfg: RunConfig, precision: torch.dtype, images: int, epochs: int) ->
         stream=("precision",),
     )
     test = torch.from_numpy(subset(bench.dataset.test.labels, cfg.data.test_images, numpy_stream(0, "test")))
-    result = evaluate(bench.model, bench.images("test"), test, make_suite(cfg), batch_size=500, seed=cfg.seed)
+    result = evaluate(
+        bench.model,
+        bench.images("test"),
+        test,
+        make_suite(cfg, bench.dataset.num_classes),
+        batch_size=500,
+        seed=cfg.seed,
+    )
     return {
         "natural": result.natural_accuracy,
         "pgd-20": result.robust_accuracy["pgd-20"],

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedrobust.attacks import make_attack
 from fedrobust.config import RunConfig
 from fedrobust.data.augment import AUGMENTATIONS
-from fedrobust.evaluation import EvaluationAttack, evaluate, make_suite
+from fedrobust.evaluation import EvaluationAttack, Stage, evaluate, make_suite
 from fedrobust.objectives import make_objective
 from fedrobust.split import split_of
 from fedrobust.training import Schedule, TrainingSummary, train
@@ -75,7 +75,7 @@ class LocalClient:
             seed=cfg.seed,
             stream=("client", self.partition, told.server_round),
         )
-        return bench.weights(), self._metrics(summary, EvaluationAttack("training", attack))
+        return bench.weights(), self._metrics(summary, EvaluationAttack("training", (Stage("training", attack),)))
 
     def evaluate(self, weights: dict[str, Tensor], server_round: int) -> dict[str, float]:
         """Metrics of `weights` on the client's own held-out images; "num-examples" 0 and nothing else without any."""
@@ -85,7 +85,7 @@ class LocalClient:
             self.bench.load(weights),
             self.bench.images("train"),
             torch.from_numpy(self.shard.held_out),
-            make_suite(self.cfg),
+            make_suite(self.cfg, self.bench.dataset.num_classes),
             batch_size=self.cfg.evaluation.batch_size,
             seed=self.cfg.seed,
             stream=("client-evaluation", self.partition, server_round),

@@ -81,9 +81,13 @@ def save_model(path: Path, arrays: Arrays, **facts: str | int | float) -> None:
     _write(path, arrays, json.dumps(facts))
 
 
-def load_model(path: Path) -> tuple[Arrays, dict[str, str | int | float]]:
-    """Weights and facts of `save_model`. Raises RunFailed where the file is missing or corrupt."""
-    tensors, text = _read(path)
+def load_model(path: Path, *, foreign: bool = False) -> tuple[Arrays, dict[str, str | int | float]]:
+    """Weights and facts of `save_model`; with `foreign` also a safetensors file that others wrote, without facts.
+
+    Raises:
+        RunFailed: the file is missing or corrupt.
+    """
+    tensors, text = _read(path, foreign=foreign)
     return tensors, json.loads(text)
 
 
@@ -93,7 +97,7 @@ def _write(path: Path, tensors: Arrays, text: str) -> None:
     write_atomically(path, save(tensors, {"fedrobust": text, "digest": _digest(tensors, text)}))
 
 
-def _read(path: Path) -> tuple[Arrays, str]:
+def _read(path: Path, *, foreign: bool = False) -> tuple[Arrays, str]:
     if not path.exists():
         raise RunFailed(f"{path}: no such file")
     try:
@@ -103,6 +107,8 @@ def _read(path: Path) -> tuple[Arrays, str]:
     except (SafetensorError, OSError, ValueError) as error:
         raise RunFailed(f"{path}: corrupt or not a safetensors file ({error}); not loaded") from error
     text = metadata.get("fedrobust")
+    if text is None and foreign:
+        return tensors, "{}"
     if text is None or metadata.get("digest") is None:
         raise RunFailed(f"{path}: not a file of fedrobust's (no digest in its metadata); not loaded")
     if metadata["digest"] != _digest(tensors, text):

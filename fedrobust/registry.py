@@ -16,6 +16,8 @@ REGISTRIES = {
     "strategies": "strategies:STRATEGIES",
     "objectives": "fedrobust.objectives:OBJECTIVES",
     "attacks": "fedrobust.attacks:ATTACKS",
+    "suite": "fedrobust.evaluation.suite:SUITE",
+    "flags": "fedrobust.evaluation.flags:FLAGS",
     "models": "fedrobust.models:MODELS",
     "partitions": "partitions:PARTITIONS",
     "datasets": "fedrobust.data:DATASETS",

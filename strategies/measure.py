@@ -24,7 +24,7 @@ class Measure:
         self.cfg = cfg
         self.bench = workbench(cfg)
         self.split = split_of(cfg)
-        self._suite = make_suite(cfg)
+        self._suite = make_suite(cfg, self.bench.dataset.num_classes)
         train, test = self.bench.dataset.train.labels, self.bench.dataset.test.labels
         self._validation = self._some(self.split.validation, train, cfg.evaluation.validation_images, "validation")
         self._test = self._some(np.arange(len(test)), test, cfg.data.test_images, "test")

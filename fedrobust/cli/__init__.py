@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 import fedrobust
@@ -15,6 +15,7 @@ from fedrobust.errors import UserError
 COMMANDS = {
     "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
     "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
+    "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
     "report": ("fedrobust.cli.report", "a table and the learning curves of any runs"),
     "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
 }
@@ -26,17 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fedrobust", description=fedrobust.__doc__)
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    run: Callable[[argparse.Namespace], int] | None = None
+    chosen, run = parser, None
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if argv[:1] == [name]:
             loaded = import_module(module)
             loaded.add_arguments(sub)
-            run = loaded.main
+            chosen, run = sub, loaded.main
     arguments, rest = parser.parse_known_args(argv)
     assert run is not None
     try:
-        refuse_unknown(rest)
+        refuse_unknown(rest, chosen)
         return run(arguments)
     except UserError as error:
         for line in str(error).splitlines():

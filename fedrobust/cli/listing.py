@@ -45,7 +45,9 @@ def entries(kind: str) -> dict[str, str]:
 
 
 def _first_line(entry: Any) -> str:
-    """What an entry says of itself: its docstring's first sentence, or its own description."""
+    """What an entry says of itself: its text, its description, or its docstring's first paragraph."""
+    if isinstance(entry, str):
+        return entry
     if description := getattr(entry, "description", ""):
         return description
     return (inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fedrobust.config import DEFAULTS, FIELDS, RunConfig, unknown, walk
+from fedrobust.config import DEFAULTS, RunConfig, unknown, walk
 from fedrobust.errors import ConfigError
 
 PREFIX = "set:"  # of a setting's name in the parsed namespace
@@ -34,11 +34,12 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def refuse_unknown(rest: list[str]) -> None:
-    """Raise ConfigError for the first argument that no command takes; for a flag the nearest setting is named."""
+def refuse_unknown(rest: list[str], parser: argparse.ArgumentParser) -> None:
+    """Raise ConfigError for the first argument that the command does not take; for a flag the nearest is named."""
     flags = [word for word in rest if word.startswith("--")]
     if flags:
-        raise ConfigError(unknown("setting", flags[0][2:].split("=")[0], FIELDS))
+        known = [flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        raise ConfigError(unknown("setting", flags[0][2:].split("=")[0], known))
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}")
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedrobust.attacks import attack_mode
 from fedrobust.data.device import DeviceImages
 from fedrobust.evaluation.suite import EvaluationAttack
-from fedrobust.seeding import torch_stream
+from fedrobust.evaluation.verdicts import STANDS, attack_steps, classify, first_verdicts
 
 
 @dataclass(frozen=True)
@@ -45,31 +43,19 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on the images `index` of `data`, in float32 and eval mode.
 
-    An image counts as robust against an attack only if it is classified rightly without the attack, too: an attack
-    that moves a wrong image to its right class gains nothing. With epsilon = 0 robust equals natural accuracy.
-    Each attack draws from its own stream, batch by batch, so that adding one changes none of the others.
+    An image counts as robust against an attack only if it is classified rightly without the attack, too. With
+    epsilon = 0 robust equals natural accuracy. `evaluation.verdicts` says how images are attacked.
+
+    Raises:
+        RunFailed: a logit is NaN or infinite.
     """
-    device = data.device
-    correct = torch.zeros((), device=device)
-    loss = torch.zeros((), device=device)
-    robust = {attack.name: torch.zeros((), device=device) for attack in suite}
-    generators = {a.name: torch_stream(seed, *stream, a.name, device=device) for a in suite}
+    num_images, robust = len(index), {}
     with attack_mode(model, "eval"):
-        for chosen in index.to(device).split(batch_size):
-            x, y = data.batch(chosen)
-            with torch.no_grad():
-                logits = model(x).float()
-            right = logits.argmax(1) == y
-            correct += right.sum()
-            loss += F.cross_entropy(logits, y, reduction="sum")
-            for attack in suite:
-                x_adv = attack.run(model, x, y, generator=generators[attack.name])
-                with torch.no_grad():
-                    robust[attack.name] += (right & (model(x_adv).argmax(1) == y)).sum()
-    n = len(index)
-    return Evaluation(
-        n,
-        loss.item() / n,
-        correct.item() / n,
-        {name: value.item() / n for name, value in robust.items()},
-    )
+        natural = classify(model, data, index, batch_size=batch_size)
+        for attack in suite:
+            verdicts = first_verdicts(natural)
+            steps = attack_steps(model, data, index, attack, verdicts, batch_size=batch_size, seed=seed, stream=stream)
+            for _ in steps:
+                pass
+            robust[attack.name] = (verdicts == STANDS).sum().item() / num_images
+    return Evaluation(num_images, natural.loss.mean().item(), natural.right.sum().item() / num_images, robust)

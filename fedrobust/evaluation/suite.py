@@ -1,46 +1,129 @@
-"""The attacks of an evaluation, as they are written: "fgsm,pgd-20"."""
+"""The attacks of an evaluation, as they are written: "fgsm,pgd-20,autoattack"."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedrobust.attacks import make_attack
-from fedrobust.config import RunConfig, split_list
+from fedrobust.attacks import make_evaluation_attack
+from fedrobust.attacks.norms import Norm
+from fedrobust.config import RunConfig, split_list, unknown
 from fedrobust.errors import ConfigError
+
+NUM_TARGETS = 9  # classes a targeted attack of AutoAttack aims at, from the second most likely on
+
+Settings = tuple[str, dict[str, Any]]  # an attack's name in its registry, and how it is set
 
 
 @dataclass(frozen=True)
-class EvaluationAttack:
-    """An attack with its name in the metrics: `robust_accuracy.<name>`."""
+class Threat:
+    """What the attacker may do: move an image by at most epsilon in this norm, within [0, 1]."""
+
+    epsilon: float
+    norm: Norm = "linf"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack, its settings bound: `run(model, x, y, generator=...)` gives adversarial examples."""
 
     name: str
     run: Callable[..., Any]
 
 
-def parse_attack(name: str) -> dict[str, Any]:
-    """The PGD settings behind an evaluation attack's name.
+@dataclass(frozen=True)
+class EvaluationAttack:
+    """A chain of attacks under one name, `robust_accuracy.<name>`: each stage sees what stood before it."""
 
-    "fgsm" is one step of size epsilon from the image itself, in the l2 norm the fast gradient method; "pgd-K" is K
-    steps of `evaluation.step-size` from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.
+    name: str
+    stages: tuple[Stage, ...]
+
+
+SUITE: dict[str, str] = {
+    "fgsm": "One step of size epsilon from the image; in the l2 norm the fast gradient method.",
+    "pgd-K": "K steps from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.",
+    "pgd-KxR": "PGD-K from R starts.",
+    "bim-K": "K steps from the image itself.",
+    "mim-K": "K steps with momentum.",
+    "cw": "The margin loss under PGD for linf, Carlini and Wagner's own attack for l2.",
+    "deepfool": "The nearest boundary, by linearisation.",
+    "apgd-ce": "Auto-PGD on the cross-entropy.",
+    "apgd-t": "Auto-PGD on the targeted DLR loss, one stage per target class.",
+    "fab-t": "FAB, one stage per target class.",
+    "square": "Square, 5,000 queries and no gradient; square-Q makes Q of them.",
+    "autoattack": "The four before this in a chain: AutoAttack, standard version.",
+    "gaussian-noise": "No attack but a control.",
+    "uniform-noise": "No attack but a control.",
+}
+
+
+def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
+    """The chain of attacks behind the name of an evaluation attack, with the settings that make it this one.
+
+    SUITE says what each is; the members of AutoAttack are as in Croce and Hein 2020, the standard version.
 
     Raises:
         ConfigError: any other name.
     """
-    if name == "fgsm":
-        return {"steps": 1, "random_start": "zero"}
-    if match := re.fullmatch(r"pgd-([1-9]\d{0,3})", name):
-        return {"steps": int(match[1]), "random_start": "uniform"}
-    raise ConfigError(f"evaluation.attacks: unknown attack {name!r}; known: fgsm, pgd-K (K steps, such as pgd-20)")
+    targets = range(1, min(NUM_TARGETS, num_classes - 1) + 1)
+    autoattack: dict[str, list[Settings]] = {
+        "apgd-ce": [("apgd", {})],
+        "apgd-t": [("apgd", {"target_rank": rank}) for rank in targets],
+        "fab-t": [("fab", {"target_rank": rank}) for rank in targets],
+        "square": [("square", {})],
+    }
+    chains: dict[str, list[Settings]] = {
+        "fgsm": [("pgd", {"steps": 1, "random_start": "zero"})],
+        "cw": [("carlini-wagner", {})],
+        "deepfool": [("deepfool", {})],
+        **autoattack,
+        "autoattack": [stage for member in autoattack.values() for stage in member],
+        "gaussian-noise": [("gaussian-noise", {})],
+        "uniform-noise": [("uniform-noise", {})],
+    }
+    if name in chains:
+        return chains[name]
+    if match := re.fullmatch(r"pgd-([1-9]\d{0,3})(?:x([1-9]\d?))?", name):
+        return [("pgd", {"steps": int(match[1]), "random_start": "uniform"})] * int(match[2] or 1)
+    if match := re.fullmatch(r"(bim|mim)-([1-9]\d{0,3})", name):
+        start = {"random_start": "zero"} if match[1] == "bim" else {}
+        return [("pgd" if match[1] == "bim" else "mim", {"steps": int(match[2]), **start})]
+    if match := re.fullmatch(r"square-([1-9]\d{0,5})", name):
+        return [("square", {"queries": int(match[1])})]
+    raise ConfigError(unknown("attack", name, SUITE))
 
 
-def make_suite(cfg: RunConfig) -> tuple[EvaluationAttack, ...]:
+def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float | None = None) -> EvaluationAttack:
+    """The attack of this name against a threat model.
+
+    Args:
+        step_size: of PGD, BIM and MIM; unset, epsilon / 4 (2/255 at 8/255). FGSM's is epsilon.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    stages: dict[str, Stage] = {}
+    for attack, settings in parse_attack(name, num_classes):
+        given: dict[str, Any] = {"epsilon": threat.epsilon, "norm": threat.norm, **settings}
+        usual = threat.epsilon * (1 if name == "fgsm" else 0.25) or 1.0  # with epsilon 0 no step matters
+        if "steps" in settings:
+            given["step_size"] = usual if name == "fgsm" or step_size is None else step_size
+        rank = settings.get("target_rank")
+        label = attack if rank is None else f"{attack}-target-{rank}"
+        if label in stages:  # the next start of the same attack
+            label = f"{label} ({len(stages) + 1})"
+        stages[label] = Stage(label, make_evaluation_attack(attack, **given))
+    return EvaluationAttack(name, tuple(stages.values()))
+
+
+def make_suite(cfg: RunConfig, num_classes: int) -> tuple[EvaluationAttack, ...]:
     """The suite of a run: every attack of `evaluation.attacks` at the run's epsilon and norm."""
-    suite = []
-    for name in split_list(cfg.evaluation.attacks):
-        step_size = cfg.attack.epsilon if name == "fgsm" else cfg.evaluation.step_size
-        settings = {**parse_attack(name), "epsilon": cfg.attack.epsilon, "norm": cfg.attack.norm}
-        suite.append(EvaluationAttack(name, make_attack("pgd", step_size=step_size, **settings)))
-    return tuple(suite)
+    threat = Threat(cfg.attack.epsilon, cfg.attack.norm)
+    return tuple(_suite(split_list(cfg.evaluation.attacks), threat, num_classes, cfg.evaluation.step_size))
+
+
+def _suite(names: list[str], threat: Threat, num_classes: int, step_size: float) -> Iterator[EvaluationAttack]:
+    for name in names:
+        yield make_chain(name, threat, num_classes=num_classes, step_size=step_size)

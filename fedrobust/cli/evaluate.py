@@ -1,0 +1,234 @@
+"""`fedrobust evaluate`: how robust a model is, and whether that number can be believed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedrobust.config import split_list
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.ratio import Ratio
+
+ATTACKS = "fgsm,pgd-20,autoattack"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fedrobust evaluate`."""
+    add = parser.add_argument
+    add("subject", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a .safetensors file, or package.module:object")
+    add("--attacks", default=ATTACKS, help=f"the suite, comma-separated: see `fedrobust list suite` [{ATTACKS}]")
+    add("--epsilon", type=Ratio, help="radius, such as 8/255 [the run's; 8/255 without a run]")
+    add("--norm", choices=("linf", "l2"), help="of the ball [the run's; linf without a run]")
+    add("--step-size", type=Ratio, help="of PGD, BIM and MIM [epsilon / 4]")
+    add("--num-images", type=_count, default=1000, help="test images, class-balanced; 0: all [1000]")
+    add("--which", choices=("best", "last"), default="best", help="of a run's two models [best]")
+    add("--source", metavar="RUN_OR_CHECKPOINT", help="make the adversarial examples on this model: a transfer attack")
+    add("--model", default="", help="model of a file that does not say: see `fedrobust list models`")
+    add("--data", default="", help="its data set: see `fedrobust list datasets`")
+    add("--data-dir", default="", help="folder of the data in the Hub's parquet layout")
+    add("--seed", type=_count, default=0, help="of the choice of images and of random starts [0]")
+    add("--batch-size", type=_count, default=0, help="images at once [what fits the device]")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
+    add("--threads", type=_count, default=0, help="CPU threads [all cores]")
+    add("--no-checks", action="store_true", help="only the suite: nothing but rescoring and the suite can raise a flag")
+    add("--out", type=Path, help="folder of the evaluation [evaluations/ in the run's folder, or in the current one]")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Evaluate, print the table, leave the folder."""
+    from fedrobust.evaluation import Threat
+    from fedrobust.evaluation.assessment import Assessment, Request
+    from fedrobust.evaluation.batching import fitting_batch_size
+    from fedrobust.evaluation.journal import Journal
+    from fedrobust.evaluation.subjects import load_subject
+    from fedrobust.evaluation.suite import parse_attack
+    from fedrobust.evaluation.summary import summarise
+    from fedrobust.process import keep_freed_memory, pick_device
+
+    names = tuple(dict.fromkeys(split_list(arguments.attacks)))
+    if not names:
+        raise ConfigError("--attacks: names no attack")
+    for name in names:
+        parse_attack(name)
+    device = pick_device(arguments.device)
+    keep_freed_memory()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    settings = {"model_name": arguments.model, "data_name": arguments.data, "data_dir": arguments.data_dir}
+    subject = load_subject(arguments.subject, which=arguments.which, **settings)
+    source = load_subject(arguments.source, which=arguments.which, **settings) if arguments.source else None
+    threat = _threat(arguments, subject.cfg, Threat)
+    request = Request(
+        attacks=names,
+        threat=threat,
+        num_images=arguments.num_images,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size or fitting_batch_size(subject.model, subject.dataset.image_shape, device),
+        step_size=arguments.step_size,
+        checks=not arguments.no_checks,
+    )
+    folder = arguments.out or _folder(arguments, threat)
+    console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _Bars(console) as bars:
+        try:
+            assessment = Assessment(
+                subject,
+                request,
+                lambda *opened: Journal(folder, *opened),
+                device=device,
+                source=source,
+                watch=bars.show,
+            )
+            findings = assessment.run()
+        except KeyboardInterrupt:
+            console.print(f"stopped; the same command goes on from {_short(folder)}", highlight=False)
+            return 130
+    summary = summarise(findings, subject)
+    record = _record(arguments, subject, source, request, device) | summary
+    _write(folder, record, findings, subject, threat)
+    _print(console, record, folder)
+    return 0
+
+
+def _threat(arguments: argparse.Namespace, cfg: Any, make: Any) -> Any:
+    """What is asked for, else what the run was trained for, else 8/255 in l∞."""
+    epsilon = (cfg.attack.epsilon if cfg else Ratio("8/255")) if arguments.epsilon is None else arguments.epsilon
+    norm = arguments.norm or (cfg.attack.norm if cfg else "linf")
+    if epsilon <= 0 or (norm == "linf" and epsilon > 1):
+        raise ConfigError(f"--epsilon {epsilon}: must be above 0, and at most 1 for linf (write 8/255, not 8)")
+    return make(epsilon, norm)
+
+
+def _folder(arguments: argparse.Namespace, threat: Any) -> Path:
+    """Where the evaluation goes: one folder per model, threat and source."""
+    subject = Path(arguments.subject)
+    parts = [arguments.which if subject.is_dir() else re.sub(r"\W+", "-", subject.stem).strip("-")]
+    parts += [threat.norm, str(threat.epsilon).replace("/", "of")]
+    if arguments.source:
+        parts.append("from-" + re.sub(r"\W+", "-", Path(arguments.source).stem).strip("-"))
+    return (subject if subject.is_dir() else Path()) / "evaluations" / "-".join(parts)
+
+
+def _record(arguments: argparse.Namespace, subject: Any, source: Any, request: Any, device: Any) -> dict[str, Any]:
+    from fedrobust.provenance import provenance
+
+    return {
+        **provenance(),
+        "subject": {"name": subject.name, "weights": subject.digest, **subject.facts},
+        "source": {"name": source.name, "weights": source.digest, **source.facts} if source else None,
+        "data_digest": subject.dataset.digest,
+        "epsilon": str(request.threat.epsilon),
+        "norm": request.threat.norm,
+        "attacks": list(request.attacks),
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "precision": "float32",
+    }
+
+
+def _write(folder: Path, record: dict[str, Any], findings: Any, subject: Any, threat: Any) -> None:
+    """evaluation.json, evaluation.md, images.csv and the pictures."""
+    import pandas as pd
+
+    from fedrobust.evaluation.summary import verdicts_by_name
+    from fedrobust.files import write_atomically
+    from fedrobust.report import evaluation_figures as figures
+    from fedrobust.report.evaluation_table import markdown
+
+    try:
+        write_atomically(folder / "evaluation.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_atomically(folder / "evaluation.md", markdown(record).encode())
+        columns = {"image": findings.index, "label": findings.labels, **verdicts_by_name(findings)}
+        pd.DataFrame(columns).to_csv(folder / "images.csv", index=False)
+        if record["checks"].get("curve"):
+            figures.draw_curve(record, threat.epsilon, threat.norm, folder / "curve.png")
+        figures.draw_classes(record, folder / "classes.png")
+        images, examples, labels, predicted = _sheet(folder, findings, subject)
+        figures.draw_examples(images, examples, labels, predicted, folder / "examples.png")
+    except OSError as error:
+        raise RunFailed(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _sheet(folder: Path, findings: Any, subject: Any) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    """Some images that the suite broke, of as many classes as possible, with what became of them."""
+    from fedrobust.report.evaluation_figures import CHOSEN
+
+    broken = np.flatnonzero(findings.right & ~findings.worst())
+    _, first = np.unique(findings.labels[broken], return_index=True)
+    chosen = broken[np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(broken)), first)])[:CHOSEN]]
+    images = subject.dataset.test.images[findings.index[chosen]].transpose(0, 3, 1, 2) / 255
+    examples = np.array(np.load(folder / "examples.npy", mmap_mode="r")[chosen])
+    names = subject.dataset.class_names
+    with torch.no_grad():
+        device = next(subject.model.parameters()).device
+        predicted = subject.model(torch.from_numpy(examples).to(device)).argmax(1).cpu().tolist() if len(chosen) else []
+    return images, examples, [names[y] for y in findings.labels[chosen]], [names[y] for y in predicted]
+
+
+def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
+    from fedrobust.report.evaluation_table import clients_line, flag_lines, rows, title
+
+    table = Table("", "accuracy", "95 %", "seconds", "flags", title=title(record), title_justify="left")
+    for row in rows(record):
+        table.add_row(*row)
+    console.print(table, highlight=False)
+    for line in [*clients_line(record), *flag_lines(record)]:
+        console.print(line, highlight=False)
+    console.print(str(_short(folder)), highlight=False)
+
+
+class _Bars:
+    """A bar per attack with the time left; where the output is no terminal, a line when one begins."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._tasks = console, {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, name: str, share: float) -> None:
+        """The attack `name` is done to this share."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=1.0)
+            if not self._console.is_terminal:
+                self._console.print(name, highlight=False)
+        self._progress.update(self._tasks[name], completed=share)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _short(path: Path) -> Path:
+    """Relative to where the user stands, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

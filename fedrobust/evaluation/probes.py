@@ -1,0 +1,73 @@
+"""What a model does that no gradient attack can be trusted with: each probe is a share of images, or a yes or no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.attacks.contract import input_gradient
+from fedrobust.data.device import DeviceImages
+from fedrobust.losses import cross_entropy
+
+SAME = 1e-4  # logits of two passes over one batch may differ by rounding
+SUM_TO_ONE = 1e-3
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Attributes:
+    random: two passes over the same images disagree.
+    probabilities: every output lies in [0, 1] and each row sums to 1: softmax is inside the model.
+    optimises: the forward pass calls autograd: a defence that adapts at test time.
+    zero_gradients: share of the rightly classified images at which the cross-entropy's gradient is zero everywhere.
+    """
+
+    random: bool
+    probabilities: bool
+    optimises: bool
+    zero_gradients: float
+
+
+def probe(model: nn.Module, data: DeviceImages, index: Tensor, right: Tensor, *, batch_size: int) -> Probes:
+    """Probe `model`, in eval mode, on the images `index` of `data`; `right` [n] says which it classifies rightly."""
+    random, probabilities, zero = False, True, 0
+    for chosen, classified in zip(index.to(data.device).split(batch_size), right.split(batch_size), strict=True):
+        x, y = data.batch(chosen)
+        with torch.no_grad():
+            first, second = model(x).float(), model(x).float()
+        random |= bool((first - second).abs().max() > SAME)
+        sums = first.sum(1)
+        probabilities &= bool((first >= 0).all() and ((sums - 1).abs() < SUM_TO_ONE).all())
+        zero += int((_gradient_is_zero(model, x, y) & classified).sum())
+    return Probes(random, probabilities, _optimises(model, data.batch(index[:2].to(data.device))[0]), zero / len(index))
+
+
+def _gradient_is_zero(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    try:
+        gradient = input_gradient(model, x, y, cross_entropy)
+    except RuntimeError:  # the output does not depend on the input by any operation with a derivative
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return (gradient == 0).flatten(1).all(1)
+
+
+def _optimises(model: nn.Module, x: Tensor) -> bool:
+    """Whether a forward pass calls autograd."""
+    calls = []
+
+    def noting(function):
+        def called(*arguments, **settings):
+            calls.append(function)
+            return function(*arguments, **settings)
+
+        return called
+
+    with (
+        patch("torch.autograd.grad", noting(torch.autograd.grad)),
+        patch("torch.autograd.backward", noting(torch.autograd.backward)),
+        torch.enable_grad(),
+    ):
+        model(x)
+    return bool(calls)

@@ -1,0 +1,132 @@
+"""What is evaluated: a run's folder, a safetensors file, or any PyTorch module by its import path."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fedrobust.checkpoint import Arrays, load_checkpoint, load_model
+from fedrobust.config import RunConfig
+from fedrobust.data import Dataset, load
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.models import build_model
+from fedrobust.records import RunFolder
+from fedrobust.registry import load_path
+
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on the CPU and the data it is for."""
+
+    name: str
+    """As the user gave it."""
+    model: nn.Module
+    dataset: Dataset
+    digest: str
+    """Of the weights and buffers: two subjects with the same digest are the same model."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Model name, data, round ... as far as they are known."""
+    cfg: RunConfig | None = None
+    """Of the run it comes from."""
+
+
+def load_subject(
+    name: str, *, which: Which = "best", model_name: str = "", data_name: str = "", data_dir: str = ""
+) -> Subject:
+    """The model at `name`.
+
+    Args:
+        name: a run's folder (also of an unfinished run: its checkpoint is read); a safetensors file; or
+            "package.module:object", a `torch.nn.Module` or a function without arguments that returns one.
+        which: the run's best or last model.
+        model_name, data_name: for a file that does not say, and in place of what it says.
+        data_dir: as the setting data.dir.
+
+    Raises:
+        ConfigError: nothing such is there, or the weights are not of that model.
+        RunFailed: a corrupt file.
+    """
+    path = Path(name)
+    cfg, model, facts = None, None, {"which": which} if path.is_dir() else {}
+    if path.is_dir():
+        cfg = RunFolder(path).read_config()
+        arrays, found = _of_run(RunFolder(path), which)
+        facts |= {"model": cfg.model.name, "data": cfg.data.name, **found}
+    elif path.suffix == ".safetensors":
+        arrays, found = load_model(path, foreign=True)
+        facts |= found
+    elif re.fullmatch(r"[\w.]+:\w+", name):
+        arrays, model = {}, _import(name)
+    else:
+        raise ConfigError(f"{name}: neither a run's folder, nor a .safetensors file, nor package.module:object")
+    facts |= {key: value for key, value in (("model", model_name), ("data", data_name)) if value}
+    if not facts.get("data") or (model is None and not facts.get("model")):
+        raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
+    dataset = load(str(facts["data"]), data_dir=data_dir or (cfg.data.dir if cfg else "") or None)
+    if model is None:
+        model = _build(name, str(facts["model"]), dataset, arrays)
+    return Subject(name, model, dataset, weights_digest(model), facts, cfg)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of the model's state dict: names, shapes and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, value in model.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{key}{array.dtype}{tuple(array.shape)}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
+    path = folder.best if which == "best" else folder.last
+    if path.exists():
+        return load_model(path)
+    if not folder.checkpoint.exists():
+        raise RunFailed(f"{folder.path}: no model in it yet (neither {path.name} nor a checkpoint)")
+    checkpoint = load_checkpoint(folder.checkpoint)
+    progress = checkpoint.progress
+    if which == "best":
+        return checkpoint.best, {"round": progress.best_round}
+    return checkpoint.last, {"round": progress.server_round}
+
+
+def _build(name: str, model_name: str, dataset: Dataset, arrays: Arrays) -> nn.Module:
+    model = build_model(
+        model_name,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        generator_seed=0,
+    )
+    try:
+        model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in arrays.items()})
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()
+        raise ConfigError(f"{name}: not the weights of a {model_name} for {dataset.name} ({problem})") from error
+    return model.eval()
+
+
+def _import(name: str) -> nn.Module:
+    sys.path.insert(0, "")  # as `python -m` does: what lies in the current folder can be named
+    try:
+        found = load_path(name)
+        model = found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise ConfigError(f"{name}: cannot be imported ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{name}: is a {type(model).__name__}, not a torch.nn.Module or a function that returns one")
+    return model

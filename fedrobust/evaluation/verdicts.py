@@ -1,0 +1,111 @@
+"""What becomes of each image: right without an attack, and standing or broken under one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedrobust.data.device import DeviceImages
+from fedrobust.errors import RunFailed
+from fedrobust.evaluation.suite import EvaluationAttack
+from fedrobust.seeding import torch_stream
+
+STANDS, WRONG = -1, 0
+"""A verdict, int16 per image: STANDS; WRONG without any attack; k ≥ 1, broken by the k-th stage."""
+
+
+@dataclass(frozen=True)
+class Natural:
+    """The images as they are: whether each is classified rightly, and its cross-entropy. [n] each."""
+
+    right: Tensor
+    loss: Tensor
+
+
+@torch.no_grad()
+def classify(model: nn.Module, data: DeviceImages, index: Tensor, *, batch_size: int) -> Natural:
+    """Run the model, in the mode it is in, on the images `index` of `data`, in float32.
+
+    Raises:
+        RunFailed: a logit is NaN or infinite.
+    """
+    right, loss = [], []
+    for chosen in index.to(data.device).split(batch_size):
+        x, y = data.batch(chosen)
+        logits = model(x).float()
+        right.append(logits.argmax(1) == y)
+        loss.append(F.cross_entropy(logits, y, reduction="none"))
+    natural = Natural(torch.cat(right), torch.cat(loss))
+    if not natural.loss.isfinite().all():  # NaN where any logit is not finite
+        raise RunFailed("the model's logits are not finite on natural images: its accuracy means nothing")
+    return natural
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of a stage: which images (positions in the index), and what the attack made of them.
+
+    `share` of the stage's images is done.
+    """
+
+    stage: int
+    share: float
+    positions: Tensor
+    examples: Tensor
+
+
+def first_verdicts(natural: Natural) -> Tensor:
+    """Verdicts before any attack."""
+    return torch.where(natural.right, STANDS, WRONG).to(torch.int16)
+
+
+def attack_steps(
+    model: nn.Module,
+    data: DeviceImages,
+    index: Tensor,
+    attack: EvaluationAttack,
+    verdicts: Tensor,
+    *,
+    batch_size: int,
+    seed: int,
+    stream: tuple[str | int, ...],
+    source: nn.Module | None = None,
+    done: int = 0,
+) -> Iterator[Step]:
+    """Attack the images `index` of `data`, stage by stage, batch by batch, and write the outcome into `verdicts`.
+
+    An image is attacked until it is broken, an image that is wrong anyway never: an attack that moves it to its
+    right class gains nothing. Batches are refilled with what stands before each stage. Each draws from its own
+    stream, so that a resumed evaluation goes on as if undisturbed and one attack changes nothing for another.
+
+    Args:
+        verdicts: int16 [n], on the device of `data`; `first_verdicts`, or as they were after `done` steps.
+        source: make the adversarial examples on this model (a transfer attack); the verdict is `model`'s.
+        done: steps to skip.
+
+    Raises:
+        RunFailed: a logit is NaN or infinite.
+    """
+    index, number = index.to(data.device), 0
+    for stage, chained in enumerate(attack.stages, start=1):
+        # what stood before this stage: on resuming, some of it may be broken by this very stage
+        standing = ((verdicts == STANDS) | (verdicts >= stage)).nonzero().flatten()
+        for batch, positions in enumerate(standing.split(batch_size) if len(standing) else ()):
+            number += 1
+            if number <= done:
+                continue
+            x, y = data.batch(index[positions])
+            generator = torch_stream(seed, *stream, attack.name, stage, batch, device=data.device)
+            examples = chained.run(model if source is None else source, x, y, generator=generator)
+            with torch.no_grad():
+                logits = model(examples).float()
+            if not logits.isfinite().all():
+                raise RunFailed(f"{attack.name}: the model's logits are not finite on an adversarial example")
+            broken = logits.argmax(1) != y
+            verdicts[positions[broken]] = stage
+            share = min(1.0, (batch + 1) * batch_size / len(standing))
+            yield Step(stage, share, positions, examples)

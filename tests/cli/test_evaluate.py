@@ -1,0 +1,91 @@
+"""`fedrobust evaluate` as a user meets it: what it prints and leaves, how it goes on, what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedrobust.cli import main
+
+FEW = ["--attacks", "fgsm,pgd-5", "--epsilon", "0.1", "--num-images", "60", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def run(quick, federate):
+    return federate(quick(num_rounds=3))
+
+
+def evaluate(*arguments):
+    return main(["evaluate", *map(str, arguments)])
+
+
+def test_a_run_is_evaluated_and_everything_is_left_in_its_folder(run, capsys):
+    assert evaluate(run.path, *FEW) == 0
+    out = capsys.readouterr().out
+    for name in ("natural", "fgsm", "pgd-5", "worst case"):
+        assert re.search(rf"{name} .*\d+\.\d .*\d+\.\d to \d+\.\d", out)
+    assert re.search(r"worst client \d: natural", out)
+    folder = run.path / "evaluations" / "best-linf-0.1"
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert record["num_images"] == 60
+    assert record["subject"]["which"] == "best"
+    assert record["accuracy"]["worst case"]["accuracy"] <= record["accuracy"]["fgsm"]["accuracy"]
+    assert len(record["per_client"]) == 3
+    assert record["checks"]["curve"][0][1] == record["accuracy"]["natural"]["accuracy"]
+    images = pd.read_csv(folder / "images.csv")
+    assert images["worst case"].mean() == pytest.approx(record["accuracy"]["worst case"]["accuracy"])
+    assert np.load(folder / "examples.npy").shape == (60, 1, 8, 8)
+    for name in ("curve.png", "classes.png", "examples.png", "evaluation.md"):
+        assert (folder / name).stat().st_size > 500
+    for flag in record["flags"]:
+        assert flag["name"] in out
+        assert flag["name"] in (folder / "evaluation.md").read_text()
+
+
+def test_the_same_command_again_does_nothing_twice(run, capsys, tmp_path):
+    for _ in range(2):
+        assert evaluate(run.path, *FEW, "--no-checks", "--out", tmp_path) == 0
+    first, second = capsys.readouterr().out.split(str(tmp_path))[:2]
+    assert first.splitlines()[:2] == ["fgsm", "pgd-5"]
+    assert second.strip().splitlines()[0] not in ("fgsm", "pgd-5")
+    assert evaluate(run.path, *FEW, "--no-checks", "--out", tmp_path, "--epsilon", "0.2") == 2
+    assert "epsilon = 0.1, not 0.2; name another with --out" in capsys.readouterr().err
+
+
+def test_transfer_from_another_model(run, capsys):
+    assert evaluate(run.path, "--source", run.last, *FEW) == 0
+    assert "made on" in capsys.readouterr().out
+    (folder,) = (run.path / "evaluations").glob("*-from-last")
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert record["source"]["round"] == 3
+    assert set(record["checks"]["white_box"]) == {"fgsm"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["nowhere"], "nowhere: neither a run's folder"),
+        (["RUN", "--attacks", "pgd20"], "unknown attack 'pgd20'; did you mean 'pgd-K'? known: fgsm, pgd-K"),
+        (["RUN", "--attacks", ","], "--attacks: names no attack"),
+        (["RUN", "--epsilon", "8"], "--epsilon 8: must be above 0, and at most 1 for linf"),
+        (["RUN", "--epsilon", "0"], "--epsilon 0: must be above 0"),
+        (["RUN", "--num-image", "3"], "unknown setting 'num-image'; did you mean 'num-images'?"),
+        (["RUN", "--device", "cuda:7"], "device = 'cuda:7': not on this machine"),
+        (["RUN", "--source", "gone.safetensors"], "gone.safetensors: no such file"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, problem, run, capsys):
+    assert evaluate(*(run.path if word == "RUN" else word for word in arguments)) in (1, 2)
+    err = capsys.readouterr().err
+    assert problem in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--epsilon", "much"), ("--num-images", "-3"), ("--norm", "l1")])
+def test_values_that_are_no_numbers_or_names(flag, value, run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate(run.path, flag, value)
+    assert stop.value.code == 2
+    assert flag in capsys.readouterr().err

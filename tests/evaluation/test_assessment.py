@@ -1,0 +1,155 @@
+"""A whole evaluation: its folder, a stop in the middle, and numbers that scoring again confirms."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation import Threat
+from fedrobust.evaluation.assessment import Assessment, Request
+from fedrobust.evaluation.journal import Journal
+from fedrobust.evaluation.rescoring import rescore
+from fedrobust.evaluation.subjects import Subject, weights_digest
+from fedrobust.evaluation.summary import per_class, per_client, summarise
+from fedrobust.evaluation.verdicts import STANDS
+from fedrobust.split import split_of
+
+REQUEST = Request(("fgsm", "pgd-5x2"), Threat(0.1), num_images=90, seed=0, batch_size=16, checks=False)
+
+
+@pytest.fixture
+def assess(model, digits):
+    subject = Subject("test", model, digits, weights_digest(model))
+
+    def make(folder, request=REQUEST, **settings) -> Assessment:
+        settings = {"device": torch.device("cpu"), **settings}
+        return Assessment(subject, request, lambda *opened: Journal(folder, *opened), **settings)
+
+    return make
+
+
+def test_the_worst_case_is_per_image(assess, tmp_path):
+    findings = assess(tmp_path).run()
+    assert len(findings.index) == 90
+    stands = findings.stands("fgsm") & findings.stands("pgd-5x2")
+    assert np.array_equal(findings.worst(), stands & findings.right)
+    assert findings.worst().sum() <= min(findings.stands("fgsm").sum(), findings.stands("pgd-5x2").sum())
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9, 13])
+def test_a_stop_at_any_moment_changes_nothing(stop, assess, tmp_path, monkeypatch):
+    steps = []
+    whole = assess(tmp_path / "whole", watch=lambda name, share: steps.append(name)).run()
+    monkeypatch.setattr("fedrobust.evaluation.assessment.SAVE_EVERY", 0.0)
+    calls = itertools.count(1)
+
+    def interrupt(name, share):
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assess(tmp_path / "other", watch=interrupt).run()
+    seen = []
+    resumed = assess(tmp_path / "other", watch=lambda name, share: seen.append(name)).run()
+    assert resumed.verdicts.keys() == whole.verdicts.keys()
+    for name, verdicts in whole.verdicts.items():
+        assert np.array_equal(resumed.verdicts[name], verdicts)
+    first, second = (np.load(tmp_path / name / "examples.npy") for name in ("whole", "other"))
+    assert np.array_equal(first, second)
+    assert len(seen) == len(steps) - stop + 1  # the step that was broken off is done again
+
+
+def test_another_attack_can_be_added_and_another_setting_cannot(assess, tmp_path):
+    assess(tmp_path).run()
+    seen = []
+    request = Request(("fgsm", "pgd-5x2", "pgd-3"), Threat(0.1), num_images=90, seed=0, batch_size=16, checks=False)
+    assess(tmp_path, request, watch=lambda name, share: seen.append(name)).run()
+    assert set(seen) == {"pgd-3"}
+    other = Request(("fgsm",), Threat(0.2), num_images=90, seed=0, batch_size=16, checks=False)
+    with pytest.raises(ConfigError, match=r"epsilon = 0.1, not 0.2; name another with --out"):
+        assess(tmp_path, other)
+
+
+def test_e6_saved_examples_are_scored_again(assess, tmp_path, model, digits):
+    findings = assess(tmp_path).run()
+    examples = np.load(tmp_path / "examples.npy")
+    clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
+    assert np.abs(examples - clean)[findings.right].max() <= 0.1 + 1e-6
+    with torch.no_grad():
+        right = model(torch.from_numpy(examples)).argmax(1).numpy() == findings.labels
+    assert np.array_equal(right[findings.right], findings.worst()[findings.right])
+    assert findings.checks["rescoring"] == {"num_images": int(findings.right.sum()), "changed": 0, "close": 0}
+
+
+def test_e6_a_verdict_that_depends_on_the_batch_is_found(model, digits):
+    class WholeBatch(nn.Module):
+        def forward(self, x):
+            logits = model(x)
+            return logits - logits.mean(0) * 5
+
+    count = 100
+    examples = (digits.test.images[:count].transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    scored = rescore(WholeBatch(), examples, digits.test.labels[:count], np.arange(count), torch.device("cpu"))
+    assert scored.changed > 10
+
+
+def test_e7_the_model_stays_as_it_was(assess, tmp_path, model):
+    before = copy.deepcopy(model.state_dict())
+    assess(tmp_path).run()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_e11_the_same_seed_twice(assess, tmp_path):
+    first, second = (assess(tmp_path / name).run() for name in ("a", "b"))
+    assert all(np.array_equal(first.verdicts[name], second.verdicts[name]) for name in first.verdicts)
+    assert np.array_equal(first.index, second.index)
+
+
+def test_a_corrupt_state_is_named(assess, tmp_path):
+    assess(tmp_path).run()
+    (tmp_path / "attacks" / "fgsm.npz").write_bytes(b"PK\3\4 not whole")
+    with pytest.raises(RunFailed, match=r"fgsm.npz: corrupt .*remove it"):
+        assess(tmp_path).run()
+
+
+def test_summary_adds_up(assess, tmp_path, model, digits):
+    findings = assess(tmp_path).run()
+    summary = summarise(findings, Subject("test", model, digits, ""))
+    accuracy = summary["accuracy"]
+    assert accuracy["natural"]["accuracy"] == findings.right.mean()
+    assert accuracy["worst case"]["low"] < accuracy["worst case"]["accuracy"] < accuracy["worst case"]["high"]
+    broken = accuracy["pgd-5x2"]["broken_by"]
+    assert list(broken) == ["pgd", "pgd (2)"]
+    assert sum(broken.values()) == (findings.verdicts["pgd-5x2"] > 0).sum()
+    by_class = sum(row["images"] * row["worst case"] for row in summary["per_class"])
+    assert by_class == pytest.approx(findings.worst().sum())
+    assert summary["per_client"] == []
+    assert summary["worst_client"] is None
+
+
+def test_clients_are_weighted_by_their_labels(digits, model, quick):
+    cfg = quick(partition__scheme="shards", num_clients=5, data__train_images=0)
+    labels, natural = np.arange(10).repeat(2), np.zeros(20, bool)
+    natural[:10] = True  # every image of the classes 0 to 4, none of the others
+    classes = per_class(labels, {"natural": natural}, digits.class_names)
+    assert [row["natural"] for row in classes] == [1.0] * 5 + [0.0] * 5
+    rows = per_client(classes, ["natural"], Subject("test", model, digits, "", cfg=cfg))
+    assert len(rows) == 5
+    for row, client in zip(rows, split_of(cfg).clients, strict=True):
+        own = digits.train.labels[client.own]
+        assert row["natural"] == pytest.approx((own < 5).mean())
+    assert per_client(classes, ["natural"], Subject("test", model, digits, "")) == []
+
+
+def test_an_image_that_stands_keeps_the_last_attempt(assess, tmp_path, digits):
+    findings = assess(tmp_path).run()
+    examples = np.load(tmp_path / "examples.npy")
+    clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
+    standing = findings.verdicts["pgd-5x2"] == STANDS
+    assert (np.abs(examples - clean)[standing].reshape(standing.sum(), -1).max(1) > 0).all()

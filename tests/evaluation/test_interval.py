@@ -1,0 +1,31 @@
+"""Wilson's interval: closed forms, limits, coverage."""
+
+import numpy as np
+import pytest
+
+from fedrobust.evaluation.interval import wilson_interval
+
+
+def test_a_published_value():
+    # 81 of 263: Newcombe 1998, table I
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+def test_limits():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 20)[0] == 0.0
+    assert wilson_interval(20, 20)[1] == 1.0
+    low, high = wilson_interval(5_000_000, 10_000_000)
+    assert high - low < 1e-3
+
+
+@pytest.mark.parametrize(("successes", "total"), [(-1, 3), (4, 3)])
+def test_impossible_counts_are_refused(successes: int, total: int):
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(successes, total)
+
+
+def test_covers_the_true_share_about_95_times_in_100():
+    draws = np.random.default_rng(0).binomial(200, 0.3, size=2000)
+    covered = [low <= 0.3 <= high for low, high in (wilson_interval(int(k), 200) for k in draws)]
+    assert 0.93 < np.mean(covered) < 0.97
