@@ -37,10 +37,14 @@ FLAGS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """A warning: its name, a key of FLAGS, and what was seen."""
+    """A warning: its name, a key of FLAGS, and what was seen.
+
+    `about`: how the names of the attacks begin whose numbers it is about; "" for all of them.
+    """
 
     name: str
     seen: str
+    about: str = ""
 
     def __post_init__(self) -> None:
         if self.name not in FLAGS:
@@ -68,13 +72,13 @@ def strength_flags(accuracy: Mapping[str, float]) -> Iterator[Flag]:
 
     for weak, strong in (("fgsm", "pgd-10"), ("pgd-10", "pgd-40")):
         if {weak, strong} <= accuracy.keys() and accuracy[weak] < accuracy[strong] - LEAST_GAIN:
-            yield Flag("weaker-attack-wins", shown(weak, strong))
+            yield Flag("weaker-attack-wins", shown(weak, strong), strong.split("-")[0])
     for less, more, name in (
         ("pgd-20", "pgd-40", "steps-not-converged"),
         ("pgd-20", "pgd-20x5", "restarts-not-converged"),
     ):
         if {less, more} <= accuracy.keys() and abs(accuracy[less] - accuracy[more]) >= CONVERGED:
-            yield Flag(name, shown(less, more))
+            yield Flag(name, shown(less, more), "pgd")
     blind = {name: value for name, value in accuracy.items() if name.startswith(NO_GRADIENT)}
     sighted = {name: value for name, value in accuracy.items() if name not in blind and name != "autoattack"}
     if not sighted:
@@ -105,7 +109,8 @@ def curve_flags(curve: Sequence[tuple[float, float]]) -> Iterator[Flag]:
     """Robust accuracy against epsilon, ascending: it never rises, and at the end nothing stands (E3)."""
     for (smaller, before), (larger, after) in pairwise(curve):
         if after > before + LEAST_GAIN:
-            yield Flag("rises-with-epsilon", f"{before:.1%} at {smaller:.4f}, {after:.1%} at {larger:.4f}")
+            seen = f"{before:.1%} at {smaller:.4f}, {after:.1%} at {larger:.4f}"
+            yield Flag("rises-with-epsilon", seen, "pgd")
     if curve and curve[-1][1] > ALL_BROKEN:
         yield Flag("stands-at-large-epsilon", f"{curve[-1][1]:.1%} at {curve[-1][0]:.4f}")
 
@@ -119,4 +124,4 @@ def rescoring_flags(changed: int, images: int) -> Iterator[Flag]:
 def planted_flags(found: float, images: int) -> Iterator[Flag]:
     """Share of planted adversarial examples that the attack finds (E10)."""
     if images and found < PLANTED_FOUND:
-        yield Flag("planted-missed", f"found {found:.1%} of {images} planted adversarial examples")
+        yield Flag("planted-missed", f"found {found:.1%} of {images} planted adversarial examples", "pgd")

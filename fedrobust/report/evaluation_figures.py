@@ -25,7 +25,7 @@ def draw_curve(summary: dict[str, Any], epsilon: float, norm: str, path: Path) -
     axes.errorbar(
         [at], [100 * worst["accuracy"]], yerr=spread, fmt="s", color="C3", capsize=3, label="worst case, 95 %"
     )
-    axes.set_xticks(places, [_radius(radius, norm) for radius in radii])
+    axes.set_xticks(places, _written(radii))
     axes.set_xlabel(f"epsilon ({norm})")
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(0, 100)
@@ -48,7 +48,7 @@ def draw_classes(summary: dict[str, Any], path: Path) -> None:
     axes.set_ylim(0, 100)
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside upper right")
     figure.savefig(path, dpi=150)
 
 
@@ -95,7 +95,8 @@ def draw_examples(
     figure.savefig(path, dpi=150)
 
 
-def _radius(radius: float, norm: str) -> str:
-    """8/255 where it is so many 255ths, else the number."""
-    of_255 = radius * 255
-    return f"{of_255:.0f}/255" if norm == "linf" and abs(of_255 - round(of_255)) < 1e-6 else f"{radius:.3g}"
+def _written(radii: Sequence[float]) -> list[str]:
+    """8/255 and so on where all are so many 255ths, else numbers."""
+    if all(abs(255 * radius - round(255 * radius)) < 1e-6 for radius in radii):
+        return [f"{255 * radius:.0f}/255" for radius in radii]
+    return [f"{radius:.3g}" for radius in radii]

@@ -18,12 +18,13 @@ def title(record: dict[str, Any]) -> str:
 
 
 def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row per attack, natural accuracy first and the worst case over the suite last."""
-    flags = ", ".join(dict.fromkeys(flag["name"] for flag in record["flags"]))
+    """A row per attack with the flags about it; natural accuracy first, last the worst case over the suite with all."""
     for name, share in record["accuracy"].items():
         interval = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
         seconds = f"{share['seconds']:.0f}" if "seconds" in share else ""
-        yield name, f"{100 * share['accuracy']:.1f}", interval, seconds, "" if name == "natural" else flags
+        about = [flag["name"] for flag in record["flags"] if name == "worst case" or name.startswith(flag["about"])]
+        flags = "" if name == "natural" else ", ".join(dict.fromkeys(about))
+        yield name, f"{100 * share['accuracy']:.1f}", interval, seconds, flags
 
 
 def clients_line(record: dict[str, Any]) -> Iterator[str]:
