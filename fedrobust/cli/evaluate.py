@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedrobust.cli.paths import shown
 from fedrobust.config import split_list
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.ratio import Ratio
@@ -92,7 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
             )
             findings = assessment.run()
         except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from {_short(folder)}", highlight=False)
+            console.print(f"stopped; the same command goes on from {shown(folder)}", highlight=False)
             return 130
     summary = summarise(findings, subject)
     record = _record(arguments, subject, source, request, device) | summary
@@ -187,7 +188,7 @@ def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
     console.print(table, highlight=False)
     for line in [*clients_line(record), *flag_lines(record)]:
         console.print(line, highlight=False)
-    console.print(str(_short(folder)), highlight=False)
+    console.print(str(shown(folder)), highlight=False)
 
 
 class _Bars:
@@ -227,8 +228,3 @@ def _count(text: str) -> int:
     if value < 0:
         raise ValueError
     return value
-
-
-def _short(path: Path) -> Path:
-    """Relative to where the user stands, if it lies below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

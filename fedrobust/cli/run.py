@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedrobust.cli.live import LiveDisplay
+from fedrobust.cli.paths import shown
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, UserError
@@ -43,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     for cfg in runs.values():
         _check(cfg)
     console = Console(soft_wrap=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for label, cfg in runs.items():
         code = _run_one(label, cfg, arguments.engine, console)
         if code:
@@ -119,18 +120,18 @@ def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
             run(cfg, engine)
     except KeyboardInterrupt:
         folder.update_record(state="interrupted")
-        console.print(f"stopped; go on with: fedrobust run --resume {_short(folder.path)}", highlight=False)
+        console.print(f"stopped; go on with: fedrobust run --resume {shown(folder.path)}", highlight=False)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         if folder.checkpoint.exists():
             print(
-                f"what it had reached is kept; go on with: fedrobust run --resume {_short(folder.path)}",
+                f"what it had reached is kept; go on with: fedrobust run --resume {shown(folder.path)}",
                 file=sys.stderr,
             )
         return error.exit_code
     finally:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder.update_record(peak_memory_bytes=max(memory.peak, folder.record().get("peak_memory_bytes", 0)))
     return 0
 
@@ -151,19 +152,10 @@ def _summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     console.print(table)
     for _, cfg, record in records:
         rejected = f", {record['rejected']} updates rejected" if record["rejected"] else ""
-        console.print(f"{_short(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
-
-
-def _short(path: Path) -> Path:
-    """Relative to where the user stands, if it lies below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        console.print(f"{shown(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
 
 
 def _quiet() -> None:
     """Flower and Ray log and warn about matters of their own; the display is ours."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -32,15 +32,20 @@ def index() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def _trained(digits: Dataset) -> nn.Module:
-    model = build_model(
+def untrained(digits: Dataset) -> nn.Module:
+    return build_model(
         "small-cnn",
         num_classes=10,
         image_shape=digits.image_shape,
         mean=digits.mean,
         std=digits.std,
         generator_seed=0,
-    )
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def _trained(digits: Dataset, untrained: nn.Module) -> nn.Module:
+    model = copy.deepcopy(untrained)
 
     def attack(model, x, y, *, loss=None, generator=None):
         return pgd(model, x, y, epsilon=EPSILON, step_size=0.05, steps=3, generator=generator)

@@ -7,7 +7,6 @@ from torch import nn
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Threat
 from fedrobust.evaluation.planted import planted_test
-from fedrobust.models import build_model
 
 INDEX = torch.arange(100)
 FEW = INDEX[:30]
@@ -26,17 +25,9 @@ def test_e10_found_in_99_of_100(threat, model, images):
 
 
 @pytest.mark.parametrize("kind", ["untrained", "wide", "smooth"])
-def test_e10_on_other_models(kind, images, digits):
-    if kind == "untrained":
-        model = build_model(
-            "small-cnn",
-            num_classes=10,
-            image_shape=digits.image_shape,
-            mean=digits.mean,
-            std=digits.std,
-            generator_seed=1,
-        ).eval()
-    else:
+def test_e10_on_other_models(kind, images, untrained):
+    model = untrained
+    if kind != "untrained":
         with torch.random.fork_rng():
             torch.manual_seed(0)
             activation = nn.SiLU() if kind == "smooth" else nn.ReLU()
