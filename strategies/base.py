@@ -52,6 +52,13 @@ class Guarded(FlowerFedAvg):
                 f"attack.random-start = 'zero': objective {objective} attacks by a divergence, whose gradient is zero "
                 "there; take gaussian or uniform"
             )
+        self.min_replies = max(cfg.strategy.min_replies, self.least_updates(cfg))
+        asked = num_asked(cfg, cfg.strategy.fraction_train)
+        if self.min_replies > asked:
+            raise ConfigError(
+                f"strategy {cfg.strategy.name} needs {self.min_replies} updates a round (strategy.min-replies, "
+                f"strategy.num-malicious), but {asked} clients are asked (num-clients, strategy.fraction-train)"
+            )
         super().__init__(
             fraction_train=cfg.strategy.fraction_train,
             fraction_evaluate=cfg.strategy.fraction_evaluate,
@@ -66,6 +73,11 @@ class Guarded(FlowerFedAvg):
         self.ledger: list[Row] = []
         """One row per client asked in the current phase: what it answered, and what became of it."""
         self._asked: dict[int, Message] = {}
+
+    @classmethod
+    def least_updates(cls, cfg: RunConfig) -> int:
+        """Updates without which the rule means nothing; `strategy.min-replies` may ask for more."""
+        return 1
 
     def instructions(self, server_round: int) -> dict[str, str | float]:
         """What the clients are told this round, beside the model and the round's number."""
@@ -128,7 +140,7 @@ class Guarded(FlowerFedAvg):
         """Updates the guard lets through, in ascending order of partition, as soon as their turn has come.
 
         Raises:
-            RunFailed: at the end, when there were fewer than `strategy.min-replies`.
+            RunFailed: at the end, when there were fewer than `strategy.min-replies`, or than the rule needs.
         """
         count = 0
         for partition, reply in self._in_order(replies):
@@ -141,13 +153,12 @@ class Guarded(FlowerFedAvg):
             count += 1
             yield update
             self.ledger.append(_booked(row, update.num_examples, update.metrics))
-        if self._asked and count < self.cfg.strategy.min_replies:
+        if self._asked and count < self.min_replies:
             bad = [row for row in self.ledger if row["status"] != "ok"]
             why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])
-            raise RunFailed(
-                f"round {server_round}: {count} usable updates of {len(self._asked)} clients, strategy.min-replies is "
-                f"{self.cfg.strategy.min_replies}" + (f" ({why}{' ...' if len(bad) > 3 else ''})" if bad else "")
-            )
+            seen = f" ({why}{' ...' if len(bad) > 3 else ''})" if bad else ""
+            counted = f"{count} usable updates of {len(self._asked)} clients"
+            raise RunFailed(f"round {server_round}: {counted}, {self.min_replies} are needed{seen}")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean over images and worst client of every metric the clients measured on their own held-out images."""
@@ -197,9 +208,14 @@ class Guarded(FlowerFedAvg):
             yield partition, early.pop(partition, None)
 
 
+def num_asked(cfg: RunConfig, fraction: float) -> int:
+    """Clients asked in a phase that takes this fraction of them, at least one."""
+    return max(1, round(fraction * cfg.num_clients))
+
+
 def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> list[int]:
     """Partitions asked in a phase of a round, ascending: a function of the seed, the phase and the round alone."""
-    size = max(1, round(fraction * cfg.num_clients))
+    size = num_asked(cfg, fraction)
     chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(cfg.num_clients, size, replace=False)
     return sorted(int(partition) for partition in chosen)
 

@@ -32,6 +32,7 @@ from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from fedrobust.config import RunConfig
 from fedrobust.engines.grid import SimulationGrid, error_reply, handle
+from fedrobust.errors import ConfigError
 
 # an ArrayRecord, key → (dtype, shape, type, bytes): bytes as a NumPy array travel beside the pickle, not copied into it
 Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
@@ -91,6 +92,7 @@ class RayGrid(SimulationGrid):
         super().__init__(cfg)
         workers = cfg.workers
         self._owns_ray = _start_ray(workers.address, workers.num * workers.threads)
+        _check_room(cfg)
         environment = {
             "PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": str(workers.threads),
@@ -254,6 +256,18 @@ def _start_ray(address: str, cpus: int) -> bool:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there that ends the process on the spot
     return True
+
+
+def _check_room(cfg: RunConfig) -> None:
+    """Raises ConfigError where the cluster is smaller than the workers: Ray would wait for more without a word."""
+    has, workers = ray.cluster_resources(), cfg.workers
+    wanted = {"CPU": workers.num * workers.threads, "GPU": workers.num * workers.num_gpus}
+    for kind, amount in wanted.items():
+        if amount > has.get(kind, 0) + 1e-6:
+            raise ConfigError(
+                f"workers.num = {workers.num} with {workers.threads} threads and {workers.num_gpus:g} GPUs each: wants "
+                f"{amount:g} {kind}s, the Ray cluster has {has.get(kind, 0):g}"
+            )
 
 
 def _brief(error: Exception) -> str:

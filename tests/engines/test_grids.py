@@ -15,6 +15,7 @@ from fedrobust.checkpoint import load_model
 from fedrobust.config import RunConfig
 from fedrobust.engines.grid import FIRST_NODE_ID, SimulationGrid
 from fedrobust.engines.local import LocalGrid
+from fedrobust.errors import ConfigError
 from fedrobust.records import RunFolder
 from fedrobust.registry import load_path
 
@@ -53,6 +54,14 @@ def pool(ray_is_up) -> Iterator[SimulationGrid]:
     grid = RayGrid(RunConfig().replace(num_clients=CLIENTS, workers__num=2, workers__threads=1), SCRIPTED)
     yield grid
     grid.close()
+
+
+def test_a_cluster_with_too_few_cores_is_refused_instead_of_waited_for(ray_is_up):
+    from fedrobust.engines.ray_pool import RayGrid
+
+    cfg = RunConfig().replace(num_clients=CLIENTS, workers__num=3, workers__threads=2)
+    with pytest.raises(ConfigError, match=r"workers.num = 3 with 2 threads .*wants 6 CPUs, the Ray cluster has 4"):
+        RayGrid(cfg, SCRIPTED)
 
 
 @pytest.fixture

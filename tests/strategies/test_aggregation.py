@@ -57,7 +57,7 @@ def test_krum_takes_the_update_nearest_to_the_others(open_round):
 
 
 def test_krum_refuses_fewer_clients_than_its_guarantee_needs(open_round):
-    with pytest.raises(ConfigError, match="krum needs more than 5 clients per round, 5 are asked"):
+    with pytest.raises(ConfigError, match=r"krum needs 6 updates a round .*but 5 clients are asked"):
         open_round("krum", strategy__num_malicious=3)
     assert len(open_round("krum", strategy__num_malicious=2).messages) == 5
 
@@ -124,7 +124,7 @@ def test_a_reply_to_no_question_of_this_phase_is_dropped(each_strategy):
 
 
 def test_the_missing_and_the_failed_are_named(each_strategy):
-    table = each_strategy()
+    table = each_strategy(strategy__num_malicious=0)
     table.close([reply for k, reply in enumerate(answers(table)) if k not in (1, 4)] + [table.error(4, "OOM: 9 GiB")])
     assert [table.became(k) for k in range(5)] == [
         ("ok", ""),
@@ -139,9 +139,25 @@ def test_fewer_replies_than_the_minimum_end_the_run_with_the_reasons(each_strate
     table = each_strategy(strategy__min_replies=4)
     replies = [*answers(table)[:3], table.error(3, "OOM")]
     with pytest.raises(
-        RunFailed, match=r"3 usable updates of 5 .*is 4 \(client 3 failed: OOM; client 4 missing: no rep"
+        RunFailed, match=r"3 usable updates of 5 .*4 are needed \(client 3 failed: OOM; client 4 missing: no rep"
     ):
         table.close(replies)
+
+
+def test_rejections_that_leave_krum_too_few_end_the_run(open_round):
+    table = open_round("krum", strategy__num_malicious=1)
+    assert np.isfinite(table.close(answers(table)[:4])["w"]).all()
+    table = open_round("krum", strategy__num_malicious=1)
+    bad = np.float32([np.nan, 1, 1])
+    with pytest.raises(
+        RunFailed, match=r"3 usable updates of 5 clients, 4 are needed \(client 3 rejected.*client 4 rej"
+    ):
+        table.close(answers(table, [*VECTORS[:3], bad, bad]))
+
+
+def test_more_replies_than_clients_asked_are_refused_before_round_1(each_strategy):
+    with pytest.raises(ConfigError, match=r"needs 6 updates a round .*but 5 clients are asked"):
+        each_strategy(strategy__min_replies=6)
 
 
 def test_as_many_replies_as_the_minimum_are_enough(each_strategy):
