@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -17,7 +15,7 @@ from rich.table import Table
 
 from fedrobust.cli.paths import shown
 from fedrobust.config import split_list
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError
 from fedrobust.ratio import Ratio
 
 ATTACKS = "fgsm,pgd-20,autoattack"
@@ -48,13 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, leave the folder."""
     from fedrobust.evaluation import Threat
-    from fedrobust.evaluation.assessment import Assessment, Request
+    from fedrobust.evaluation.assessment import assess
     from fedrobust.evaluation.batching import fitting_batch_size
+    from fedrobust.evaluation.campaign import Campaign, Request
     from fedrobust.evaluation.journal import Journal
     from fedrobust.evaluation.subjects import load_subject
     from fedrobust.evaluation.suite import parse_attack
-    from fedrobust.evaluation.summary import summarise
+    from fedrobust.evaluation.summary import record_of
     from fedrobust.process import keep_freed_memory, pick_device
+    from fedrobust.report.evaluation import write_evaluation
 
     names = tuple(dict.fromkeys(split_list(arguments.attacks)))
     if not names:
@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _Bars(console) as bars:
         try:
-            assessment = Assessment(
+            campaign = Campaign(
                 subject,
                 request,
                 lambda *opened: Journal(folder, *opened),
@@ -91,13 +91,12 @@ def main(arguments: argparse.Namespace) -> int:
                 source=source,
                 watch=bars.show,
             )
-            findings = assessment.run()
+            findings = assess(campaign)
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from {shown(folder)}", highlight=False)
             return 130
-    summary = summarise(findings, subject)
-    record = _record(arguments, subject, source, request, device) | summary
-    _write(folder, record, findings, subject, threat)
+    record = record_of(findings, subject, source, request, device)
+    write_evaluation(folder, record, findings, subject, threat)
     _print(console, record, folder)
     return 0
 
@@ -119,64 +118,6 @@ def _folder(arguments: argparse.Namespace, threat: Any) -> Path:
     if arguments.source:
         parts.append("from-" + re.sub(r"\W+", "-", Path(arguments.source).stem).strip("-"))
     return (subject if subject.is_dir() else Path()) / "evaluations" / "-".join(parts)
-
-
-def _record(arguments: argparse.Namespace, subject: Any, source: Any, request: Any, device: Any) -> dict[str, Any]:
-    from fedrobust.provenance import provenance
-
-    return {
-        **provenance(),
-        "subject": {"name": subject.name, "weights": subject.digest, **subject.facts},
-        "source": {"name": source.name, "weights": source.digest, **source.facts} if source else None,
-        "data_digest": subject.dataset.digest,
-        "epsilon": str(request.threat.epsilon),
-        "norm": request.threat.norm,
-        "attacks": list(request.attacks),
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "precision": "float32",
-    }
-
-
-def _write(folder: Path, record: dict[str, Any], findings: Any, subject: Any, threat: Any) -> None:
-    """evaluation.json, evaluation.md, images.csv and the pictures."""
-    import pandas as pd
-
-    from fedrobust.evaluation.summary import verdicts_by_name
-    from fedrobust.files import write_atomically
-    from fedrobust.report import evaluation_figures as figures
-    from fedrobust.report.evaluation_table import markdown
-
-    try:
-        write_atomically(folder / "evaluation.json", (json.dumps(record, indent=2) + "\n").encode())
-        write_atomically(folder / "evaluation.md", markdown(record).encode())
-        columns = {"image": findings.index, "label": findings.labels, **verdicts_by_name(findings)}
-        pd.DataFrame(columns).to_csv(folder / "images.csv", index=False)
-        if record["checks"].get("curve"):
-            figures.draw_curve(record, threat.epsilon, threat.norm, folder / "curve.png")
-        figures.draw_classes(record, folder / "classes.png")
-        images, examples, labels, predicted = _sheet(folder, findings, subject)
-        figures.draw_examples(images, examples, labels, predicted, folder / "examples.png")
-    except OSError as error:
-        raise RunFailed(f"{folder}: cannot be written ({error.strerror or error})") from error
-
-
-def _sheet(folder: Path, findings: Any, subject: Any) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """Some images that the suite broke, of as many classes as possible, with what became of them."""
-    from fedrobust.report.evaluation_figures import CHOSEN
-
-    broken = np.flatnonzero(findings.right & ~findings.worst())
-    _, first = np.unique(findings.labels[broken], return_index=True)
-    chosen = broken[np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(broken)), first)])[:CHOSEN]]
-    images = subject.dataset.test.images[findings.index[chosen]].transpose(0, 3, 1, 2) / 255
-    examples = np.array(np.load(folder / "examples.npy", mmap_mode="r")[chosen])
-    names = subject.dataset.class_names
-    with torch.no_grad():
-        device = next(subject.model.parameters()).device
-        predicted = subject.model(torch.from_numpy(examples).to(device)).argmax(1).cpu().tolist() if len(chosen) else []
-    return images, examples, [names[y] for y in findings.labels[chosen]], [names[y] for y in predicted]
 
 
 def _print(console: Console, record: dict[str, Any], folder: Path) -> None:

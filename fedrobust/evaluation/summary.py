@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedrobust.evaluation.assessment import Findings
+from fedrobust.evaluation.campaign import Request
 from fedrobust.evaluation.interval import wilson_interval
 from fedrobust.evaluation.subjects import Subject
+from fedrobust.provenance import provenance
 from fedrobust.split import split_of
 
 NATURAL, WORST = "natural", "worst case"
@@ -23,6 +26,27 @@ def verdicts_by_name(findings: Findings) -> dict[str, np.ndarray]:
         NATURAL: findings.right,
         **{name: findings.stands(name) for name in findings.verdicts},
         WORST: findings.worst(),
+    }
+
+
+def record_of(
+    findings: Findings, subject: Subject, source: Subject | None, request: Request, device: torch.device
+) -> Row:
+    """evaluation.json: where the numbers come from, what was asked, and `summarise`."""
+    return {
+        **provenance(),
+        "subject": {"name": subject.name, "weights": subject.digest, **subject.facts},
+        "source": {"name": source.name, "weights": source.digest, **source.facts} if source else None,
+        "data_digest": subject.dataset.digest,
+        "epsilon": str(request.threat.epsilon),
+        "norm": request.threat.norm,
+        "attacks": list(request.attacks),
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "precision": "float32",
+        **summarise(findings, subject),
     }
 
 

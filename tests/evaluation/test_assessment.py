@@ -10,7 +10,8 @@ from torch import nn
 
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Threat
-from fedrobust.evaluation.assessment import Assessment, Request
+from fedrobust.evaluation.assessment import Findings, assess
+from fedrobust.evaluation.campaign import Campaign, Request
 from fedrobust.evaluation.journal import Journal
 from fedrobust.evaluation.rescoring import rescore
 from fedrobust.evaluation.subjects import Subject, weights_digest
@@ -22,18 +23,18 @@ REQUEST = Request(("fgsm", "pgd-5x2"), Threat(0.1), num_images=90, seed=0, batch
 
 
 @pytest.fixture
-def assess(model, digits):
+def evaluated(model, digits):
     subject = Subject("test", model, digits, weights_digest(model))
 
-    def make(folder, request=REQUEST, **settings) -> Assessment:
+    def make(folder, request=REQUEST, **settings) -> Findings:
         settings = {"device": torch.device("cpu"), **settings}
-        return Assessment(subject, request, lambda *opened: Journal(folder, *opened), **settings)
+        return assess(Campaign(subject, request, lambda *opened: Journal(folder, *opened), **settings))
 
     return make
 
 
-def test_the_worst_case_is_per_image(assess, tmp_path):
-    findings = assess(tmp_path).run()
+def test_the_worst_case_is_per_image(evaluated, tmp_path):
+    findings = evaluated(tmp_path)
     assert len(findings.index) == 90
     stands = findings.stands("fgsm") & findings.stands("pgd-5x2")
     assert np.array_equal(findings.worst(), stands & findings.right)
@@ -41,10 +42,10 @@ def test_the_worst_case_is_per_image(assess, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9, 13])
-def test_a_stop_at_any_moment_changes_nothing(stop, assess, tmp_path, monkeypatch):
+def test_a_stop_at_any_moment_changes_nothing(stop, evaluated, tmp_path, monkeypatch):
     steps = []
-    whole = assess(tmp_path / "whole", watch=lambda name, share: steps.append(name)).run()
-    monkeypatch.setattr("fedrobust.evaluation.assessment.SAVE_EVERY", 0.0)
+    whole = evaluated(tmp_path / "whole", watch=lambda name, share: steps.append(name))
+    monkeypatch.setattr("fedrobust.evaluation.campaign.SAVE_EVERY", 0.0)
     calls = itertools.count(1)
 
     def interrupt(name, share):
@@ -52,9 +53,9 @@ def test_a_stop_at_any_moment_changes_nothing(stop, assess, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        assess(tmp_path / "other", watch=interrupt).run()
+        evaluated(tmp_path / "other", watch=interrupt)
     seen = []
-    resumed = assess(tmp_path / "other", watch=lambda name, share: seen.append(name)).run()
+    resumed = evaluated(tmp_path / "other", watch=lambda name, share: seen.append(name))
     assert resumed.verdicts.keys() == whole.verdicts.keys()
     for name, verdicts in whole.verdicts.items():
         assert np.array_equal(resumed.verdicts[name], verdicts)
@@ -63,19 +64,19 @@ def test_a_stop_at_any_moment_changes_nothing(stop, assess, tmp_path, monkeypatc
     assert len(seen) == len(steps) - stop + 1  # the step that was broken off is done again
 
 
-def test_another_attack_can_be_added_and_another_setting_cannot(assess, tmp_path):
-    assess(tmp_path).run()
+def test_another_attack_can_be_added_and_another_setting_cannot(evaluated, tmp_path):
+    evaluated(tmp_path)
     seen = []
     request = Request(("fgsm", "pgd-5x2", "pgd-3"), Threat(0.1), num_images=90, seed=0, batch_size=16, checks=False)
-    assess(tmp_path, request, watch=lambda name, share: seen.append(name)).run()
+    evaluated(tmp_path, request, watch=lambda name, share: seen.append(name))
     assert set(seen) == {"pgd-3"}
     other = Request(("fgsm",), Threat(0.2), num_images=90, seed=0, batch_size=16, checks=False)
     with pytest.raises(ConfigError, match=r"epsilon = 0.1, not 0.2; name another with --out"):
-        assess(tmp_path, other)
+        evaluated(tmp_path, other)
 
 
-def test_e6_saved_examples_are_scored_again(assess, tmp_path, model, digits):
-    findings = assess(tmp_path).run()
+def test_e6_saved_examples_are_scored_again(evaluated, tmp_path, model, digits):
+    findings = evaluated(tmp_path)
     examples = np.load(tmp_path / "examples.npy")
     clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
     assert np.abs(examples - clean)[findings.right].max() <= 0.1 + 1e-6
@@ -97,29 +98,29 @@ def test_e6_a_verdict_that_depends_on_the_batch_is_found(model, digits):
     assert scored.changed > 10
 
 
-def test_e7_the_model_stays_as_it_was(assess, tmp_path, model):
+def test_e7_the_model_stays_as_it_was(evaluated, tmp_path, model):
     before = copy.deepcopy(model.state_dict())
-    assess(tmp_path).run()
+    evaluated(tmp_path)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-def test_e11_the_same_seed_twice(assess, tmp_path):
-    first, second = (assess(tmp_path / name).run() for name in ("a", "b"))
+def test_e11_the_same_seed_twice(evaluated, tmp_path):
+    first, second = (evaluated(tmp_path / name) for name in ("a", "b"))
     assert all(np.array_equal(first.verdicts[name], second.verdicts[name]) for name in first.verdicts)
     assert np.array_equal(first.index, second.index)
 
 
-def test_a_corrupt_state_is_named(assess, tmp_path):
-    assess(tmp_path).run()
+def test_a_corrupt_state_is_named(evaluated, tmp_path):
+    evaluated(tmp_path)
     (tmp_path / "attacks" / "fgsm.npz").write_bytes(b"PK\3\4 not whole")
     with pytest.raises(RunFailed, match=r"fgsm.npz: corrupt .*remove it"):
-        assess(tmp_path).run()
+        evaluated(tmp_path)
 
 
-def test_summary_adds_up(assess, tmp_path, model, digits):
-    findings = assess(tmp_path).run()
+def test_summary_adds_up(evaluated, tmp_path, model, digits):
+    findings = evaluated(tmp_path)
     summary = summarise(findings, Subject("test", model, digits, ""))
     accuracy = summary["accuracy"]
     assert accuracy["natural"]["accuracy"] == findings.right.mean()
@@ -147,8 +148,8 @@ def test_clients_are_weighted_by_their_labels(digits, model, quick):
     assert per_client(classes, ["natural"], Subject("test", model, digits, "")) == []
 
 
-def test_an_image_that_stands_keeps_the_last_attempt(assess, tmp_path, digits):
-    findings = assess(tmp_path).run()
+def test_an_image_that_stands_keeps_the_last_attempt(evaluated, tmp_path, digits):
+    findings = evaluated(tmp_path)
     examples = np.load(tmp_path / "examples.npy")
     clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
     standing = findings.verdicts["pgd-5x2"] == STANDS

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fedrobust.evaluation import Threat
-from fedrobust.evaluation.assessment import Assessment, Request
+from fedrobust.evaluation.assessment import assess
+from fedrobust.evaluation.campaign import Campaign, Request
 from fedrobust.evaluation.journal import Journal
 from fedrobust.evaluation.subjects import Subject, weights_digest
 
@@ -68,7 +69,7 @@ def raised(model, digits, folder: Path) -> set[str]:
     subject = Subject("test", model, digits, weights_digest(model))
     request = Request(("fgsm", "pgd-10"), Threat(0.1), num_images=60, seed=0, batch_size=64)
     opened = lambda *arguments: Journal(folder, *arguments)  # noqa: E731
-    findings = Assessment(subject, request, opened, device=torch.device("cpu")).run()
+    findings = assess(Campaign(subject, request, opened, device=torch.device("cpu")))
     return {flag.name for flag in findings.flags}
 
 

@@ -1,0 +1,80 @@
+"""What the flags need beside the suite: probes, attacks that must come in order, a curve, planted examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from fedrobust.evaluation import flags
+from fedrobust.evaluation.campaign import Campaign, accuracy
+from fedrobust.evaluation.flags import Flag
+from fedrobust.evaluation.journal import AttackState
+from fedrobust.evaluation.planted import planted_test
+from fedrobust.evaluation.probes import probe
+from fedrobust.evaluation.suite import Threat
+
+STRENGTH = ("fgsm", "pgd-10", "pgd-20", "pgd-40", "pgd-20x5", "square-200", "gaussian-noise", "uniform-noise")
+CURVE_ATTACK = "pgd-20"
+CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # times epsilon: at 8/255 these are 2, 4, 8, 16, 32, 64 / 255
+PROBED_IMAGES, PLANTED_IMAGES = 256, 100
+
+
+def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[dict[str, Any], list[Flag]]:
+    """All checks; what was measured, for the record, and the flags it raises.
+
+    On a transfer attack the attacks of the suite that STRENGTH has, too, run white-box for comparison; order among
+    transferred attacks would say nothing.
+    """
+    request, few = campaign.request, slice(0, PROBED_IMAGES)
+    probes = probe(
+        campaign.model,
+        campaign.data,
+        campaign.index[few],
+        campaign.natural.right[few],
+        batch_size=request.batch_size,
+    )
+    strength = {name: accuracy(state) for name, state in suite.items()}
+    white_box: dict[str, float] = {}
+    if campaign.transfers:
+        for name in (name for name in STRENGTH if name in suite):
+            state = campaign.attack(campaign.chain(name), key=f"white-box-{name}", white_box=True)
+            white_box[name] = accuracy(state)
+        order: Iterator[Flag] = flags.transfer_flags(strength, white_box)
+    else:
+        strength |= {n: accuracy(campaign.attack(campaign.chain(n))) for n in STRENGTH if n not in suite}
+        order = flags.strength_flags(strength)
+    curve = list(_curve(campaign))
+    campaign.watch("planted examples", 0.0)
+    planted = planted_test(
+        campaign.model,
+        campaign.data,
+        campaign.index[:PLANTED_IMAGES],
+        request.threat,
+        batch_size=request.batch_size,
+        seed=request.seed,
+    )
+    measured = {
+        "probes": vars(probes),
+        "strength": strength,
+        "white_box": white_box,
+        "curve": curve,
+        "planted": vars(planted),
+    }
+    raised = chain(
+        flags.model_flags(probes),
+        order,
+        flags.curve_flags(curve),
+        flags.planted_flags(planted.found, planted.num_images),
+    )
+    return measured, list(raised)
+
+
+def _curve(campaign: Campaign) -> Iterator[tuple[float, float]]:
+    """(epsilon, robust accuracy under PGD-20), from 0 on; always white-box."""
+    threat = campaign.request.threat
+    yield 0.0, campaign.natural.right.sum().item() / len(campaign.labels)
+    for multiple in CURVE:
+        wider = Threat(threat.epsilon * multiple, threat.norm)
+        attack = campaign.chain(CURVE_ATTACK, wider)
+        yield wider.epsilon, accuracy(campaign.attack(attack, key=f"curve-{multiple:g}-epsilon", white_box=True))
