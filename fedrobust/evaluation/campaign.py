@@ -136,18 +136,20 @@ class Campaign:
             source=None if white_box else self._source,
             done=state.steps,
         )
-        for step in steps:
-            if broken_before is not None:
-                self._keep(step.positions, step.examples, broken_before)
-            state.steps, state.seconds = state.steps + 1, before + perf_counter() - started
-            self.watch(key, (step.stage - 1 + step.share) / len(attack.stages))
-            if monotonic() - saved > SAVE_EVERY:
-                state.verdicts = verdicts.cpu().numpy()
-                self._journal.save(key, state)
-                saved = monotonic()
-        state.verdicts, state.complete = verdicts.cpu().numpy(), True
-        state.seconds = before + perf_counter() - started
-        self._journal.save(key, state)
+        try:
+            for step in steps:
+                if broken_before is not None:
+                    self._keep(step.positions, step.examples, broken_before)
+                state.steps, state.seconds = state.steps + 1, before + perf_counter() - started
+                if monotonic() - saved > SAVE_EVERY:  # for a kill; an interrupt is seen to below
+                    state.verdicts = verdicts.cpu().numpy()
+                    self._journal.save(key, state)
+                    saved = monotonic()
+                self.watch(key, (step.stage - 1 + step.share) / len(attack.stages))
+            state.complete = True
+        finally:
+            state.verdicts = verdicts.cpu().numpy()
+            self._journal.save(key, state)
         return state
 
     def _broken_before(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -41,27 +42,33 @@ def test_the_worst_case_is_per_image(evaluated, tmp_path):
     assert findings.worst().sum() <= min(findings.stands("fgsm").sum(), findings.stands("pgd-5x2").sum())
 
 
+@pytest.mark.parametrize("kind", ["interrupted", "killed"])
 @pytest.mark.parametrize("stop", [1, 4, 9, 13])
-def test_a_stop_at_any_moment_changes_nothing(stop, evaluated, tmp_path, monkeypatch):
-    steps = []
-    whole = evaluated(tmp_path / "whole", watch=lambda name, share: steps.append(name))
+def test_a_stop_at_any_moment_changes_nothing(kind, stop, evaluated, tmp_path, monkeypatch):
     monkeypatch.setattr("fedrobust.evaluation.campaign.SAVE_EVERY", 0.0)
     calls = itertools.count(1)
 
-    def interrupt(name, share):
+    def stopping(name, share):
         if next(calls) == stop:
-            raise KeyboardInterrupt
+            if kind == "interrupted":
+                raise KeyboardInterrupt
+            shutil.copytree(tmp_path / "whole", tmp_path / "stopped")  # what a kill at this moment leaves
 
-    with pytest.raises(KeyboardInterrupt):
-        evaluated(tmp_path / "other", watch=interrupt)
+    if kind == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(tmp_path / "stopped", watch=stopping)
+        steps = []
+        whole = evaluated(tmp_path / "whole", watch=lambda name, share: steps.append(name))
+    else:
+        whole, steps = evaluated(tmp_path / "whole", watch=stopping), range(next(calls) - 1)
     seen = []
-    resumed = evaluated(tmp_path / "other", watch=lambda name, share: seen.append(name))
+    resumed = evaluated(tmp_path / "stopped", watch=lambda name, share: seen.append(name))
     assert resumed.verdicts.keys() == whole.verdicts.keys()
     for name, verdicts in whole.verdicts.items():
         assert np.array_equal(resumed.verdicts[name], verdicts)
-    first, second = (np.load(tmp_path / name / "examples.npy") for name in ("whole", "other"))
+    first, second = (np.load(tmp_path / name / "examples.npy") for name in ("whole", "stopped"))
     assert np.array_equal(first, second)
-    assert len(seen) == len(steps) - stop + 1  # the step that was broken off is done again
+    assert len(seen) == len(steps) - stop  # nothing is done twice
 
 
 def test_another_attack_can_be_added_and_another_setting_cannot(evaluated, tmp_path):
