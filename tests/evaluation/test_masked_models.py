@@ -65,6 +65,11 @@ MASKS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _few_planted(monkeypatch):
+    monkeypatch.setattr("fedrobust.evaluation.checks.PLANTED_IMAGES", 10)
+
+
 def raised(model, digits, folder: Path) -> set[str]:
     subject = Subject("test", model, digits, weights_digest(model))
     request = Request(("fgsm", "pgd-10"), Threat(0.1), num_images=60, seed=0, batch_size=64)
