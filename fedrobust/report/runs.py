@@ -9,6 +9,8 @@ from typing import Any
 from fedrobust.errors import ConfigError
 from fedrobust.records import RunFolder
 
+POOL_WARNING = "A pool gives raw images to every client by construction: its runs are not private in that part."
+
 
 def find_runs(paths: Iterable[Path]) -> list[RunFolder]:
     """Every run at or below the paths, oldest first.
@@ -57,6 +59,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(map(_heading, columns)) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(column, row.get(column, "")) for column in columns) + " |" for row in rows]
+    if any(row.get("pool") for row in rows):
+        lines += ["", POOL_WARNING]
     return "\n".join(lines) + "\n"
 
 
