@@ -28,7 +28,7 @@ check: $(READY)
 	$(BIN)/pyright
 
 unit: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --durations=12
 
 # the run-config table in pyproject.toml, from fedrobust/config.py
 config: $(READY)

@@ -7,10 +7,7 @@ object store, and a bounded number is under way; an actor that dies is replaced 
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,58 +16,24 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-# read by Ray when it is imported: report nothing, leave CUDA_VISIBLE_DEVICES alone where no GPU is asked for, and give
-# the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time)
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
-
-import numpy as np
-import ray
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
-from ray.exceptions import RayActorError, RayError, WorkerCrashedError
+from flwr.app import Message, RecordDict
 
 from fedrobust.config import RunConfig
-from fedrobust.engines.grid import SimulationGrid, error_reply, handle
+from fedrobust.engines.grid import SimulationGrid, error_reply
+from fedrobust.engines.ray_cluster import (
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+    check_room,
+    ray,
+    start_ray,
+)
+from fedrobust.engines.ray_worker import Worker, pack, take_arrays, unpack
 from fedrobust.errors import ConfigError
-
-# an ArrayRecord, key → (dtype, shape, type, bytes): bytes as a NumPy array travel beside the pickle, not copied into it
-Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
 
 ATTEMPTS = 2  # an actor's death costs its client one retry
 WAITING_BYTES = 256 << 20  # of early replies that wait in the object store for a slower client before them
 PACKAGES = Path(__file__).resolve().parents[2]  # where clients/, strategies/ ... lie, for the workers' import path
-
-
-class Worker:
-    """One actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
-
-    def __init__(self, client_app: str, threads: int) -> None:
-        import torch
-
-        from fedrobust.registry import load_path
-
-        torch.set_num_threads(threads)
-        self._app = load_path(client_app)
-        self._fetched: dict[str, ArrayRecord] = {}
-
-    def handle(
-        self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
-    ) -> tuple[RecordDict, tuple[Message, dict[str, Packed]]]:
-        """The client's new state, and the reply to a message whose array records lie in the object store."""
-        self._fetch([ref for (ref,) in arrays.values()])
-        for name, (ref,) in arrays.items():
-            message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
-        reply = handle(self._app, message, context)
-        return context.state, (reply, {name: _pack(record) for name, record in _take_arrays(reply).items()})
-
-    def _fetch(self, refs: list[ray.ObjectRef]) -> None:
-        """Hold these records, and no longer those of an earlier round: those go first, so that both are never held."""
-        keep = {ref.hex() for ref in refs}
-        self._fetched = {key: record for key, record in self._fetched.items() if key in keep}
-        for ref in refs:
-            if ref.hex() not in self._fetched:
-                self._fetched[ref.hex()] = _unpack(ray.get(ref))
 
 
 @dataclass
@@ -91,8 +54,13 @@ class RayGrid(SimulationGrid):
     def __init__(self, cfg: RunConfig, client_app: str) -> None:
         super().__init__(cfg)
         workers = cfg.workers
-        self._owns_ray = _start_ray(workers.address, workers.num * workers.threads)
-        _check_room(cfg)
+        self._owns_ray = start_ray(workers.address, workers.num * workers.threads)
+        self._idle: list[Any] = []
+        try:
+            check_room(cfg)
+        except ConfigError:
+            self.close()
+            raise
         environment = {
             "PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": str(workers.threads),
@@ -103,7 +71,7 @@ class RayGrid(SimulationGrid):
             num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
         )
         self._arguments = (client_app, workers.threads)
-        self._idle: list[Any] = [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
+        self._idle += [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
 
     def close(self) -> None:
         for actor in self._idle:
@@ -199,9 +167,9 @@ def _stored(messages: list[Message]) -> list[_Task]:
     for position, message in enumerate(messages):
         message.content = RecordDict(dict(message.content))  # of its own: what is taken out stays in the caller's
         arrays = {}
-        for name, record in _take_arrays(message).items():
+        for name, record in take_arrays(message).items():
             if id(record) not in refs:
-                refs[id(record)] = ray.put(_pack(record))
+                refs[id(record)] = ray.put(pack(record))
             # inside a list, so that Ray hands on the reference and the worker fetches it once per round
             arrays[name] = [refs[id(record)]]
         tasks.append(_Task(position, message, arrays))
@@ -217,57 +185,8 @@ def _taken(message: Message, stored: Message | ray.ObjectRef) -> Message:
     except RayError as error:
         return error_reply(message, _brief(error))
     for name, packed in arrays.items():
-        reply.content[name] = _unpack(packed)
+        reply.content[name] = unpack(packed)
     return reply
-
-
-def _take_arrays(message: Message) -> dict[str, ArrayRecord]:
-    """The array records of a message, which keeps the rest."""
-    records = dict(message.content.array_records) if message.has_content() else {}
-    for name in records:
-        del message.content[name]
-    return records
-
-
-def _pack(record: ArrayRecord) -> Packed:
-    return {key: (a.dtype, a.shape, a.stype, np.frombuffer(a.data, np.uint8)) for key, a in record.items()}
-
-
-def _unpack(packed: Packed) -> ArrayRecord:
-    """The inverse of `_pack`, with bytes of its own: nothing in the object store is held."""
-    return ArrayRecord({key: Array(d, shape, kind, data.tobytes()) for key, (d, shape, kind, data) in packed.items()})
-
-
-def _start_ray(address: str, cpus: int) -> bool:
-    """Join the cluster at `address`, or start a private one that only this host can reach; True if it was started."""
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": True,
-    }
-    handler = signal.getsignal(signal.SIGTERM)
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(address="local", num_cpus=cpus, _node_ip_address="127.0.0.1", **quiet)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there that ends the process on the spot
-    return True
-
-
-def _check_room(cfg: RunConfig) -> None:
-    """Raises ConfigError where the cluster is smaller than the workers: Ray would wait for more without a word."""
-    has, workers = ray.cluster_resources(), cfg.workers
-    wanted = {"CPU": workers.num * workers.threads, "GPU": workers.num * workers.num_gpus}
-    for kind, amount in wanted.items():
-        if amount > has.get(kind, 0) + 1e-6:
-            raise ConfigError(
-                f"workers.num = {workers.num} with {workers.threads} threads and {workers.num_gpus:g} GPUs each: wants "
-                f"{amount:g} {kind}s, the Ray cluster has {has.get(kind, 0):g}"
-            )
 
 
 def _brief(error: Exception) -> str:

@@ -39,10 +39,10 @@ def _workers_find_the_scripted_client() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def ray_is_up() -> Iterator[None]:
     """One Ray for all tests here; a grid neither starts nor stops one that is there."""
-    ray_pool = pytest.importorskip("fedrobust.engines.ray_pool")
-    assert ray_pool._start_ray("", 4)
+    cluster = pytest.importorskip("fedrobust.engines.ray_cluster")
+    assert cluster.start_ray("", 4)
     yield
-    ray_pool.ray.shutdown()
+    cluster.ray.shutdown()
     gc.collect()  # while the warning of `pytestmark` is let pass
 
 

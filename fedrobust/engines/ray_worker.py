@@ -1,0 +1,60 @@
+"""A worker of the `ray` engine, and how arrays travel: their bytes beside the pickle, not copied into it."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+
+from fedrobust.engines.grid import handle
+from fedrobust.engines.ray_cluster import ray
+
+Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
+"""An ArrayRecord: key → (dtype, shape, type, bytes)."""
+
+
+class Worker:
+    """One actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
+
+    def __init__(self, client_app: str, threads: int) -> None:
+        import torch
+
+        from fedrobust.registry import load_path
+
+        torch.set_num_threads(threads)
+        self._app = load_path(client_app)
+        self._fetched: dict[str, ArrayRecord] = {}
+
+    def handle(
+        self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
+    ) -> tuple[RecordDict, tuple[Message, dict[str, Packed]]]:
+        """The client's new state, and the reply to a message whose array records lie in the object store."""
+        self._fetch([ref for (ref,) in arrays.values()])
+        for name, (ref,) in arrays.items():
+            message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
+        reply = handle(self._app, message, context)
+        return context.state, (reply, {name: pack(record) for name, record in take_arrays(reply).items()})
+
+    def _fetch(self, refs: list[ray.ObjectRef]) -> None:
+        """Hold these records, and no longer those of an earlier round: those go first, so that both are never held."""
+        keep = {ref.hex() for ref in refs}
+        self._fetched = {key: record for key, record in self._fetched.items() if key in keep}
+        for ref in refs:
+            if ref.hex() not in self._fetched:
+                self._fetched[ref.hex()] = unpack(ray.get(ref))
+
+
+def take_arrays(message: Message) -> dict[str, ArrayRecord]:
+    """The array records of a message, which keeps the rest."""
+    records = dict(message.content.array_records) if message.has_content() else {}
+    for name in records:
+        del message.content[name]
+    return records
+
+
+def pack(record: ArrayRecord) -> Packed:
+    return {key: (a.dtype, a.shape, a.stype, np.frombuffer(a.data, np.uint8)) for key, a in record.items()}
+
+
+def unpack(packed: Packed) -> ArrayRecord:
+    """The inverse of `_pack`, with bytes of its own: nothing in the object store is held."""
+    return ArrayRecord({key: Array(d, shape, kind, data.tobytes()) for key, (d, shape, kind, data) in packed.items()})
