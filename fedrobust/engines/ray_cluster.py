@@ -9,12 +9,10 @@ import threading
 from typing import Any
 
 # Read by Ray when it is imported or started: report nothing; leave CUDA_VISIBLE_DEVICES as it is where no GPU is asked;
-# give the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time); and give
-# workers the priority of this process, not one so low (nice 15) that any other work on the machine starves them.
+# give the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time).
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray.exceptions import RayActorError, RayError, WorkerCrashedError
