@@ -89,9 +89,9 @@ def pick_precision(setting: str, model: str, device: torch.device) -> torch.dtyp
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether the device has matrix units for bfloat16 (AMX on a CPU, Ampere or later on CUDA)."""
+    """Whether the device multiplies bfloat16 natively: AMX or AVX512-BF16 on a CPU, Ampere or later on CUDA."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return torch.cpu._is_amx_tile_supported()
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return False
