@@ -19,6 +19,20 @@ EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 TEMPERATURE, SCALE = 0.1, 10.0
 
 
+class AsPublished(nn.Module):
+    """`calfat-cnn` in the order of the official code, ReLU before the pooling; the weights are shared."""
+
+    def __init__(self, cnn: nn.Module) -> None:
+        super().__init__()
+        self.cnn = cnn
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.cnn.get_submodule
+        x = F.max_pool2d(F.relu(layer("conv1")(x)), 2)
+        x = F.max_pool2d(F.relu(layer("conv2")(x)), 2)
+        return layer("linear")(F.relu(layer("conv3")(x)).flatten(1))
+
+
 class Images(Dataset[tuple[Tensor, int]]):
     """CIFAR-10 as torchvision serves it: an array, a PIL image per access, transforms."""
 

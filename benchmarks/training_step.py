@@ -198,11 +198,13 @@ def _model(job: dict[str, Any]):
 def _plain(job: dict[str, Any]):
     import torch
 
-    from benchmarks.plain_loop import train
+    from benchmarks.plain_loop import AsPublished, train
     from fedrobust.data import load
 
     torch.manual_seed(0)
     split, model = load("cifar10").train, _model(job)
+    if job["model"] == "calfat-cnn":
+        model = AsPublished(model)
 
     def epoch(count: int) -> float:
         chosen = slice(job["first"], job["first"] + count)

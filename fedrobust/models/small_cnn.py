@@ -25,11 +25,11 @@ def build_small_cnn(
     network = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, 32, 3, padding=1),
+            pool1=nn.MaxPool2d(2),  # before ReLU, as in calfat-cnn
             activation1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
             conv2=nn.Conv2d(32, 64, 3, padding=1),
-            activation2=nn.ReLU(),
             pool2=nn.MaxPool2d(2),
+            activation2=nn.ReLU(),
             flatten=nn.Flatten(),
             linear=nn.Linear(64 * (height // 4) * (width // 4), num_classes),
         )

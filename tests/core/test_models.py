@@ -1,6 +1,7 @@
 """Models: sizes, seeds, first layer, shapes."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,6 +53,28 @@ def test_logits_are_deterministic_in_eval_mode(name: str) -> None:
         first, second = model(x), model(x)
     assert first.shape == (3, 10)
     assert torch.equal(first, second)
+
+
+def relu_before_pool(model: nn.Module) -> nn.Module:
+    """The same layers in the order of the official code."""
+    layers = list(model.children())
+    for at, (first, second) in enumerate(pairwise(layers)):
+        if isinstance(first, nn.MaxPool2d) and isinstance(second, nn.ReLU):
+            layers[at : at + 2] = second, first
+    return nn.Sequential(*(relu_before_pool(layer) if isinstance(layer, nn.Sequential) else layer for layer in layers))
+
+
+@pytest.mark.parametrize("name", ["calfat-cnn", "small-cnn"])
+def test_pooling_before_relu_changes_no_bit(name: str) -> None:
+    model, x = built(name), images(name).requires_grad_()
+    usual = relu_before_pool(model)
+    assert [type(layer) for layer in usual.modules()] != [type(layer) for layer in model.modules()]
+    results = []
+    for network in (model, usual):
+        logits = network(x)
+        results.append((logits, *torch.autograd.grad(logits.logsumexp(1).sum(), [x, *model.parameters()])))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_resnet18_is_torchvisions_but_for_the_stem() -> None:
