@@ -11,10 +11,12 @@ from fedrobust.evaluation.probes import Probes
 POINT = 0.01
 LEAST_GAIN = 0.2 * POINT  # by which an attack that ought to be weaker may be ahead
 CONVERGED = 0.5 * POINT  # that twice the steps, or five times the starts, may still change
+OVERSTATED = 0.2  # share of what stands under PGD that attacks on the margin may break
 ALL_BROKEN = 1 * POINT  # accuracy at eight times epsilon
 FEW_ZERO_GRADIENTS = 1 * POINT
 PLANTED_FOUND = 0.99
 
+ON_THE_MARGIN = ("cw", "apgd-t", "autoattack")
 NO_GRADIENT = ("square", "gaussian-noise", "uniform-noise")
 
 
@@ -26,6 +28,7 @@ FLAGS: dict[str, str] = {
     "weaker-attack-wins": "FGSM beats PGD-10, or PGD-10 beats PGD-40.",
     "steps-not-converged": "Twice the steps still change the accuracy.",
     "restarts-not-converged": "Five starts still change the accuracy.",
+    "cross-entropy-overstates": "Attacks on the margin break many images that withstand PGD on the cross-entropy.",
     "gradient-free-wins": "Square or noise beats every attack with gradients.",
     "transfer-wins": "Examples made on another model beat those made on this one.",
     "rises-with-epsilon": "A larger epsilon breaks fewer images.",
@@ -79,6 +82,11 @@ def strength_flags(accuracy: Mapping[str, float]) -> Iterator[Flag]:
     ):
         if {less, more} <= accuracy.keys() and abs(accuracy[less] - accuracy[more]) >= CONVERGED:
             yield Flag(name, shown(less, more), "pgd")
+    on_the_margin = [name for name in ON_THE_MARGIN if name in accuracy]
+    if on_the_margin and "pgd-40" in accuracy:
+        strongest = min(on_the_margin, key=accuracy.__getitem__)
+        if accuracy[strongest] < min((1 - OVERSTATED) * accuracy["pgd-40"], accuracy["pgd-40"] - POINT):
+            yield Flag("cross-entropy-overstates", shown("pgd-40", strongest), "pgd")
     blind = {name: value for name, value in accuracy.items() if name.startswith(NO_GRADIENT)}
     sighted = {name: value for name, value in accuracy.items() if name not in blind and name != "autoattack"}
     if not sighted:

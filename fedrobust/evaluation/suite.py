@@ -45,6 +45,7 @@ SUITE: dict[str, str] = {
     "fgsm": "One step of size epsilon from the image; in the l2 norm the fast gradient method.",
     "pgd-K": "K steps from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.",
     "pgd-KxR": "PGD-K from R starts.",
+    "pgd-KxR-decay": "The same, or pgd-K-decay, with steps that shrink linearly to 0.",
     "bim-K": "K steps from the image itself.",
     "mim-K": "K steps with momentum.",
     "cw": "The margin loss under PGD for linf, Carlini and Wagner's own attack for l2.",
@@ -85,8 +86,9 @@ def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
     }
     if name in chains:
         return chains[name]
-    if match := re.fullmatch(r"pgd-([1-9]\d{0,3})(?:x([1-9]\d?))?", name):
-        return [("pgd", {"steps": int(match[1]), "random_start": "uniform"})] * int(match[2] or 1)
+    if match := re.fullmatch(r"pgd-([1-9]\d{0,3})(?:x([1-9]\d?))?(-decay)?", name):
+        decay = "linear" if match[3] else "none"
+        return [("pgd", {"steps": int(match[1]), "random_start": "uniform", "decay": decay})] * int(match[2] or 1)
     if match := re.fullmatch(r"(bim|mim)-([1-9]\d{0,3})", name):
         start = {"random_start": "zero"} if match[1] == "bim" else {}
         return [("pgd" if match[1] == "bim" else "mim", {"steps": int(match[2]), **start})]

@@ -1,4 +1,4 @@
-"""E8: the same attack in Foolbox, from the same start."""
+"""E8: the same attacks in Foolbox, with the same settings."""
 
 import warnings
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedrobust.attacks import pgd
+from fedrobust.attacks import carlini_wagner, deepfool, pgd
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy, at Foolbox' import
+    from foolbox.attacks.carlini_wagner import L2CarliniWagnerAttack
+    from foolbox.attacks.deepfool import L2DeepFoolAttack, LinfDeepFoolAttack
     from foolbox.attacks.projected_gradient_descent import (
         L2ProjectedGradientDescentAttack,
         LinfProjectedGradientDescentAttack,
@@ -32,3 +34,39 @@ def test_e8_pgd_is_foolboxs_within_1e_5(norm, epsilon):
     theirs = attack.run(PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilon=epsilon)
     assert (ours - theirs).abs().max() < 1e-5
     assert (ours - x).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def right(trained):
+    """The model and the images that it gets right."""
+    model, x, y = trained
+    keep = model(x).argmax(1) == y
+    return model, x[keep], y[keep]
+
+
+@pytest.mark.parametrize(
+    ("norm", "order", "whole_cube", "theirs"),
+    [("linf", float("inf"), 1.0, LinfDeepFoolAttack), ("l2", 2, 6.0, L2DeepFoolAttack)],
+)
+def test_e8_deepfool_finds_boundaries_as_near_as_foolboxs(right, norm, order, whole_cube, theirs):
+    model, x, y = right
+    ours = deepfool(model, x, y, epsilon=whole_cube, norm=norm)
+    attack = theirs(steps=50, candidates=4, overshoot=0.02, loss="logits")
+    _, found, _ = attack(PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=None)
+    assert (model(ours).argmax(1) != y).all()
+    ratio = (ours - x).norm(p=order, dim=1) / (found - x).norm(p=order, dim=1)
+    assert (ratio - 1).abs().max() < 1e-3
+
+
+def test_e8_carlini_wagner_breaks_the_images_that_foolboxs_breaks(right):
+    model, x, y = right
+    shares = []
+    for epsilon in (0.2, 0.35, 0.5):
+        ours = model(carlini_wagner(model, x, y, epsilon=epsilon, steps=200)).argmax(1) != y
+        attack = L2CarliniWagnerAttack(
+            binary_search_steps=9, steps=200, stepsize=0.01, initial_const=0.1, abort_early=False
+        )
+        _, _, theirs = attack(PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=epsilon)
+        assert (ours != theirs).float().mean() <= 0.01
+        shares.append(ours.float().mean().item())
+    assert 0 < shares[0] < shares[1] < shares[2] < 1

@@ -8,7 +8,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Threat, make_chain, parse_attack
 from fedrobust.evaluation.suite import SUITE
 
-EXAMPLES = [name.replace("K", "4").replace("xR", "x2") for name in SUITE] + ["square-50"]
+EXAMPLES = [name.replace("K", "4").replace("xR", "x2") for name in SUITE] + ["pgd-4-decay", "square-50"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
