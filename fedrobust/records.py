@@ -95,9 +95,11 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read(self, log: str) -> list[dict[str, Any]]:
-        """All rows of a metrics file."""
+        """All rows of a metrics file; one that a run is just writing is left out."""
         path = self.path / log
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each metrics file, for a checkpoint."""

@@ -11,6 +11,7 @@ from rich.table import Table
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.report import labels
 from partitions import PartitionSummary
 
 SHOWN_CLIENTS = 20
@@ -49,27 +50,22 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.figure:
         from fedrobust.report.partition_figure import draw_partition
 
-        draw_partition(summary, dataset.class_names, arguments.figure, style=arguments.style, title=describe(cfg))
+        draw_partition(
+            summary.class_counts,
+            summary.emd,
+            dataset.class_names,
+            arguments.figure,
+            style=arguments.style,
+            title=labels.partition(cfg),
+        )
         console.print(f"wrote {arguments.figure}", highlight=False)
     return 0
-
-
-def describe(cfg: RunConfig) -> str:
-    """The partition in words: data set, scheme with its parameter, clients, pool, seed."""
-    parameter = {
-        "dirichlet": f"Dir({cfg.partition.concentration:g})",
-        "dirichlet-balanced": f"balanced Dir({cfg.partition.concentration:g})",
-        "shards": f"shards of {cfg.partition.classes_per_client} classes",
-        "dominant": f"{cfg.partition.dominant_share:.0%} in {cfg.partition.classes_per_client} classes",
-    }.get(cfg.partition.scheme, cfg.partition.scheme)
-    pool = f", {cfg.pool.fraction:.0%} pool ({cfg.pool.mode})" if cfg.pool.fraction else ""
-    return f"{cfg.data.name}, {parameter}, {cfg.num_clients} clients{pool}, seed {cfg.seed}"
 
 
 def _print(console: Console, cfg: RunConfig, summary: PartitionSummary, class_names: tuple[str, ...]) -> None:
     rows = summary.rows()
     per_class = len(class_names) <= 10
-    table = Table(title=describe(cfg), title_justify="left", box=None, padding=(0, 0, 0, 1))
+    table = Table(title=labels.partition(cfg), title_justify="left", box=None, padding=(0, 0, 0, 1))
     for heading in ("client", "images", "pool", "EMD", *(range(len(class_names)) if per_class else ["classes"])):
         table.add_column(str(heading), justify="right", no_wrap=True)
     for row in rows[:SHOWN_CLIENTS]:

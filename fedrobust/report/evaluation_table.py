@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from fedrobust.report.tables import markdown_table
+
 COLUMNS = ("", "accuracy", "95 %", "seconds", "flags")
 
 
@@ -46,20 +48,12 @@ def flag_lines(record: dict[str, Any]) -> Iterator[str]:
 def markdown(record: dict[str, Any]) -> str:
     """The whole page: overall, by class, by client, flags."""
     lines = [f"# {title(record)}", ""]
-    lines += _table(COLUMNS, rows(record))
+    lines += markdown_table(COLUMNS, rows(record))
     lines += ["", *(f"{line}  " for line in [*clients_line(record), *flag_lines(record)])]
     for key, first in (("per_class", ("class", "images")), ("per_client", ("client", "images"))):
         entries = record[key]
         if entries:
             names = [name for name in entries[0] if name not in (*first, "label")]
             body = ((*(str(row[k]) for k in first), *(f"{100 * row[name]:.1f}" for name in names)) for row in entries)
-            lines += ["", *_table((*first, *names), body)]
+            lines += ["", *markdown_table((*first, *names), body)]
     return "\n".join(lines) + "\n"
-
-
-def _table(columns: tuple[str, ...], body: Iterator[tuple[str, ...]]) -> list[str]:
-    return [
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(row) + " |" for row in body),
-    ]

@@ -1,74 +1,96 @@
-"""Finished and unfinished runs below some folders, as rows of a table."""
+"""Finished and unfinished runs below some folders, each read once."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedrobust.config import RunConfig, split_list
 from fedrobust.errors import ConfigError
-from fedrobust.records import RunFolder
+from fedrobust.records import ROUNDS, RunFolder
 
-POOL_WARNING = "A pool gives raw images to every client by construction: its runs are not private in that part."
+MODELS = ("best", "last")
 
 
-def find_runs(paths: Iterable[Path]) -> list[RunFolder]:
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run's folder says.
+
+    name: its folder, as seen from the nearest one above all runs that were asked for.
+    config: None where there is none that can be read: the run ended before round 1, or another version wrote it.
+    problem: the line it failed with, or why its config cannot be read; "" where nothing is wrong.
+    """
+
+    name: str
+    folder: RunFolder
+    record: dict[str, Any]
+    config: RunConfig | None
+    problem: str
+
+    @cached_property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rows of rounds.jsonl."""
+        return self.folder.read(ROUNDS)
+
+    @property
+    def state(self) -> str:
+        """completed, running, interrupted or failed; "not started" where the record does not say."""
+        return self.record.get("state", "not started")
+
+    @property
+    def models(self) -> list[str]:
+        """Those of "best" and "last" that were evaluated on the test set."""
+        return [model for model in MODELS if model in self.record]
+
+    @property
+    def judge(self) -> str:
+        """The attack the best round was chosen by; where that is natural accuracy, the last of evaluation.attacks."""
+        if self.config is None:
+            return ""
+        evaluation = self.config.evaluation
+        names = split_list(evaluation.attacks)
+        return evaluation.select_by if evaluation.select_by in names else names[-1] if names else ""
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
     """Every run at or below the paths, oldest first.
 
     Raises:
         ConfigError: a path has none.
     """
-    found: dict[Path, RunFolder] = {}
+    found: dict[Path, None] = {}
     for path in paths:
-        records = sorted(path.rglob("record.json")) if path.is_dir() else []
+        records = sorted(path.resolve().rglob("record.json")) if path.is_dir() else []
         if not records:
             raise ConfigError(f"{path}: no run in it (no record.json)")
-        found |= {record.parent: RunFolder(record.parent) for record in records}
-    return sorted(found.values(), key=lambda folder: folder.record().get("started", ""))
+        found |= dict.fromkeys(record.parent for record in records)
+    above = common_folder(found)
+    runs = [_read(folder, folder.relative_to(above).as_posix()) for folder in found]
+    return sorted(runs, key=lambda run: run.record.get("started", ""))
 
 
-def result_rows(runs: Iterable[RunFolder]) -> list[dict[str, Any]]:
-    """A row per run and model ("best", chosen on the validation slice, and "last"), accuracies on the test set."""
-    rows = []
-    for folder in runs:
-        record, cfg = folder.record(), folder.read_config()
-        for model in ("best", "last"):
-            if model not in record:
-                continue
-            rows.append(
-                {
-                    "run": record.get("name", folder.path.name),
-                    "strategy": cfg.strategy.name,
-                    "objective": record["objective"],
-                    "attack": cfg.attack.name if cfg.attack.name == "fgsm" else f"{cfg.attack.name}-{cfg.attack.steps}",
-                    "pool": cfg.pool.fraction,
-                    "seed": cfg.seed,
-                    "model": model,
-                    **{key: value for key, value in record[model].items() if key != "loss"},
-                    "seconds": record["seconds"],
-                    "commit": record["commit"][:9],
-                }
-            )
-    return rows
+def common_folder(folders: Iterable[Path]) -> Path:
+    """The nearest folder above all of these."""
+    return Path(os.path.commonpath([folder.parent for folder in folders]))
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; accuracies in percent."""
-    if not rows:
-        return "no finished run\n"
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(map(_heading, columns)) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cell(column, row.get(column, "")) for column in columns) + " |" for row in rows]
-    if any(row.get("pool") for row in rows):
-        lines += ["", POOL_WARNING]
-    return "\n".join(lines) + "\n"
+def common_judge(runs: Iterable[Run]) -> str:
+    """The attack that most of the runs were judged by; "" where none was by any."""
+    judges = Counter(run.judge for run in runs if run.judge)
+    return judges.most_common(1)[0][0] if judges else ""
 
 
-def _heading(column: str) -> str:
-    return column.replace("robust_accuracy.", "").replace("natural_accuracy", "natural").replace("_", " ")
-
-
-def _cell(column: str, value: Any) -> str:
-    if "accuracy" in column and value != "":
-        return f"{100 * value:.1f}"
-    return f"{value:.0f}" if column == "seconds" else str(value)
+def _read(path: Path, name: str) -> Run:
+    folder = RunFolder(path)
+    record = folder.record()
+    problem = record.get("error", "")
+    try:
+        return Run(name, folder, record, folder.read_config(), problem)
+    except ConfigError as error:
+        why = "no config.toml: it ended before round 1" if not (path / "config.toml").exists() else str(error)
+        return Run(name, folder, record, None, problem or " ".join(why.split()))

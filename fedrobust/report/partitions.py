@@ -1,0 +1,40 @@
+"""The partitions that runs trained on, drawn from what they recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fedrobust.data import DATASETS
+from fedrobust.report import labels
+from fedrobust.report.groups import Group
+from fedrobust.report.partition_figure import LABELLED_CLIENTS, draw_partition
+
+DRAWN = 6
+
+
+def draw_partitions(groups: Sequence[Group], folder: Path) -> list[tuple[Path, str]]:
+    """Write partition-1.png and so on, one per distinct partition, at most DRAWN; each with what it shows.
+
+    The first run of every group goes before the second of any, so that settings are seen before seeds.
+    """
+    runs = [(place, run) for group in groups for place, run in enumerate(group.runs)]
+    drawn: dict[bytes, tuple[Path, str]] = {}
+    for _, run in sorted(runs, key=lambda entry: entry[0]):
+        if run.config is None or not run.folder.partition.exists() or len(drawn) == DRAWN:
+            continue
+        table = run.folder.partition.read_bytes()
+        if table not in drawn:
+            path, title = folder / f"partition-{len(drawn) + 1}.png", labels.partition(run.config)
+            _draw(pd.read_csv(run.folder.partition), run.config.data.name, title, path)
+            drawn[table] = path, title
+    return list(drawn.values())
+
+
+def _draw(table: pd.DataFrame, data: str, title: str, path: Path) -> None:
+    counts = table[[column for column in table if str(column).startswith("class_")]].to_numpy()
+    names = DATASETS[data].class_names if data in DATASETS else [str(number) for number in range(counts.shape[1])]
+    style = "bars" if len(counts) <= LABELLED_CLIENTS else "bubbles"
+    draw_partition(counts, table["emd"].to_numpy(), names, path, style=style, title=title)

@@ -1,0 +1,55 @@
+"""How figures look: colours that the colour-blind can tell apart, and as few lines as will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's, without the yellow that white paper swallows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DPI = 150
+
+
+def colour(number: int) -> str:
+    """The colour of the series of that number, the same in every figure."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def line(number: int) -> dict[str, Any]:
+    """Colour and dashes of a series; they repeat after 28."""
+    return {"color": colour(number), "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+
+
+def marker(number: int) -> dict[str, Any]:
+    """Colour and shape of a series; they repeat after 49."""
+    return {"color": colour(number), "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]}
+
+
+def plain(axes: Axes, title: str = "") -> None:
+    """A light grid, no frame."""
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def figure(width: float, height: float, names: Sequence[str]) -> Figure:
+    """A figure with panels of that height in inches, and room for a legend of these names under them."""
+    rows = -(-len(names) // _columns(width, names)) if len(names) > 1 else 0
+    return Figure(figsize=(width, height + 0.19 * rows), layout="constrained")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, under them, in as many columns as its words leave room for."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) > 1:
+        columns = _columns(figure.get_figwidth(), names)
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def _columns(width: float, names: Sequence[str]) -> int:
+    return max(1, min(len(names), int(width / (0.6 + 0.062 * max(map(len, names))))))
