@@ -18,6 +18,7 @@ from fedrobust.cli.paths import shown
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, UserError
+from fedrobust.preflight import check_run
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder, new_run_dir
 
@@ -42,7 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
     runs = _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
     _quiet()
     for cfg in runs.values():
-        _check(cfg)
+        check_run(cfg)
     console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for label, cfg in runs.items():
@@ -80,22 +81,6 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
         flat = started.to_flat() | settings | {"run-dir": str(path.absolute()), "resume": True}
         runs[path.name] = RunConfig.from_flat(flat)
     return runs
-
-
-def _check(cfg: RunConfig) -> None:
-    """Refuse now what would be refused later: no run of a preset starts when another cannot.
-
-    Raises:
-        ConfigError: a name, a combination of settings, or more than this machine has.
-    """
-    from fedrobust.engines import plan_workers
-    from fedrobust.process import pick_device
-    from fedrobust.registry import check_names, resolve
-
-    check_names(cfg)
-    resolve("strategies", cfg.strategy.name)(cfg)
-    pick_device(cfg.device)
-    plan_workers(cfg, "ray")
 
 
 def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
