@@ -15,6 +15,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines import SimulationGrid
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation import Evaluation
 from fedrobust.provenance import now, provenance
 from fedrobust.records import CLIENTS, ROUNDS, RunFolder
 from fedrobust.registry import resolve
@@ -167,6 +168,11 @@ class Federation:
             rounds=progress.server_round,
             rejected=sum(row["rejected"] for row in rounds),
             failed=sum(row["failed"] + row["missing"] for row in rounds),
-            best={"round": progress.best_round, "test_images": best.num_images, **best.metrics()},
-            last={"round": progress.server_round, "test_images": last.num_images, **last.metrics()},
+            best={"round": progress.best_round, **self._results(best)},
+            last={"round": progress.server_round, **self._results(last)},
         )
+
+    def _results(self, test: Evaluation) -> dict[str, Any]:
+        """A model on the test set, for the record."""
+        per_class = test.per_class(self.measure.bench.dataset.num_classes)
+        return {"test_images": test.num_images, **test.metrics(), "per_class": per_class}
