@@ -118,6 +118,8 @@ class Federation:
         aggregated, metrics = self.strategy.aggregate_train(server_round, replies)
         if aggregated is None or metrics is None:
             raise RunFailed(f"round {server_round}: no client was asked; raise strategy.fraction-train")
+        arrays = from_record(aggregated)
+        drift = self.strategy.drift.of_round(arrays, averaged=self.strategy.averages)
         states = [entry["status"] for entry in self.strategy.ledger]
         row: dict[str, Any] = {
             "clients": len(messages),
@@ -125,8 +127,9 @@ class Federation:
             **{f"train.{key}": value for key, value in metrics.items()},
             "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),
             "bytes": record.count_bytes() * (len(messages) + states.count("ok")),
+            **{f"drift.{key}": value for key, value in drift.items()},
         }
-        return from_record(aggregated), row
+        return arrays, row
 
     def _ask_clients(self, server_round: int, arrays: Arrays) -> dict[str, Any]:
         """The global model on each client's own held-out images, measured there."""

@@ -178,6 +178,16 @@ def test_a_run_is_counted_by_rounds_and_by_clients(fedavg):
     )
 
 
+def test_drift_is_in_the_rows_of_rounds_and_clients(fedavg):
+    clients = [row for row in fedavg.read("clients.jsonl") if row["phase"] == "train"]
+    for row in fedavg.read("rounds.jsonl"):
+        mine = [c for c in clients if c["round"] == row["round"]]
+        norms, images = ([c[key] for c in mine] for key in ("update_norm", "num_examples"))
+        assert row["drift.update_norm"] == pytest.approx(np.average(norms, weights=images))
+        assert row["drift.cosine"] == pytest.approx(row["drift.step_norm"] / row["drift.update_norm"])
+        assert 0 < row["drift.cosine"] < 1
+
+
 def test_the_worst_case_chooses_the_best_round_and_classes_are_in_the_record(quick, federate):
     folder = federate(quick(evaluation__attacks="fgsm,pgd-2", evaluation__select_by="worst-case"))
     scores = [row["validation.robust_accuracy.worst-case"] for row in folder.read("rounds.jsonl")]
