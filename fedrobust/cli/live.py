@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedrobust.config import WORST_CASE
 from fedrobust.records import ROUNDS, RunFolder
 
 
@@ -93,7 +94,8 @@ def round_line(row: dict[str, Any], num_rounds: int) -> str:
     if f"{prefix}natural_accuracy" in row:
         parts.append(f"natural {row[prefix + 'natural_accuracy']:6.1%}")
         robust = f"{prefix}robust_accuracy."
-        parts += [f"{key.removeprefix(robust)} {row[key]:6.1%}" for key in row if key.startswith(robust)]
+        names = [key.removeprefix(robust) for key in row if key.startswith(robust)]
+        parts += [f"{name} {row[robust + name]:6.1%}" for name in names if name != WORST_CASE]
     for status in ("rejected", "failed", "missing"):
         if row[status]:
             parts.append(f"[red]{row[status]} {status}[/red]")

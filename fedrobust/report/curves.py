@@ -14,10 +14,12 @@ from fedrobust.records import ROUNDS, RunFolder
 def draw_curves(runs: Sequence[RunFolder], path: Path) -> None:
     """Write a figure: a panel for natural accuracy and one per attack, a line per run, on the validation slice.
 
+    An attack that some of the runs do not have gets none.
     The dot is the best round: the one whose model a record calls "best".
     """
     tables = {folder.record().get("name", folder.path.name): pd.DataFrame(folder.read(ROUNDS)) for folder in runs}
-    columns = [c for c in next(iter(tables.values())) if c.startswith("validation.") and "accuracy" in c]
+    first, *others = tables.values()
+    columns = [c for c in first if c.startswith("validation.") and "accuracy" in c and all(c in t for t in others)]
     figure = Figure(figsize=(1 + 3.2 * len(columns), 3.4), layout="constrained")
     panels = figure.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):

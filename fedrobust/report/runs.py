@@ -44,7 +44,7 @@ def result_rows(runs: Iterable[RunFolder]) -> list[dict[str, Any]]:
                     "pool": cfg.pool.fraction,
                     "seed": cfg.seed,
                     "model": model,
-                    **{key: value for key, value in record[model].items() if key != "loss"},
+                    **{key: value for key, value in record[model].items() if key not in ("loss", "per_class")},
                     "seconds": record["seconds"],
                     "commit": record["commit"][:9],
                 }
