@@ -80,6 +80,8 @@ class Pool(Section, frozen=True):
 
 class Model(Section, frozen=True):
     name: str = Field(default="small-cnn", description="see `fedrobust list models`")
+    activation: str = Field(default="relu", description="see `fedrobust list activations`")
+    activation_alpha: float = Field(default=0.0, ge=0, description="its parameter, where it takes one; 0: its own")
 
 
 class Objective(Section, frozen=True):

@@ -12,10 +12,12 @@ def check_run(cfg: RunConfig) -> None:
         ConfigError: a name, a combination of settings, or more than this machine has.
     """
     from fedrobust.engines import plan_workers
+    from fedrobust.models.activations import activation_maker
     from fedrobust.process import pick_device
     from fedrobust.registry import check_names, resolve
 
     check_names(cfg)
+    activation_maker(cfg.model.activation, cfg.model.activation_alpha or None)
     resolve("strategies", cfg.strategy.name)(cfg)
     pick_device(cfg.device)
     plan_workers(cfg, "ray")

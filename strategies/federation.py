@@ -163,7 +163,7 @@ class Federation:
             (self.folder.best, state.best, progress.best_round),
             (self.folder.last, state.last, progress.server_round),
         ):
-            save_model(path, arrays, model=self.cfg.model.name, data=self.cfg.data.name, round=which)
+            save_model(path, arrays, **self._facts(), round=which)
         rounds = self.folder.read(ROUNDS)
         self.folder.update_record(
             state="completed",
@@ -174,6 +174,12 @@ class Federation:
             best={"round": progress.best_round, **self._results(best)},
             last={"round": progress.server_round, **self._results(last)},
         )
+
+    def _facts(self) -> dict[str, str | float]:
+        """What a model file says of itself: enough to build the model."""
+        model = self.cfg.model
+        facts = {"model": model.name, "activation": model.activation, "activation_alpha": model.activation_alpha}
+        return {**facts, "data": self.cfg.data.name}
 
     def _results(self, test: Evaluation) -> dict[str, Any]:
         """A model on the test set, for the record."""

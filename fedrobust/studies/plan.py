@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedrobust.config import RunConfig
+from fedrobust.config import Model, RunConfig
 from fedrobust.data import DATASETS, load
 from fedrobust.errors import ConfigError
 from fedrobust.models import build_model
@@ -93,7 +93,7 @@ def training_flops(cfg: RunConfig) -> float:
 
 
 def _forward_flops(cfg: RunConfig) -> float:
-    key = (cfg.model.name, cfg.data.name)
+    key = (cfg.model, cfg.data.name)
     if key not in _FLOPS:
         spec = DATASETS[cfg.data.name]
         height, width, channels = spec.shape
@@ -105,6 +105,8 @@ def _forward_flops(cfg: RunConfig) -> float:
             mean=spec.mean,
             std=spec.std,
             generator_seed=0,
+            activation=cfg.model.activation,
+            alpha=cfg.model.activation_alpha or None,
         ).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *shape))
@@ -112,7 +114,7 @@ def _forward_flops(cfg: RunConfig) -> float:
     return _FLOPS[key]
 
 
-_FLOPS: dict[tuple[str, str], float] = {}
+_FLOPS: dict[tuple[Model, str], float] = {}
 
 
 def _agrees(run: PlannedRun) -> None:
