@@ -22,7 +22,7 @@ class TensorBoard:
 
     A run that goes on is written anew from its first round, behind a mark by which TensorBoard drops what was there:
     nothing is shown twice, and no round is missing that a killed process had not written yet. So is a round that a
-    resumed run repeats.
+    resumed run repeats. Wall times are those of the writing.
     """
 
     name = "tensorboard"
@@ -86,6 +86,7 @@ class MLflow:
         try:
             self._client = self._mlflow.MlflowClient(tracking_uri=self._uri or None)
             self._run, logged = self._known() or (self._new(), 0)
+            self._note_down(logged)
             for row in rows:
                 if row["round"] > logged:
                     self.round(row)
@@ -95,7 +96,7 @@ class MLflow:
     def round(self, row: Row) -> None:
         """Log its metrics."""
         self._log(scalars(row), row["round"])
-        write_atomically(self._note, json.dumps({"run_id": self._run, "rounds": row["round"]}).encode())
+        self._note_down(row["round"])
 
     def end(self) -> None:
         """Log the record, and its results as metrics; the run's status is the record's."""
@@ -118,6 +119,9 @@ class MLflow:
         except self._mlflow.exceptions.MlflowException:
             return None
         return note["run_id"], note["rounds"]
+
+    def _note_down(self, rounds: int) -> None:
+        write_atomically(self._note, json.dumps({"run_id": self._run, "rounds": rounds}).encode())
 
     def _new(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fedrobust")

@@ -162,12 +162,13 @@ def test_mlflow_gets_settings_rounds_and_the_record(folder, store):
 
 
 def test_mlflow_goes_on_in_the_same_run_with_the_rounds_it_lacks(folder, store):
+    tracked(folder, [], [])  # killed in round 1
     tracked(folder, [], rows(1, 2))  # killed, after round 3 had been written
     tracked(folder, rows(1, 2, 3), rows(4)).end()
     (run,) = store.runs.values()
     assert [step for _, step, _ in run["metrics"]] == [1, 2, 3, 4]
     assert run["status"] == "KILLED"
-    assert store.uris == [None, None]
+    assert store.uris == [None, None, None]
 
 
 def test_another_store_gets_a_run_with_all_rounds(folder, store):
