@@ -93,7 +93,10 @@ class Guarded(FlowerFedAvg):
         }
 
     def weight(self, update: Update) -> float:
-        """The weight of an update in the mean, of the models or (where the strategy takes no mean) of drift alone."""
+        """The weight of an update in the mean, or in that of drift alone where the strategy takes none.
+
+        A function of the update: it is asked for more than once.
+        """
         return 1.0
 
     def state(self) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parallel", type=_count, default=0, help="runs at once; 0: one per core, or one per GPU [0]")
     add("--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="of each run")
     add("--seeds", help="other seeds than the study's, such as 0,1,2")
+    add("--only", default="", metavar="AXIS=VALUE,...", help="only the runs at these values of the study's axes")
     add("--dry-run", action="store_true", help="only say what would run, and what is there")
     add_settings(parser)
 
@@ -38,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
     from fedrobust.preflight import check_run
     from fedrobust.provenance import provenance
-    from fedrobust.studies.plan import plan_sweep
+    from fedrobust.studies.plan import plan_sweep, select
     from fedrobust.studies.room import make_room
     from fedrobust.studies.sweep import Sweep, claimed
 
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.seeds is not None:
         study = study.with_seeds(arguments.seeds)
     folder = arguments.out or Path("sweeps") / study.name
-    runs = plan_sweep(study, folder, overrides)
+    runs = select(plan_sweep(study, folder, overrides), arguments.only)
     for run in runs:
         check_run(run.cfg)
     left = [run for run in runs if not run.complete]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedrobust.config import Model, RunConfig
+from fedrobust.config import Model, RunConfig, split_list, unknown
 from fedrobust.data import DATASETS, load
 from fedrobust.errors import ConfigError
 from fedrobust.models import build_model
@@ -66,6 +66,24 @@ def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list
     for run in runs:
         _agrees(run)
     return sorted(runs, key=lambda run: -run.cost)
+
+
+def select(runs: Sequence[PlannedRun], only: str) -> list[PlannedRun]:
+    """The runs at these values of some axes: "method=calfat,pool.fraction=0.1"; all where `only` is empty.
+
+    Raises:
+        ConfigError: an axis or a value that the study has not.
+    """
+    for part in split_list(only):
+        axis, _, value = part.partition("=")
+        axes = runs[0].point
+        if axis not in axes:
+            raise ConfigError(f"--only {part}: {unknown('axis', axis, axes)}")
+        values = dict.fromkeys(run.point[axis] for run in runs)
+        if value not in values:
+            raise ConfigError(f"--only {part}: {unknown(f'value of {axis}', value, values)}")
+        runs = [run for run in runs if run.point[axis] == value]
+    return list(runs)
 
 
 def label_of(point: Point) -> str:

@@ -71,6 +71,8 @@ def test_dry_run_starts_nothing(here, capfd):
     assert "4 runs, 0 of them there" in out
     assert "learning-rate=0.01,seed=4" in out
     assert not (here / "sweeps").exists()
+    assert main(["sweep", "mine.toml", "--dry-run", "--only", "local.learning-rate=0.01"]) == 0
+    assert "1 runs, 0 of them there" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,11 @@ def test_dry_run_starts_nothing(here, capfd):
         (["mine.toml", "--seeds", "0,x"], "--seeds '0,x': must be whole numbers"),
         (["mine.toml", "--seed", "3"], "--seed: a sweep has many; use --seeds"),
         (["mine.toml", "--run-dir", "x"], "--run-dir: a sweep has many; use --out"),
+        (
+            ["mine.toml", "--only", "learning-rate=0.01"],
+            "unknown axis 'learning-rate'; did you mean 'local.learning-rate'",
+        ),
+        (["mine.toml", "--only", "local.learning-rate=0.02"], "unknown value of local.learning-rate '0.02'"),
         (["gone.toml"], "gone.toml: no such file"),
     ],
 )
