@@ -20,6 +20,8 @@ from fedrobust.ratio import Ratio
 
 FlatValue = bool | int | float | str
 
+WORST_CASE = "worst-case"  # all attacks of a suite of more than one: an image stands if none of them broke it
+
 # A radius in [0, 1] pixel units, written "8/255"; "" where the field may be unset.
 Radius = Annotated[Ratio, BeforeValidator(Ratio)]
 Unset = Literal[""]
@@ -78,6 +80,8 @@ class Pool(Section, frozen=True):
 
 class Model(Section, frozen=True):
     name: str = Field(default="small-cnn", description="see `fedrobust list models`")
+    activation: str = Field(default="relu", description="see `fedrobust list activations`")
+    activation_alpha: float = Field(default=0.0, ge=0, description="its parameter, where it takes one; 0: its own")
 
 
 class Objective(Section, frozen=True):
@@ -131,7 +135,8 @@ class Evaluation(Section, frozen=True):
     )
     attacks: str = Field(default="fgsm,pgd-20", description="comma-separated: fgsm, pgd-K; within attack.epsilon")
     select_by: str = Field(
-        default="pgd-20", description="one of evaluation.attacks, or natural: chooses the best round"
+        default="pgd-20",
+        description="one of evaluation.attacks, worst-case (of more than one) or natural: chooses the best round",
     )
     step_size: Radius = Field(default=Ratio("2/255"), description="of evaluation's PGD steps", gt=0)
     validation_images: int = Field(default=0, ge=0, description="images of the validation slice used per round; 0: all")
@@ -177,10 +182,11 @@ class RunConfig(Section, frozen=True):
     def _agree(self) -> Self:
         """Settings that only make sense together."""
         attacks = split_list(self.evaluation.attacks)
-        if self.evaluation.select_by not in ("natural", *attacks):
+        together = [WORST_CASE] if len(set(attacks)) > 1 else []
+        if self.evaluation.select_by not in ("natural", *together, *attacks):
             raise ValueError(
-                f"evaluation.select-by = {self.evaluation.select_by!r}: must be natural or one of "
-                f"evaluation.attacks ({', '.join(attacks)})"
+                f"evaluation.select-by = {self.evaluation.select_by!r}: must be {', '.join(['natural', *together])} "
+                f"or one of evaluation.attacks ({', '.join(attacks)})"
             )
         if self.attack.norm == "linf" and self.attack.epsilon > 1:
             raise ValueError(

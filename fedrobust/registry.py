@@ -19,6 +19,7 @@ REGISTRIES = {
     "suite": "fedrobust.evaluation.suite:SUITE",
     "flags": "fedrobust.evaluation.flags:FLAGS",
     "models": "fedrobust.models:MODELS",
+    "activations": "fedrobust.models:ACTIVATIONS",
     "partitions": "partitions:PARTITIONS",
     "datasets": "fedrobust.data:DATASETS",
     "engines": "fedrobust.engines:ENGINES",
@@ -30,6 +31,7 @@ NAMED_BY = {
     "objective.name": "objectives",
     "attack.name": "attacks",
     "model.name": "models",
+    "model.activation": "activations",
     "partition.scheme": "partitions",
     "data.name": "datasets",
 }

@@ -6,6 +6,8 @@ a checkpoint needs no generator states, only the seed.
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -30,3 +32,18 @@ def int_stream(seed: int, *name: str | int) -> int:
 def torch_stream(seed: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Torch generator on `device` of the stream `name`."""
     return torch.Generator(device=device).manual_seed(int_stream(seed, *name))
+
+
+@contextmanager
+def seeded_layers(seed: int, *name: str | int, device: torch.device) -> Iterator[None]:
+    """Inside the block PyTorch's global generator is the stream `name`; afterwards it goes on as it was.
+
+    Layers that are random in train mode (RReLU, dropout) draw from it.
+    """
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked):
+        torch.default_generator.manual_seed(int_stream(seed, *name, "layers"))
+        if forked:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(int_stream(seed, *name, "layers"))
+        yield

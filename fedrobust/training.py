@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedrobust.data.augment import Augmentation
 from fedrobust.data.device import DeviceImages
 from fedrobust.objectives import Objective
-from fedrobust.seeding import torch_stream
+from fedrobust.seeding import seeded_layers, torch_stream
 
 
 @dataclass(frozen=True)
@@ -107,24 +107,25 @@ def train(
     natural, adversarial = _Tally(device), _Tally(device)
     steps, images, total = 0, 0, schedule.num_steps(len(index))
     model.train()
-    while steps < total:
-        shuffled = index[torch.randperm(len(index), generator=order).to(index.device)].to(device)
-        for chosen in shuffled.split(schedule.batch_size)[: total - steps]:
-            x, y = data.batch(chosen)
-            x = augmentation(x, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-                step = objective(model, x, y, generator)
-            optimizer.zero_grad(set_to_none=True)
-            step.loss.backward()
-            _pull_towards(anchor, parameters, schedule.proximal_mu)
-            optimizer.step()
-            loss_sum += step.loss.detach() * len(y)
-            # `Step`: adversarial logits are of the first images of the batch, natural ones of the last
-            if (logits := step.adversarial_logits) is not None:
-                adversarial.add(logits, y[: len(logits)])
-            if (logits := step.natural_logits) is not None:
-                natural.add(logits, y[-len(logits) :])
-            steps, images = steps + 1, images + len(y)
+    with seeded_layers(seed, *stream, device=device):
+        while steps < total:
+            shuffled = index[torch.randperm(len(index), generator=order).to(index.device)].to(device)
+            for chosen in shuffled.split(schedule.batch_size)[: total - steps]:
+                x, y = data.batch(chosen)
+                x = augmentation(x, generator)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                    step = objective(model, x, y, generator)
+                optimizer.zero_grad(set_to_none=True)
+                step.loss.backward()
+                _pull_towards(anchor, parameters, schedule.proximal_mu)
+                optimizer.step()
+                loss_sum += step.loss.detach() * len(y)
+                # `Step`: adversarial logits are of the first images of the batch, natural ones of the last
+                if (logits := step.adversarial_logits) is not None:
+                    adversarial.add(logits, y[: len(logits)])
+                if (logits := step.natural_logits) is not None:
+                    natural.add(logits, y[-len(logits) :])
+                steps, images = steps + 1, images + len(y)
     loss = loss_sum.item() / max(images, 1)
     if not math.isfinite(loss):
         raise FloatingPointError(f"training diverged: mean loss {loss} after {steps} steps; lower local.learning-rate")

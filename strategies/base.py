@@ -20,6 +20,7 @@ from fedrobust.engines.arrays import from_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.objectives import ATTACK_BY_DIVERGENCE
 from fedrobust.seeding import numpy_stream
+from strategies.drift import Drift
 from strategies.guard import Rejected, Update, admit, admit_metrics
 from strategies.nodes import discover
 
@@ -38,6 +39,8 @@ class Guarded(FlowerFedAvg):
     """What the clients train with unless `objective.name` says otherwise."""
     fixed_objective: ClassVar[bool] = False
     """Whether `objective` belongs to the method, so that no other may be asked for."""
+    averages: ClassVar[bool] = False
+    """Whether the next model is the mean of the admitted updates by `weight`."""
 
     def __init__(self, cfg: RunConfig, **flower: Any) -> None:
         asked = cfg.objective.name
@@ -72,6 +75,8 @@ class Guarded(FlowerFedAvg):
         self.reference: dict[str, np.ndarray] = {}
         self.ledger: list[Row] = []
         """One row per client asked in the current phase: what it answered, and what became of it."""
+        self.drift = Drift({})
+        """Of the current round."""
         self._asked: dict[int, Message] = {}
 
     @classmethod
@@ -87,6 +92,13 @@ class Guarded(FlowerFedAvg):
             "proximal-mu": 0.0,
         }
 
+    def weight(self, update: Update) -> float:
+        """The weight of an update in the mean, or in that of drift alone where the strategy takes none.
+
+        A function of the update: it is asked for more than once.
+        """
+        return 1.0
+
     def state(self) -> dict[str, np.ndarray]:
         """What the strategy carries from round to round, for a checkpoint; {} where that is nothing."""
         return {}
@@ -100,6 +112,7 @@ class Guarded(FlowerFedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self.reference = from_record(arrays)
+        self.drift = Drift(self.reference)
         return self._ask(MessageType.TRAIN, self.fraction_train, server_round, arrays, config, grid)
 
     def configure_evaluate(
@@ -151,8 +164,9 @@ class Guarded(FlowerFedAvg):
                 self.ledger.append(row | {"status": _status(reply), "reason": str(error)})
                 continue
             count += 1
+            moved = self.drift.add(update.arrays, self.weight(update))
             yield update
-            self.ledger.append(_booked(row, update.num_examples, update.metrics))
+            self.ledger.append(_booked(row, update.num_examples, update.metrics) | {"update_norm": moved})
         if self._asked and count < self.min_replies:
             bad = [row for row in self.ledger if row["status"] != "ok"]
             why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])

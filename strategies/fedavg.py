@@ -18,8 +18,9 @@ class FedAvg(Guarded):
     Deviation: summed in float64 as the replies come in, in ascending order of partition.
     """
 
+    averages = True
+
     def weight(self, update: Update) -> float:
-        """The weight of an update in the mean."""
         return update.num_examples
 
     def aggregate_train(

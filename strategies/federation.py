@@ -15,6 +15,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines import SimulationGrid
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation import Evaluation
 from fedrobust.provenance import now, provenance
 from fedrobust.records import CLIENTS, ROUNDS, RunFolder
 from fedrobust.registry import resolve
@@ -117,6 +118,8 @@ class Federation:
         aggregated, metrics = self.strategy.aggregate_train(server_round, replies)
         if aggregated is None or metrics is None:
             raise RunFailed(f"round {server_round}: no client was asked; raise strategy.fraction-train")
+        arrays = from_record(aggregated)
+        drift = self.strategy.drift.of_round(arrays, averaged=self.strategy.averages)
         states = [entry["status"] for entry in self.strategy.ledger]
         row: dict[str, Any] = {
             "clients": len(messages),
@@ -124,8 +127,9 @@ class Federation:
             **{f"train.{key}": value for key, value in metrics.items()},
             "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),
             "bytes": record.count_bytes() * (len(messages) + states.count("ok")),
+            **{f"drift.{key}": value for key, value in drift.items()},
         }
-        return from_record(aggregated), row
+        return arrays, row
 
     def _ask_clients(self, server_round: int, arrays: Arrays) -> dict[str, Any]:
         """The global model on each client's own held-out images, measured there."""
@@ -159,7 +163,7 @@ class Federation:
             (self.folder.best, state.best, progress.best_round),
             (self.folder.last, state.last, progress.server_round),
         ):
-            save_model(path, arrays, model=self.cfg.model.name, data=self.cfg.data.name, round=which)
+            save_model(path, arrays, **self._facts(), round=which)
         rounds = self.folder.read(ROUNDS)
         self.folder.update_record(
             state="completed",
@@ -167,6 +171,17 @@ class Federation:
             rounds=progress.server_round,
             rejected=sum(row["rejected"] for row in rounds),
             failed=sum(row["failed"] + row["missing"] for row in rounds),
-            best={"round": progress.best_round, "test_images": best.num_images, **best.metrics()},
-            last={"round": progress.server_round, "test_images": last.num_images, **last.metrics()},
+            best={"round": progress.best_round, **self._results(best)},
+            last={"round": progress.server_round, **self._results(last)},
         )
+
+    def _facts(self) -> dict[str, str | float]:
+        """What a model file says of itself: enough to build the model."""
+        model = self.cfg.model
+        facts = {"model": model.name, "activation": model.activation, "activation_alpha": model.activation_alpha}
+        return {**facts, "data": self.cfg.data.name}
+
+    def _results(self, test: Evaluation) -> dict[str, Any]:
+        """A model on the test set, for the record."""
+        per_class = test.per_class(self.measure.bench.dataset.num_classes)
+        return {"test_images": test.num_images, **test.metrics(), "per_class": per_class}

@@ -72,7 +72,11 @@ def test_a_config_can_be_pickled_and_hashed():
         ({"pool.mode": "mix"}, "pool.mode = 'mix': must be 'add', 'replace' or 'control'"),
         ({"attack.epsilon": "8"}, "attack.epsilon = 8: must be at most 1 for linf"),
         ({"attack.epsilon": "8/0"}, "attack.epsilon = '8/0': must be a number or a fraction such as 8/255"),
-        ({"evaluation.select-by": "pgd"}, "must be natural or one of evaluation.attacks (fgsm, pgd-20)"),
+        ({"evaluation.select-by": "pgd"}, "must be natural, worst-case or one of evaluation.attacks (fgsm, pgd-20)"),
+        (
+            {"evaluation.select-by": "worst-case", "evaluation.attacks": "fgsm,fgsm"},
+            "must be natural or one of evaluation.attacks (fgsm, fgsm)",
+        ),
         ({"attack.random-start": "n-fgsm"}, "is for attack.name fgsm only"),
         ({"device": "tpu"}, "device = 'tpu'"),
     ],

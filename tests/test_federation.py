@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from fedrobust.data import hold_out
 from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.engines import flower
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation import Evaluation
 from fedrobust.models import MODELS
 from fedrobust.models.normalisation import normalised
 from fedrobust.objectives import make_objective
@@ -133,11 +133,11 @@ def test_the_golden_run(quick, federate):
 def test_best_is_chosen_by_the_validation_slice_and_the_last_is_kept(quick, federate, monkeypatch):
     cfg = quick(num_rounds=3)
     scores = iter([0.5, 0.9, 0.7])
-    judged = []
+    judged, validate = [], Measure.validation
 
     def validation(self, arrays):
         judged.append(arrays)
-        return Evaluation(40, 1.0, next(scores), {"fgsm": 0.0})
+        return replace(validate(self, arrays), natural_accuracy=next(scores))
 
     monkeypatch.setattr(Measure, "validation", validation)
     folder = federate(cfg)
@@ -176,6 +176,31 @@ def test_a_run_is_counted_by_rounds_and_by_clients(fedavg):
     assert (
         fedavg.record().items() >= {"state": "completed", "rounds": 2, "rejected": 0, "failed": 0, "error": ""}.items()
     )
+
+
+def test_drift_is_in_the_rows_of_rounds_and_clients(fedavg):
+    clients = [row for row in fedavg.read("clients.jsonl") if row["phase"] == "train"]
+    for row in fedavg.read("rounds.jsonl"):
+        mine = [c for c in clients if c["round"] == row["round"]]
+        norms, images = ([c[key] for c in mine] for key in ("update_norm", "num_examples"))
+        assert row["drift.update_norm"] == pytest.approx(np.average(norms, weights=images))
+        assert row["drift.cosine"] == pytest.approx(row["drift.step_norm"] / row["drift.update_norm"])
+        assert 0 < row["drift.cosine"] < 1
+
+
+def test_the_worst_case_chooses_the_best_round_and_classes_are_in_the_record(quick, federate):
+    folder = federate(quick(evaluation__attacks="fgsm,pgd-2", evaluation__select_by="worst-case"))
+    scores = [row["validation.robust_accuracy.worst-case"] for row in folder.read("rounds.jsonl")]
+    record = folder.record()
+    assert record["best"]["round"] == 1 + scores.index(max(scores))
+    for which in ("best", "last"):
+        results = record[which]
+        assert {name: len(classes) for name, classes in results["per_class"].items()} == dict.fromkeys(
+            ("natural", "fgsm", "pgd-2", "worst-case"), 10
+        )
+        # the 100 test images are as many of each class
+        assert np.mean(results["per_class"]["natural"]) == pytest.approx(results["natural_accuracy"])
+    assert not any("per_class" in key for row in folder.read("rounds.jsonl") for key in row)
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------

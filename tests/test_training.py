@@ -216,3 +216,20 @@ def test_nothing_is_read_back_inside_an_epoch():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert calls == [8] * 8
+
+
+def test_layers_that_are_random_draw_from_the_runs_stream():
+    """RReLU draws from the global generator: the same stream gives the same weights, whatever that was before."""
+    weights = []
+    for at, stream in enumerate((("a",), ("a",), ("b",))):
+        torch.manual_seed(at)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(1, 4), nn.RReLU(), nn.Linear(4, 3))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+        before = torch.get_rng_state()
+        fit(model, Schedule(epochs=2, batch_size=4, learning_rate=0.5), stream=stream, index=torch.arange(4))
+        assert torch.equal(torch.get_rng_state(), before)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])

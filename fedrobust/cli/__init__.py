@@ -14,6 +14,10 @@ from fedrobust.errors import UserError
 # command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed
 COMMANDS = {
     "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
+    "sweep": (
+        "fedrobust.cli.sweep",
+        "all runs of a study, several at once: what sharing data buys, and under which skew",
+    ),
     "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
     "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
     "report": ("fedrobust.cli.report", "a table and the learning curves of any runs"),

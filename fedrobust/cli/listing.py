@@ -12,8 +12,9 @@ from rich.table import Table
 from fedrobust.config import DEFAULTS, walk
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.registry import REGISTRIES, registry
+from fedrobust.studies import load_study, study_names
 
-KINDS = ("presets", "settings", *REGISTRIES)
+KINDS = ("presets", "studies", "settings", *REGISTRIES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,8 @@ def entries(kind: str) -> dict[str, str]:
     """Name → one line, for a kind."""
     if kind == "presets":
         return {name: load_preset(name).description for name in preset_names()}
+    if kind == "studies":
+        return {name: load_study(name).description for name in study_names()}
     if kind == "settings":
         return {
             key: f"{field.description} [{'unset' if value == '' else value}]" for key, field, value in walk(DEFAULTS)

@@ -1,10 +1,8 @@
-"""The live display: reads a run's folder while the run writes it, the same way under every engine."""
+"""The live display: a line per round, and on a terminal a bar with the time left."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,14 +15,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedrobust.records import ROUNDS, RunFolder
+from fedrobust.config import WORST_CASE
 
 
 class LiveDisplay:
-    """A line per round, and on a terminal a bar with the time left; runs in a thread beside the run."""
+    """Prints what `fedrobust.cli.follow` hands it."""
 
-    def __init__(self, folder: RunFolder, num_rounds: int, label: str, console: Console) -> None:
-        self._path = folder.path / ROUNDS
+    name = "display"
+
+    def __init__(self, num_rounds: int, label: str, console: Console) -> None:
         self._num_rounds = num_rounds
         self._console = console
         self._progress = Progress(
@@ -40,49 +39,19 @@ class LiveDisplay:
             transient=True,
         )
         self._task = self._progress.add_task(label, total=num_rounds)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> LiveDisplay:
+    def begin(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Start the bar; rounds of before are not printed again."""
         self._progress.start()
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def round(self, row: dict[str, Any]) -> None:
+        """Its line."""
+        self._console.print(round_line(row, self._num_rounds), highlight=False)
+        self._progress.update(self._task, completed=row["round"])
+
+    def end(self) -> None:
+        """Take the bar away."""
         self._progress.stop()
-
-    def _watch(self) -> None:
-        rows = self._rows()
-        while True:
-            last = self._stop.is_set()
-            for row in rows:
-                if row is None:
-                    break
-                self._console.print(round_line(row, self._num_rounds), highlight=False)
-                self._progress.update(self._task, completed=row["round"])
-            if last:
-                return
-            self._stop.wait(0.2)
-
-    def _rows(self) -> Iterator[dict[str, Any] | None]:
-        """Rows as they are written; None when there is none for now. Rows that were there before are passed over."""
-        offset = self._path.stat().st_size if self._path.exists() else 0
-        seen = offset
-        while True:
-            size = self._path.stat().st_size if self._path.exists() else 0
-            if size < seen:  # a resumed run cuts back the rows of a broken-off round
-                offset = seen = size
-            if size > seen:
-                with open(self._path, "rb") as file:
-                    file.seek(offset)
-                    for line in file:
-                        if line.endswith(b"\n"):
-                            offset += len(line)
-                            yield json.loads(line)
-                seen = offset
-            yield None
 
 
 def round_line(row: dict[str, Any], num_rounds: int) -> str:
@@ -93,7 +62,8 @@ def round_line(row: dict[str, Any], num_rounds: int) -> str:
     if f"{prefix}natural_accuracy" in row:
         parts.append(f"natural {row[prefix + 'natural_accuracy']:6.1%}")
         robust = f"{prefix}robust_accuracy."
-        parts += [f"{key.removeprefix(robust)} {row[key]:6.1%}" for key in row if key.startswith(robust)]
+        names = [key.removeprefix(robust) for key in row if key.startswith(robust)]
+        parts += [f"{name} {row[robust + name]:6.1%}" for name in names if name != WORST_CASE]
     for status in ("rejected", "failed", "missing"):
         if row[status]:
             parts.append(f"[red]{row[status]} {status}[/red]")

@@ -13,11 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedrobust.cli.follow import Following, Watcher
 from fedrobust.cli.live import LiveDisplay
 from fedrobust.cli.paths import shown
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, UserError
+from fedrobust.preflight import check_run
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder, new_run_dir
 
@@ -26,13 +28,20 @@ RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fedrobust run`."""
-    parser.usage = "fedrobust run PRESET [--engine E] [--SETTING VALUE ...]\n       fedrobust run --resume FOLDER"
+    parser.usage = (
+        "fedrobust run PRESET [--engine E] [--tensorboard] [--mlflow [URI]] [--SETTING VALUE ...]\n"
+        "       fedrobust run --resume FOLDER"
+    )
     parser.add_argument("preset", nargs="?", help=f"{', '.join(preset_names())}, or a TOML file")
     parser.add_argument(
         "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="who carries the messages"
     )
     parser.add_argument("--variant", default="", help="only this variant of the preset")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the run (or the runs) in a folder")
+    parser.add_argument("--tensorboard", action="store_true", help="event files in the run's folder, in tensorboard/")
+    parser.add_argument(
+        "--mlflow", metavar="URI", nargs="?", const="", help="track in MLflow, in the store at URI or its default one"
+    )
     add_settings(parser)
 
 
@@ -42,11 +51,12 @@ def main(arguments: argparse.Namespace) -> int:
     runs = _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
     _quiet()
     for cfg in runs.values():
-        _check(cfg)
+        check_run(cfg)
+    trackers = {label: _trackers(arguments, label, cfg) for label, cfg in runs.items()}
     console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for label, cfg in runs.items():
-        code = _run_one(label, cfg, arguments.engine, console)
+        code = _run_one(label, cfg, arguments.engine, trackers[label], console)
         if code:
             return code
     _summarise(console, runs)
@@ -82,32 +92,31 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     return runs
 
 
-def _check(cfg: RunConfig) -> None:
-    """Refuse now what would be refused later: no run of a preset starts when another cannot.
+def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list[Watcher]:
+    """Those that are asked for. Raises ConfigError where a package is missing."""
+    from fedrobust.trackers import MLflow, TensorBoard
 
-    Raises:
-        ConfigError: a name, a combination of settings, or more than this machine has.
-    """
-    from fedrobust.engines import plan_workers
-    from fedrobust.process import pick_device
-    from fedrobust.registry import check_names, resolve
-
-    check_names(cfg)
-    resolve("strategies", cfg.strategy.name)(cfg)
-    pick_device(cfg.device)
-    plan_workers(cfg, "ray")
+    folder, asked = RunFolder(cfg.run_dir), list[Watcher]()
+    if arguments.tensorboard:
+        asked.append(TensorBoard(folder, cfg))
+    if arguments.mlflow is not None:
+        asked.append(MLflow(folder, cfg, label, arguments.mlflow))
+    return asked
 
 
-def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
+def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], console: Console) -> int:
     """One run under the engine that is asked for or fits; its exit code."""
-    from fedrobust.engines import pick_engine, plan_workers, run
-    from fedrobust.memory import PeakMemory
+    from fedrobust.engines import pick_engine, plan_workers
     from fedrobust.provenance import provenance
+
+    def warn(line: str) -> None:
+        console.print(line, style="red", highlight=False, markup=False)
 
     folder = RunFolder(cfg.run_dir)
     if cfg.resume and folder.record().get("state") == "completed" and folder.record()["rounds"] >= cfg.num_rounds:
         console.print(f"[bold]{label}[/bold]: complete")
-        return 0
+        with Following(folder, trackers, warn):
+            return 0
     engine, why = pick_engine(cfg, asked)
     cfg, plan = plan_workers(cfg, engine)
     console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients")
@@ -116,10 +125,9 @@ def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
         folder.prepare()
         folder.update_record(name=label, engine=engine, **provenance())
     try:
-        with PeakMemory() as memory, LiveDisplay(folder, cfg.num_rounds, label, console):
-            run(cfg, engine)
+        with Following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], warn):
+            _carry_out(cfg, engine, folder)
     except KeyboardInterrupt:
-        folder.update_record(state="interrupted")
         console.print(f"stopped; go on with: fedrobust run --resume {shown(folder.path)}", highlight=False)
         return 130
     except UserError as error:
@@ -132,8 +140,21 @@ def _run_one(label: str, cfg: RunConfig, asked: str, console: Console) -> int:
         return error.exit_code
     finally:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder.update_record(peak_memory_bytes=max(memory.peak, folder.record().get("peak_memory_bytes", 0)))
     return 0
+
+
+def _carry_out(cfg: RunConfig, engine: str, folder: RunFolder) -> None:
+    """The run itself; the record then knows its memory, and that it was interrupted."""
+    from fedrobust.engines import run
+    from fedrobust.memory import PeakMemory
+
+    try:
+        with PeakMemory() as memory:
+            run(cfg, engine)
+    except KeyboardInterrupt:
+        folder.update_record(state="interrupted")
+        raise
+    folder.update_record(peak_memory_bytes=max(memory.peak, folder.record().get("peak_memory_bytes", 0)))
 
 
 def _summarise(console: Console, runs: dict[str, RunConfig]) -> None:

@@ -9,6 +9,7 @@ from fedrobust.config import DEFAULTS, RunConfig, unknown, walk
 from fedrobust.errors import ConfigError
 
 PREFIX = "set:"  # of a setting's name in the parsed namespace
+SHORT = {"data.dir": "--data-dir", "workers.address": "--address"}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         group = groups.setdefault(section, parser.add_argument_group(f"{section} settings"))
         default = "unset" if value == "" else value
         text = f"{field.description} [{default}]".replace("%", "%%")
-        names = [f"--{key}", "--data-dir"] if key == "data.dir" else [f"--{key}"]
+        names = [f"--{key}", SHORT[key]] if key in SHORT else [f"--{key}"]
         group.add_argument(*names, dest=PREFIX + key, metavar="V", default=None, help=text)
 
 

@@ -1,26 +1,35 @@
-"""One pass over some images: natural accuracy, and robust accuracy under each attack of a suite."""
+"""One pass over some images: natural accuracy, robust accuracy under each attack of a suite, and the worst case."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
 from fedrobust.attacks import attack_mode
+from fedrobust.config import WORST_CASE
 from fedrobust.data.device import DeviceImages
 from fedrobust.evaluation.suite import EvaluationAttack
 from fedrobust.evaluation.verdicts import STANDS, attack_steps, classify, first_verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Accuracies are fractions in [0, 1] of `num_images`; the loss is the mean natural cross-entropy."""
+    """Accuracies are fractions in [0, 1] of `num_images`; the loss is the mean natural cross-entropy.
+
+    `robust_accuracy` holds each attack and, where there is more than one, "worst-case": the images that none broke.
+    """
 
     num_images: int
     loss: float
     natural_accuracy: float
     robust_accuracy: dict[str, float]
+    labels: np.ndarray
+    """[n]"""
+    stands: dict[str, np.ndarray]
+    """bool [n] each: which images count for "natural" and for each entry of `robust_accuracy`."""
 
     def metrics(self) -> dict[str, float]:
         """Flat, as records name them: `robust_accuracy.pgd-20`."""
@@ -28,6 +37,17 @@ class Evaluation:
             "loss": self.loss,
             "natural_accuracy": self.natural_accuracy,
             **{f"robust_accuracy.{name}": value for name, value in self.robust_accuracy.items()},
+        }
+
+    def per_class(self, num_classes: int) -> dict[str, list[float | None]]:
+        """Each accuracy by class [K]; None where no image has the class."""
+        images = np.bincount(self.labels, minlength=num_classes)
+        return {
+            name: [
+                int(right) / int(all_) if all_ else None
+                for right, all_ in zip(np.bincount(self.labels[stands], minlength=num_classes), images, strict=True)
+            ]
+            for name, stands in self.stands.items()
         }
 
 
@@ -43,13 +63,14 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on the images `index` of `data`, in float32 and eval mode.
 
-    An image counts as robust against an attack only if it is classified rightly without the attack, too. With
-    epsilon = 0 robust equals natural accuracy. `evaluation.verdicts` says how images are attacked.
+    An image counts as robust against an attack only if it is classified rightly without the attack, too, and for
+    the worst case only if it counts under every attack. With epsilon = 0 robust equals natural accuracy.
+    `evaluation.verdicts` says how images are attacked.
 
     Raises:
         RunFailed: a logit is NaN or infinite.
     """
-    num_images, robust = len(index), {}
+    robust: dict[str, np.ndarray] = {}
     with attack_mode(model, "eval"):
         natural = classify(model, data, index, batch_size=batch_size)
         for attack in suite:
@@ -57,5 +78,19 @@ def evaluate(
             steps = attack_steps(model, data, index, attack, verdicts, batch_size=batch_size, seed=seed, stream=stream)
             for _ in steps:
                 pass
-            robust[attack.name] = (verdicts == STANDS).sum().item() / num_images
-    return Evaluation(num_images, natural.loss.mean().item(), natural.right.sum().item() / num_images, robust)
+            robust[attack.name] = (verdicts == STANDS).cpu().numpy()
+    if len(robust) > 1:
+        robust[WORST_CASE] = np.logical_and.reduce(list(robust.values()))
+    right = natural.right.cpu().numpy()
+    return Evaluation(
+        num_images=len(index),
+        loss=natural.loss.mean().item(),
+        natural_accuracy=_share(right),
+        robust_accuracy={name: _share(stands) for name, stands in robust.items()},
+        labels=data.labels[index.to(data.device)].cpu().numpy(),
+        stands={"natural": right, **robust},
+    )
+
+
+def _share(of: np.ndarray) -> float:
+    return int(of.sum()) / len(of)

@@ -61,7 +61,8 @@ def load_subject(
     if path.is_dir():
         cfg = RunFolder(path).read_config()
         arrays, found = _of_run(RunFolder(path), which)
-        facts |= {"model": cfg.model.name, "data": cfg.data.name, **found}
+        facts |= {"model": cfg.model.name, "activation": cfg.model.activation, "data": cfg.data.name}
+        facts |= {"activation_alpha": cfg.model.activation_alpha, **found}
     elif path.suffix == ".safetensors":
         arrays, found = load_model(path, foreign=True)
         facts |= found
@@ -74,7 +75,7 @@ def load_subject(
         raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
     dataset = load(str(facts["data"]), data_dir=data_dir or (cfg.data.dir if cfg else "") or None)
     if model is None:
-        model = _build(name, str(facts["model"]), dataset, arrays)
+        model = _build(name, facts, dataset, arrays)
     return Subject(name, model, dataset, weights_digest(model), facts, cfg)
 
 
@@ -101,20 +102,22 @@ def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
     return checkpoint.last, {"round": progress.server_round}
 
 
-def _build(name: str, model_name: str, dataset: Dataset, arrays: Arrays) -> nn.Module:
+def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays) -> nn.Module:
     model = build_model(
-        model_name,
+        str(facts["model"]),
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         mean=dataset.mean,
         std=dataset.std,
         generator_seed=0,
+        activation=str(facts.get("activation", "relu")),  # a file of others does not say
+        alpha=float(facts.get("activation_alpha", 0.0)) or None,
     )
     try:
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in arrays.items()})
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
-        raise ConfigError(f"{name}: not the weights of a {model_name} for {dataset.name} ({problem})") from error
+        raise ConfigError(f"{name}: not the weights of a {facts['model']} for {dataset.name} ({problem})") from error
     return model.eval()
 
 

@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from fedrobust.lookup import lookup
+from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_weights
 from fedrobust.models.calfat_cnn import build_calfat_cnn
 from fedrobust.models.resnet import build_resnet18
 from fedrobust.models.small_cnn import build_small_cnn
 
-Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float]], nn.Module]
+__all__ = ["ACTIVATIONS", "MODELS", "build_model"]
+
+Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Callable[[], nn.Module]], nn.Module]
 
 MODELS: dict[str, Builder] = {
     "calfat-cnn": build_calfat_cnn,
@@ -27,8 +30,12 @@ def build_model(
     mean: Sequence[float],
     std: Sequence[float],
     generator_seed: int,
+    activation: str = "relu",
+    alpha: float | None = None,
 ) -> nn.Module:
     """A freshly initialised model on the CPU, in train mode; the same seed gives the same weights.
+
+    Weights are those for ReLU, scaled to the gain of the activation (`models.activations.suit_weights`).
 
     The global random state is left as it was found, on every device.
 
@@ -38,12 +45,14 @@ def build_model(
         image_shape: (C, H, W).
         mean, std: of the training pixels, one per channel, in [0, 1] pixel units.
         generator_seed: of the initial weights.
+        activation: a key of ACTIVATIONS.
+        alpha: of an activation that takes one; None for its own.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, or an alpha where the activation takes none.
         ValueError: the model cannot take images of this shape, or mean and std do not fit it.
     """
-    build = lookup("model", MODELS, name)
+    build, make = lookup("model", MODELS, name), activation_maker(activation, alpha)
     if num_classes < 2:
         raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
     if not len(mean) == len(std) == image_shape[0]:
@@ -51,4 +60,6 @@ def build_model(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
-        return build(num_classes, image_shape, mean, std)
+        model = build(num_classes, image_shape, mean, std, make)
+        suit_weights(model, activation, alpha)
+        return model

@@ -1,7 +1,7 @@
 """A small network: a federated run on digits takes seconds, one on CIFAR-10 fits two CPU cores."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -9,7 +9,11 @@ from fedrobust.models.normalisation import normalised
 
 
 def build_small_cnn(
-    num_classes: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    activation: Callable[[], nn.Module],
 ) -> nn.Module:
     """Two padded 3×3 convolutions of 32 and 64 channels, each with 2×2 max pooling, and one linear layer.
 
@@ -25,11 +29,11 @@ def build_small_cnn(
     network = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, 32, 3, padding=1),
-            pool1=nn.MaxPool2d(2),  # before ReLU, as in calfat-cnn
-            activation1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),  # before the activation, as in calfat-cnn
+            activation1=activation(),
             conv2=nn.Conv2d(32, 64, 3, padding=1),
             pool2=nn.MaxPool2d(2),
-            activation2=nn.ReLU(),
+            activation2=activation(),
             flatten=nn.Flatten(),
             linear=nn.Linear(64 * (height // 4) * (width // 4), num_classes),
         )

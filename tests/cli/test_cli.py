@@ -39,6 +39,8 @@ def test_run_ends_with_a_table_and_the_folder(here, capsys):
     out = capsys.readouterr().out
     assert re.search(r"round 2/2 .*natural +\d+\.\d%", out)
     assert re.search(r"fedavg .*best", out)
+    assert not re.search(r"round 2/2 .*worst-case", out)
+    assert re.search(r"strategy .*worst-case", out)
     assert "mine/fedavg" in out
 
 
@@ -251,7 +253,12 @@ def test_report_writes_a_table_and_curves(here, capsys):
     record = RunFolder("mine/fedavg").record()
     assert f"| {100 * record['last']['natural_accuracy']:.1f} |" in out
     assert (here / "out" / "results.md").read_text() in out
-    assert list(pd.read_csv("out/results.csv")["model"]) == ["best", "last"]
+    table = pd.read_csv("out/results.csv")
+    assert list(table["model"]) == ["best", "last"]
+    assert list(table["robust_accuracy.worst-case"]) == [
+        record[m]["robust_accuracy.worst-case"] for m in table["model"]
+    ]
+    assert "per_class" not in table
     assert (here / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -105,6 +105,9 @@ def test_same_numbers_as_the_local_engine_and_both_apps_from_the_bundle(tmp_path
     assert weights.keys() == expected.keys()
     for key in expected:
         np.testing.assert_allclose(weights[key], expected[key], rtol=0, atol=1e-5)
+    (one,), (other,) = ours.read("rounds.jsonl"), theirs.read("rounds.jsonl")
+    assert one.keys() == other.keys()
+    assert one["drift.cosine"] == pytest.approx(other["drift.cosine"], rel=1e-4)
     assert theirs.record()["state"] == "completed"
     assert "Starting Flower Simulation" in (theirs.path / "flwr.log").read_text()
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedrobust.config import WORST_CASE
 from fedrobust.data.device import DeviceImages
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
@@ -74,6 +75,30 @@ def test_one_attack_changes_nothing_for_another(model, images, index):
     pgd, fgsm = named("pgd-5"), named("fgsm")
     alone = evaluate(model, images, index, [pgd], batch_size=32, seed=0).robust_accuracy["pgd-5"]
     assert evaluate(model, images, index, [fgsm, pgd], batch_size=32, seed=0).robust_accuracy["pgd-5"] == alone
+
+
+def test_the_worst_case_is_what_no_attack_broke(model, images, index):
+    suite = [named("fgsm"), named("pgd-5"), named("deepfool")]
+    evaluation = evaluate(model, images, index, suite, batch_size=32, seed=3, stream=("test",))
+    standing = torch.stack([attacked(model, images, index, attack)[0] == STANDS for attack in suite])
+    robust = evaluation.robust_accuracy
+    assert robust[WORST_CASE] == standing.all(0).sum().item() / len(index)
+    assert robust[WORST_CASE] <= min(robust.values())
+    assert evaluation.metrics()["robust_accuracy.worst-case"] == robust[WORST_CASE]
+    assert list(evaluate(model, images, index, suite[:1], batch_size=32, seed=3).robust_accuracy) == ["fgsm"]
+
+
+def test_classes_weighted_by_their_images_give_the_accuracy(model, images, index):
+    some = index[images.labels[index] != 3]
+    evaluation = evaluate(model, images, some, [named("fgsm"), named("pgd-5")], batch_size=32, seed=0)
+    accuracies = {"natural": evaluation.natural_accuracy, **evaluation.robust_accuracy}
+    counts = images.labels[some].bincount(minlength=12)
+    per_class = evaluation.per_class(12)
+    assert list(per_class) == ["natural", "fgsm", "pgd-5", WORST_CASE] == list(accuracies)
+    for name, classes in per_class.items():
+        assert [label for label, value in enumerate(classes) if value is None] == [3, 10, 11]
+        mean = sum(value * count for value, count in zip(classes, counts.tolist(), strict=True) if value is not None)
+        assert mean / len(some) == pytest.approx(accuracies[name])
 
 
 def test_a_transfer_attack_is_made_on_the_source_and_judged_on_the_model(model, images, index):

@@ -16,7 +16,7 @@ from fedrobust.report.summary import summarise
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Overview:
     """All runs below some folders.
 
     title: the name of the nearest folder above them; judge: the attack that figures call robust; target: of
@@ -30,7 +30,7 @@ class Study:
     target: float | None = None
 
     @classmethod
-    def of(cls, paths: Iterable[Path], target: float | None = None) -> Study:
+    def of(cls, paths: Iterable[Path], target: float | None = None) -> Overview:
         """The runs at or below these paths. Raises ConfigError where a path has none."""
         runs = find_runs(paths)
         title = runs[0].name if len(runs) == 1 else common_folder(run.folder.path for run in runs).name

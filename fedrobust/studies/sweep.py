@@ -1,0 +1,184 @@
+"""Working through a plan: so many runs at once, each a process of its own, so that none can take others with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedrobust import toml
+from fedrobust.errors import ConfigError
+from fedrobust.files import write_atomically
+from fedrobust.records import ROUNDS
+from fedrobust.studies.plan import PlannedRun
+
+POLL = 0.5  # seconds
+PATIENCE = 30.0  # seconds that a run has to save itself when the sweep is stopped
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many runs at once, and with what.
+
+    `flags` are added to the command of each run; `devices`: the GPU that each of the places at work sees, "" for all.
+    """
+
+    parallel: int
+    engine: str
+    flags: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("",)
+
+
+@dataclass
+class Outcome:
+    """How a run ended: "completed", "failed" with the error's line, or "interrupted"."""
+
+    run: PlannedRun
+    state: str
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class _Active:
+    run: PlannedRun
+    process: subprocess.Popen[bytes]
+    place: int
+    started: float = field(default_factory=time.monotonic)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[int]:
+    """The folder for one sweep alone, as long as it or a run that it started lives; yields what its runs inherit.
+
+    Raises:
+        ConfigError: another is at work in it.
+    """
+    with open(folder / ".lock", "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another sweep, or a run that one has left, is at work in it") from None
+        yield file.fileno()
+
+
+class Sweep:
+    """The runs of a plan that are not complete, in its order.
+
+    Iterating yields an `Outcome` as each ends. `watch` is called twice a second. After `stop`, nothing new starts, the
+    runs at work are told to stop, keep their checkpoints, and come out as "interrupted".
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        folder: Path,
+        room: Room,
+        *,
+        claim: int,
+        watch: Callable[[Sweep], None] = lambda _: None,
+    ) -> None:
+        """`claim`: as of `claimed`."""
+        self.folder, self.room = folder, room
+        self.waiting = [run for run in runs if not run.complete]
+        self._claim, self._watch = claim, watch
+        self._active: list[_Active] = []
+        self._deadline: float | None = None  # of the runs at work, once the sweep is stopped
+
+    def __iter__(self) -> Iterator[Outcome]:
+        try:
+            while self._active or (self.waiting and self._deadline is None):
+                while self.waiting and self._deadline is None and len(self._active) < self.room.parallel:
+                    self._active.append(self._start(self.waiting.pop(0)))
+                for active in [active for active in self._active if active.process.poll() is not None]:
+                    self._active.remove(active)
+                    yield self._outcome(active)
+                self._watch(self)
+                if self._deadline is not None and time.monotonic() > self._deadline:
+                    self._kill()
+                if self._active:
+                    time.sleep(POLL)
+        finally:
+            self._kill()
+
+    def stop(self) -> None:
+        """Start nothing more; tell the runs at work to keep what they have."""
+        self._deadline = time.monotonic() + PATIENCE
+        for active in self._active:
+            active.process.send_signal(signal.SIGTERM)
+
+    def shares(self) -> dict[PlannedRun, float]:
+        """The runs at work, and which share of its rounds each has done."""
+        return {active.run: rounds_done(active.run) / active.run.cfg.num_rounds for active in self._active}
+
+    def _start(self, run: PlannedRun) -> _Active:
+        place = min(set(range(self.room.parallel)) - {active.place for active in self._active})
+        if (run.folder.path / "config.toml").exists():
+            command = ["run", "--resume", str(run.folder.path)]
+        else:
+            planned = self.folder / "planned" / f"{run.label}.toml"
+            planned.parent.mkdir(exist_ok=True)
+            write_atomically(planned, toml.dumps(run.cfg.replace(run_dir="").to_flat()).encode())
+            command = ["run", str(planned), "--run-dir", str(run.folder.path)]
+        command += ["--engine", self.room.engine, *self.room.flags]
+        log = self.log_of(run)
+        log.parent.mkdir(exist_ok=True)
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fedrobust", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(place),
+                pass_fds=(self._claim,),
+                start_new_session=True,  # Ctrl-C is the sweep's to pass on
+            )
+        return _Active(run, process, place)
+
+    def log_of(self, run: PlannedRun) -> Path:
+        """What the run printed."""
+        return self.folder / "logs" / f"{run.label}.log"
+
+    def _environment(self, place: int) -> Mapping[str, str]:
+        device = self.room.devices[place % len(self.room.devices)]
+        return {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device else {})}
+
+    def _outcome(self, active: _Active) -> Outcome:
+        seconds = time.monotonic() - active.started
+        if active.process.returncode == 0 and active.run.complete:
+            return Outcome(active.run, "completed", seconds=seconds)
+        if active.process.returncode == 130 or (self._deadline and active.process.returncode < 0):
+            return Outcome(active.run, "interrupted", seconds=seconds)
+        error = self._error(active)
+        if active.run.folder.path.exists():
+            active.run.folder.update_record(state="failed", error=error)  # also of one that was killed
+        return Outcome(active.run, "failed", error, seconds)
+
+    def _error(self, active: _Active) -> str:
+        """The last line that begins with "error:", else the last line and the exit code."""
+        lines = self.log_of(active.run).read_text(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("error: ")]
+        if said:
+            return said[-1].removeprefix("error: ")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"exit code {active.process.returncode}{': ' + last if last else ''}"
+
+    def _kill(self) -> None:
+        """Leave no process behind."""
+        for active in self._active:
+            if active.process.poll() is None:
+                os.killpg(active.process.pid, signal.SIGKILL)
+                active.process.wait()
+
+
+def rounds_done(run: PlannedRun) -> int:
+    """Rounds in the run's folder so far."""
+    path = run.folder.path / ROUNDS
+    return path.read_bytes().count(b"\n") if path.exists() else 0

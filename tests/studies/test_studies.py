@@ -1,0 +1,121 @@
+"""What a study is: the runs it means, and what is said of one that means none."""
+
+import pytest
+
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError
+from fedrobust.preflight import check_run
+from fedrobust.studies import load_study, study_names
+from fedrobust.studies.plan import label_of, plan_sweep, training_flops
+
+GOOD = """
+description = "what it asks"
+preset = "quickstart"
+seeds = [0, 7]
+skip = [{ pool.fraction = 0, pool.mode = ["replace", "control"] }]
+
+[settings]
+num-rounds = 3
+
+[choices.method.fedavg]
+strategy.name = "fedavg"
+
+[choices.method.calfat]
+strategy.name = "calfat"
+attack.random-start = "gaussian"
+
+[axes]
+pool.mode = ["add", "replace", "control"]
+pool.fraction = [0, 0.2]
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_every_combination_but_the_skipped(written):
+    cells = list(load_study(written(GOOD)).cells())
+    assert len(cells) == 2 * (2 * 3 - 2) * 2
+    assert len({label_of(point) for point, _ in cells}) == len(cells)
+    point, settings = cells[0]
+    assert point == {"method": "fedavg", "pool.mode": "add", "pool.fraction": "0", "seed": "0"}
+    assert settings["num-rounds"] == 3
+    assert settings["data.name"] == "digits"
+    assert label_of(point) == "method=fedavg,mode=add,fraction=0,seed=0"
+    calfat = [settings for point, settings in cells if point["method"] == "calfat"]
+    assert {s["attack.random-start"] for s in calfat} == {"gaussian"}
+
+
+def test_axes_that_end_alike_keep_their_whole_name():
+    assert label_of({"pool.fraction": "0.1", "x.fraction": "Dir(0.5), 2 %", "seed": "1"}) == (
+        "pool.fraction=0.1,x.fraction=Dir0.5,2,seed=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('preset = "quickstart"', 'preset = "quikstart"', "unknown preset 'quikstart'; did you mean 'quickstart'?"),
+        ('preset = "quickstart"', "", "mine.toml: preset: must name the preset"),
+        ("seeds = [0, 7]", "seeds = [0, 0]", r"seeds = \[0, 0\]: must be a list of whole numbers"),
+        ("seeds = [0, 7]", 'seeds = "0"', "seeds = '0': must be a list"),
+        ("seeds", "seed", "mine.toml: unknown key 'seed'; did you mean 'seeds'?"),
+        ("pool.fraction = [0, 0.2]", "pool.fractoin = [0, 0.2]", "axes: unknown setting 'pool.fractoin'; did you mean"),
+        ("pool.fraction = [0, 0.2]", "pool.fraction = 0", "axes.pool.fraction = 0: must be a list"),
+        ('strategy.name = "fedavg"', 'strategy.nam = "fedavg"', "choices.method.fedavg: unknown setting"),
+        ("pool.fraction = 0, ", "pool.fraction = 0.3, ", "skip: unknown value of pool.fraction '0.3'"),
+        ("{ pool.fraction = 0, ", "{ poll.fraction = 0, ", "skip: unknown axis 'poll.fraction'; did you mean"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(written, old, new, said):
+    with pytest.raises(ConfigError, match=said):
+        load_study(written(GOOD.replace(old, new, 1)))
+
+
+def test_cells_that_are_the_same_run_are_refused(written, tmp_path):
+    twice = GOOD.replace('strategy.name = "calfat"\nattack.random-start = "gaussian"', 'strategy.name = "fedavg"')
+    with pytest.raises(ConfigError, match="are the same run"):
+        plan_sweep(load_study(written(twice)), tmp_path / "out", {})
+
+
+def test_a_value_out_of_range_is_refused_before_anything_runs(written, tmp_path):
+    study = load_study(written(GOOD.replace("[0, 0.2]", "[0, 0.5]")))
+    with pytest.raises(ConfigError, match=r"pool\.fraction = 0\.5"):
+        plan_sweep(study, tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_most_expensive_first(written, tmp_path):
+    settings = 'preset = "quickstart"\n[settings]\nlocal.epochs = 1\n[axes]\nattack.steps = [1, 10, 3]\n'
+    runs = plan_sweep(load_study(written(settings)), tmp_path, {})
+    assert [run.cfg.attack.steps for run in runs] == [10, 3, 1]
+    assert runs[0].cost / runs[2].cost == pytest.approx(23 / 5)
+
+
+def test_the_flops_of_small_cnn_on_digits():
+    cfg = RunConfig.from_flat({"local.steps": 1, "local.batch-size": 1, "num-clients": 1, "num-rounds": 1})
+    convolutions = 2 * 8 * 8 * 9 * 32 + 2 * 4 * 4 * 9 * 32 * 64
+    assert training_flops(cfg) == 23 * (convolutions + 2 * 64 * 2 * 2 * 10)
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_of_the_package_is_sound(name):
+    study = load_study(name)
+    assert study.description
+    configs = [RunConfig.from_flat(settings) for _, settings in study.cells()]
+    assert len(configs) == len(set(configs)) > 1
+    for cfg in {cfg.replace(seed=0) for cfg in configs}:
+        check_run(cfg)
+
+
+def test_descriptions_count_their_runs():
+    for name in study_names():
+        study = load_study(name)
+        assert f"{len(list(study.cells()))} runs" in study.description, name

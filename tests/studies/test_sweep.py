@@ -1,0 +1,166 @@
+"""A sweep works through its runs whatever becomes of one, and goes on where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+import pytest
+
+from fedrobust.cli import main
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError
+from fedrobust.records import RunFolder
+from fedrobust.studies import room
+from fedrobust.studies.sweep import claimed
+
+STUDY = """
+preset = "quickstart"
+[settings]
+num-rounds = 2
+attack.steps = 1
+evaluation.attacks = "fgsm,pgd-2"
+evaluation.select-by = "pgd-2"
+[axes]
+local.learning-rate = [0.01, 1e12]
+
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    (tmp_path / "mine.toml").write_text(STUDY)
+    return tmp_path
+
+
+def record(here, label):
+    return RunFolder(here / "sweeps" / "mine" / label).record()
+
+
+def test_a_run_that_fails_is_recorded_and_stops_no_other(here, capfd):
+    assert main(["sweep", "mine.toml"]) == 1
+    out = capfd.readouterr().out
+    assert "1 completed" in out
+    assert "1 failed" in out
+    assert record(here, "learning-rate=0.01,seed=0")["state"] == "completed"
+    failed = record(here, "learning-rate=1000000000000.0,seed=0")
+    assert failed["state"] == "failed"
+    assert failed["error"].startswith("round 1: 0 usable updates")
+    assert failed["error"] in out
+    assert "fedrobust report sweeps/mine" in out
+    facts = json.loads((here / "sweeps" / "mine" / "sweep.json").read_text())
+    assert facts["study"] == "mine"
+
+    before = record(here, "learning-rate=0.01,seed=0")
+    assert main(["sweep", "mine.toml"]) == 1  # what is there is not run again
+    assert record(here, "learning-rate=0.01,seed=0") == before
+    assert "2 runs, 1 of them there" in capfd.readouterr().out
+
+    assert main(["sweep", "mine.toml", "--local.batch-size", "16"]) == 2
+    assert "was run with local.batch-size = 32, the study asks for 16" in capfd.readouterr().err
+
+
+def test_dry_run_starts_nothing(here, capfd):
+    assert main(["sweep", "mine.toml", "--dry-run", "--seeds", "3,4"]) == 0
+    out = capfd.readouterr().out
+    assert "4 runs, 0 of them there" in out
+    assert "learning-rate=0.01,seed=4" in out
+    assert not (here / "sweeps").exists()
+    assert main(["sweep", "mine.toml", "--dry-run", "--only", "local.learning-rate=0.01"]) == 0
+    assert "1 runs, 0 of them there" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shring"], "unknown study 'shring'; did you mean 'sharing'?"),
+        (["mine.toml", "--seeds", "0,x"], "--seeds '0,x': must be whole numbers"),
+        (["mine.toml", "--seed", "3"], "--seed: a sweep has many; use --seeds"),
+        (["mine.toml", "--run-dir", "x"], "--run-dir: a sweep has many; use --out"),
+        (
+            ["mine.toml", "--only", "learning-rate=0.01"],
+            "unknown axis 'learning-rate'; did you mean 'local.learning-rate'",
+        ),
+        (["mine.toml", "--only", "local.learning-rate=0.02"], "unknown value of local.learning-rate '0.02'"),
+        (["gone.toml"], "gone.toml: no such file"),
+    ],
+)
+def test_mistakes(here, capfd, arguments, said):
+    assert main(["sweep", *arguments]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_one_sweep_at_a_time(here):
+    with claimed(here), pytest.raises(ConfigError, match="another sweep"), claimed(here):
+        pass
+    with claimed(here):
+        pass
+
+
+def test_stopped_it_leaves_no_process_and_goes_on(here, capfd):
+    command = [sys.executable, "-m", "fedrobust", "sweep", "mine.toml", "--parallel", "1", "--num-rounds", "20"]
+    command += ["--local.learning-rate", "0.01", "--seeds", "0"]
+    (here / "mine.toml").write_text(STUDY.replace("local.learning-rate = [0.01, 1e12]", "attack.steps = [1]"))
+    folder = RunFolder(here / "sweeps" / "mine" / "steps=1,seed=0")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(folder.read("rounds.jsonl")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "1 interrupted" in out
+    assert "the same command goes on in sweeps/mine" in out
+    done = len(folder.read("rounds.jsonl"))
+    assert 2 <= done < 20
+    assert folder.record()["state"] == "interrupted"
+    assert main(command[3:]) == 0
+    assert [row["round"] for row in folder.read("rounds.jsonl")] == list(range(1, 21))
+    assert "completed" in capfd.readouterr().out
+
+
+def configs(number, **flat):
+    return [RunConfig.from_flat({"seed": seed, **flat}) for seed in range(number)]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many cores, GPUs and GiB."""
+
+    def make(cores, gpus=0, memory=64):
+        monkeypatch.setattr(room, "available_cores", lambda: cores)
+        monkeypatch.setattr(room, "_visible_gpus", lambda: [str(n) for n in range(gpus)])
+        free = namedtuple("free", "available")(memory << 30)
+        monkeypatch.setattr(room.psutil, "virtual_memory", lambda: free)
+
+    return make
+
+
+def test_room_on_cores(machine):
+    machine(8)
+    found, _ = room.make_room(configs(20), "auto", 0)
+    assert (found.parallel, found.engine, found.flags) == (8, "local", ("--workers.threads", "1"))
+    assert room.make_room(configs(3), "auto", 0)[0].flags == ("--workers.threads", "2")
+    assert room.make_room(configs(20), "auto", 2)[0].parallel == 2
+    machine(8, memory=3)
+    assert room.make_room(configs(20), "auto", 0)[0].parallel == 3
+
+
+def test_room_on_gpus(machine, monkeypatch):
+    monkeypatch.setattr(room, "pick_engine", lambda cfg, engine: ("ray", ""))
+    machine(16, gpus=4)
+    found, _ = room.make_room(configs(20), "auto", 0)
+    assert (found.parallel, found.engine, found.devices) == (4, "ray", ("0", "1", "2", "3"))
+    assert room.make_room(configs(20, device="cpu"), "auto", 0)[0].parallel == 16
+
+
+def test_room_on_a_cluster(machine):
+    machine(8)
+    found, why = room.make_room(configs(20, **{"workers.address": "10.0.0.1:6379"}), "auto", 3)
+    assert (found.parallel, found.engine) == (3, "ray")
+    assert "cluster" in why
