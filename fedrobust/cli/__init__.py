@@ -20,7 +20,8 @@ COMMANDS = {
     ),
     "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
     "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
-    "report": ("fedrobust.cli.report", "a table and the learning curves of any runs"),
+    "runs": ("fedrobust.cli.runs", "which runs there are, how far they came, what went wrong"),
+    "report": ("fedrobust.cli.report", "what any runs came to, over their seeds: tables, figures, a page"),
     "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
 }
 

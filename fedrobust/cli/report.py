@@ -1,38 +1,47 @@
-"""`fedrobust report`: a table and the learning curves of any runs."""
+"""`fedrobust report`: what any runs came to, over their seeds: a table, and a folder with figures and a page."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from fedrobust.cli.paths import shown
 from fedrobust.errors import RunFailed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fedrobust report`."""
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="FOLDER", help="a run's folder, or one with runs below it"
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="FOLDER", help="a run's folder, or one with runs below it")
+    add("--out", type=Path, help="write tables, figures and report.html into this folder")
+    add(
+        "--target-robust",
+        type=_share,
+        metavar="SHARE",
+        help="count the rounds to this robust accuracy, such as 0.2",
     )
-    parser.add_argument("--out", type=Path, help="write results.md, results.csv and curves.png into this folder")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; write the files that are asked for."""
-    import pandas as pd
+    from fedrobust.report.overview import Overview
+    from fedrobust.report.tables import summary_markdown
 
-    from fedrobust.report.curves import draw_curves
-    from fedrobust.report.runs import find_runs, markdown, result_rows
-
-    runs = find_runs(arguments.runs)
-    rows = result_rows(runs)
-    print(markdown(rows), end="")
+    overview = Overview.of(arguments.runs, arguments.target_robust)
+    print(summary_markdown(overview.compact(overview.summary), overview.runs), end="")
     if arguments.out:
+        from fedrobust.report.write import write_report
+
         try:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            (arguments.out / "results.md").write_text(markdown(rows))
-            pd.DataFrame(rows).to_csv(arguments.out / "results.csv", index=False)
-            draw_curves(runs, arguments.out / "curves.png")
+            page = write_report(overview, arguments.out)
         except OSError as error:
-            raise RunFailed(f"--out {arguments.out}: cannot be written ({error.strerror})") from error
-        print(f"wrote results.md, results.csv and curves.png in {arguments.out}")
+            raise RunFailed(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
+        print(f"wrote {shown(page)}, and its tables and figures beside it")
     return 0
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError
+    return value

@@ -41,7 +41,7 @@ def draw_clients(groups: Sequence[Group], judge: str, path: Path) -> bool:
         _draw(panel, rows, clients, colours)
         panel.set_title(labels.heading(name), fontsize=10)
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
-    bar = figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.9, pad=0.01)
+    bar = figure.colorbar(axes[-1].images[0], ax=list(axes), aspect=30, pad=0.01)
     bar.set_label("accuracy, %", fontsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
     figure.savefig(path, dpi=style.DPI)

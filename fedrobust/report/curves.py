@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,60 +13,69 @@ from fedrobust.report import labels, style
 from fedrobust.report.groups import Group
 from fedrobust.report.runs import Run
 
-DRIFT = {"drift.update_norm": "norm of the clients' updates", "drift.cosine": "cosine of their updates with the mean"}
+DRIFT = {"drift.update_norm": "mean norm of the clients' updates", "drift.cosine": "cosine of updates and their mean"}
+BANDS = 6  # lines of a panel; with more, bands would hide them
 
 
 def draw_curves(groups: Sequence[Group], path: Path) -> bool:
-    """Write a figure: a panel for natural accuracy and one per attack, a line per group; False where there is none.
+    """Write a figure: a column for natural accuracy and one per attack, a row per skew; False where there is none.
 
     A line is the mean over the group's runs, its band the standard deviation. The dot, on the line of a single run, is
     the best round: the one whose model a record calls "best".
     """
     prefix = "validation."
-    names = sorted(
-        {key: None for key in _columns(groups) if key.startswith(prefix) and "accuracy" in key},
-        key=lambda key: "natural" not in key,
-    )
-    panels = {name: labels.heading(name.removeprefix(prefix)) for name in names}
-    return _draw(groups, panels, path, scale=100, ylabel="accuracy on the validation slice, %")
+    present = [key for key in _columns(groups) if key.startswith(prefix) and "accuracy" in key]
+    present.sort(key=lambda key: (not key.endswith("natural_accuracy"), key.endswith("worst-case")))
+    panels = {key: f"{labels.heading(key.removeprefix(prefix))}, %" for key in present}
+    return _draw(groups, panels, path, percent=True)
 
 
 def draw_drift(groups: Sequence[Group], path: Path) -> bool:
     """Write a figure of how far the clients' updates go and how well they agree; False where no run measured it."""
     present = _columns(groups)
-    return _draw(groups, {key: title for key, title in DRIFT.items() if key in present}, path)
+    return _draw(groups, {key: title for key, title in DRIFT.items() if key in present}, path, percent=False)
 
 
-def _draw(
-    groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, scale: float = 1, ylabel: str = ""
-) -> bool:
+def _draw(groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, percent: bool) -> bool:
     if not panels:
         return False
-    width = 1 + 3.2 * len(panels)
-    figure = style.figure(width, 3.2, [group.name for group in groups])
-    shared = bool(ylabel)
-    axes = figure.subplots(1, len(panels), sharex=True, sharey=shared, squeeze=False)[0]
-    for panel, (column, title) in zip(axes, panels.items(), strict=True):
-        for number, group in enumerate(groups):
-            _line(panel, group, column, scale, number)
-        style.plain(panel, title)
+    rows = _by_skew(groups)
+    names = list(dict.fromkeys(group.name for row in rows.values() for group in row))
+    figure = style.figure(1 + 3.2 * max(len(panels), 1.6), 0.6 + 2.5 * len(rows), names)
+    axes = figure.subplots(len(rows), len(panels), sharex=True, sharey="all" if percent else "col", squeeze=False)
+    for (skew, row), line_of_panels in zip(rows.items(), axes, strict=True):
+        for panel, (column, title) in zip(line_of_panels, panels.items(), strict=True):
+            for group in row:
+                _line(panel, group, column, names.index(group.name), percent=percent, band=len(row) <= BANDS)
+            style.plain(panel, title if panel in axes[0] else "")
+        line_of_panels[0].set_ylabel(skew)
+    for panel in axes[-1]:
         panel.set_xlabel("round")
-    axes[0].set_ylabel(ylabel)
-    if shared:
-        axes[0].set_ylim(bottom=0)
-    style.legend_below(figure, axes[0])
+    if percent:
+        axes[0, 0].set_ylim(bottom=0)
+    style.legend_below(figure, axes.ravel())
     figure.savefig(path, dpi=style.DPI)
     return True
 
 
-def _line(axes: Axes, group: Group, column: str, scale: float, number: int) -> None:
+def _by_skew(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """The groups of each skew, which leaves their names; one row where it does not vary."""
+    rows: dict[str, list[Group]] = {}
+    for group in groups:
+        values = dict(group.values)
+        rows.setdefault(str(values.pop("skew", "")), []).append(replace(group, values=values))
+    return rows
+
+
+def _line(axes: Axes, group: Group, column: str, number: int, *, percent: bool, band: bool) -> None:
     runs = _comparable(group)
-    curve = scale * _curves(runs, column)
+    curve = (100 if percent else 1) * _curves(runs, column)
     mean, std = curve.mean(axis=1), curve.std(axis=1)
     axes.plot(mean.index, mean, **style.line(number), label=group.name)
-    if curve.shape[1] > 1:
+    if len(runs) > 1 and band:
         axes.fill_between(mean.index, mean - std, mean + std, color=style.colour(number), alpha=0.15, linewidth=0)
-    elif scale != 1 and (best := runs[0].record.get("best", {}).get("round")) in mean.index:
+    best = runs[0].record.get("best", {}).get("round")
+    if len(runs) == 1 and percent and best in mean.index:
         axes.plot(best, mean[best], "o", color=style.colour(number), markersize=5)
 
 

@@ -13,7 +13,7 @@ Value = bool | int | float | str
 # where and how often a run was made and looked at, not what it is
 INCIDENTAL = ("seed", "run-dir", "resume", "device", "data.dir", "workers.", "evaluation.")
 # shown wherever they vary, even where another setting decides them; their order is that of `describe`
-ALWAYS = ("strategy", "skew", "clients", "pool", "mode", "data", "network", "attack")
+ALWAYS = ("strategy", "skew", "clients", "pool", "mode", "data", "network", "activation", "attack")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ def describe(run: Run) -> dict[str, Value]:
         "mode": cfg.pool.mode if cfg.pool.fraction else "",
         "data": cfg.data.name,
         "network": cfg.model.name,
+        "activation": cfg.model.activation,
         "objective": run.record.get("objective", cfg.objective.name),
         "attack": labels.attack(cfg),
     }

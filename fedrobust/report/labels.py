@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from fedrobust.config import RunConfig
+from fedrobust.config import FIELDS, RunConfig
 
 UNKNOWN = "–"
 
@@ -35,12 +34,12 @@ def partition(cfg: RunConfig) -> str:
 
 
 def phrase(column: str, value: Any) -> str:
-    """A setting as part of a sentence: "20 % pool", "5 clients"; a plain name as it is, "" where there is none."""
+    """A setting as part of a sentence: "20 % pool", "5 clients", "attack.epsilon 8/255"; a name as it is."""
     if column == "pool":
         return f"{_percent(value)} pool" if value else "no pool"
     if column == "clients":
         return f"{value} clients"
-    return str(value) if column in ("strategy", "skew", "mode", "data", "network", "attack") else f"{column} {value}"
+    return f"{column} {value}" if column in ("objective", *FIELDS) else str(value)
 
 
 def heading(column: str) -> str:
@@ -69,7 +68,7 @@ def cell(column: str, value: Any) -> str:
 
 def missing(value: Any) -> bool:
     """None, pandas' NA, NaN or ""."""
-    return value is None or value == "" or str(value) == "<NA>" or (isinstance(value, float) and math.isnan(value))
+    return str(value) in ("", "None", "nan", "<NA>")
 
 
 def _percent(share: float) -> str:

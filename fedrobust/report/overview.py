@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedrobust.report.groups import Group, group
-from fedrobust.report.results import metrics, results
+from fedrobust.report.results import results
 from fedrobust.report.runs import Run, common_folder, common_judge, find_runs
 from fedrobust.report.summary import summarise
 

@@ -28,9 +28,9 @@ def draw_partition(
     style: Style = "bars",
     title: str = "",
 ) -> None:
-    """Write a figure of the clients' class counts ``[K, C]`` (pool included), format by the file's suffix.
+    """Write a figure of the clients' class counts ``[K, C]`` (pool included; emd ``[K]``), format by its suffix.
 
-    "bars": one stacked bar per client, its length the client's number of images, with its earth mover's distance ``[K]``.
+    "bars": one stacked bar per client, its length the client's number of images, with its earth mover's distance.
     "bubbles": one dot per client and class, its area the number of images; shows absent classes at a glance.
     """
     clients, classes = counts.shape

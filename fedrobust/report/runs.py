@@ -53,8 +53,9 @@ class Run:
         if self.config is None:
             return ""
         evaluation = self.config.evaluation
-        names = split_list(evaluation.attacks)
-        return evaluation.select_by if evaluation.select_by in names else names[-1] if names else ""
+        if evaluation.select_by != "natural":
+            return evaluation.select_by
+        return next(reversed(split_list(evaluation.attacks)), "")
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

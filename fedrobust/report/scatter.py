@@ -30,6 +30,6 @@ def draw_scatter(groups: Sequence[Group], judge: str, path: Path) -> bool:
     style.plain(axes)
     axes.set_xlabel("natural accuracy of the best model, %")
     axes.set_ylabel(f"{labels.heading(key)} accuracy, %")
-    style.legend_below(figure, axes)
+    style.legend_below(figure, [axes])
     figure.savefig(path, dpi=style.DPI)
     return True

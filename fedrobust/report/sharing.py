@@ -36,7 +36,8 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
         axes[row, 0].set_ylabel(f"{labels.heading(accuracy)}, %")
     for panel in axes[-1]:
         panel.set_xlabel("pool, % of the training set")
-    style.legend_below(figure, axes[0, 0])
+        panel.set_xticks(sorted(100 * best["pool"].unique()))
+    style.legend_below(figure, axes.ravel())
     figure.savefig(path, dpi=style.DPI)
     return True
 

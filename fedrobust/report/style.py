@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -43,12 +43,14 @@ def figure(width: float, height: float, names: Sequence[str]) -> Figure:
     return Figure(figsize=(width, height + 0.19 * rows), layout="constrained")
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
     """One legend for all panels, under them, in as many columns as its words leave room for."""
-    handles, names = axes.get_legend_handles_labels()
-    if len(names) > 1:
-        columns = _columns(figure.get_figwidth(), names)
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    found = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles = {name: handle for handle, name in found}
+    if len(handles) > 1:
+        columns = _columns(figure.get_figwidth(), list(handles))
+        place = {"loc": "outside lower center", "ncols": columns}
+        figure.legend(handles.values(), handles.keys(), **place, frameon=False, fontsize=8)
 
 
 def _columns(width: float, names: Sequence[str]) -> int:

@@ -22,17 +22,15 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     if models.empty:
         return pd.DataFrame(columns=[*keys, "n"])
     seeds = models.groupby([*keys, "seed"])[names].mean().groupby(keys)
-    n = seeds.size()
-    spread = pd.DataFrame({"n": n})
-    for name in names:
-        every = seeds[name].count() == n
-        spread[f"{name}.mean"] = seeds[name].mean().where(every)
-        spread[f"{name}.std"] = seeds[name].std().where(every)
-    return spread.reset_index()
+    n = seeds.size().rename("n")
+    every = seeds.count().eq(n, axis=0)
+    mean, std = seeds.mean().where(every), seeds.std().where(every)
+    spread = {f"{name}.{what}": table[name] for name in names for what, table in (("mean", mean), ("std", std))}
+    return pd.concat([n, pd.DataFrame(spread)], axis=1).reset_index()
 
 
 def mean_and_std(row: pd.Series, name: str) -> str:
-    """An accuracy and its standard deviation in percent: "43.1 ± 1.2", "43.1 ± –" of one seed, "–" where there is none."""
+    """In percent: "43.1 ± 1.2", "43.1 ± –" of one seed, "–" where there is no mean."""
     mean, std = row[f"{name}.mean"], row[f"{name}.std"]
     if missing(mean):
         return UNKNOWN

@@ -1,0 +1,76 @@
+"""Which figures a set of runs gives, each with the words that stand under it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrobust.report import labels
+from fedrobust.report.client_map import draw_clients
+from fedrobust.report.curves import draw_curves, draw_drift
+from fedrobust.report.overview import Overview
+from fedrobust.report.partitions import draw_partitions
+from fedrobust.report.scatter import draw_scatter
+from fedrobust.report.sharing import draw_sharing
+
+# file → title and text, in the order of a page
+WORDS = {
+    "sharing.png": (
+        "What sharing buys",
+        "Natural and {robust} accuracy of the best models on the test set against the size of the pool. Lines are "
+        "means over seeds, bands one standard deviation.",
+    ),
+    "curves.png": (
+        "Learning curves",
+        "Accuracy on the validation slice over the rounds. Lines are means over seeds, bands one standard deviation "
+        "where they do not hide each other; a dot is the best round of a single run.",
+    ),
+    "scatter.png": (
+        "Natural against robust",
+        "Natural against {robust} accuracy on the test set, a point per run's best model.",
+    ),
+    "clients.png": (
+        "Clients",
+        "Natural and {robust} accuracy on the clients' own held-out images, from the worst client to the best, when "
+        "clients were last asked. Of one run, the small figure is the client's number; over several, places in the "
+        "order are averaged.",
+    ),
+    "drift.png": (
+        "Drift",
+        "How far the clients' updates go, and how well they agree: 1 where all are alike, 0 where they cancel. Lines "
+        "are means over seeds, bands one standard deviation.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture in a file; `text` says what it shows to who cannot see it, too."""
+
+    path: Path
+    title: str
+    text: str
+
+
+def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
+    """Write those figures that the runs have the data for, in the order of a page."""
+    groups, judge = overview.groups, overview.judge
+    if not groups:
+        return []
+    draw = {
+        "sharing.png": lambda path: draw_sharing(overview.summary, judge, path),
+        "curves.png": lambda path: draw_curves(groups, path),
+        "scatter.png": lambda path: draw_scatter(groups, judge, path),
+        "clients.png": lambda path: draw_clients(groups, judge, path),
+        "drift.png": lambda path: draw_drift(groups, path),
+    }
+    robust = labels.heading(f"robust_accuracy.{judge}")
+    drawn = [
+        Drawn(folder / name, title, text.format(robust=robust))
+        for name, (title, text) in WORDS.items()
+        if draw[name](folder / name)
+    ]
+    return drawn + [
+        Drawn(path, "Who holds which labels", f"Class counts of each client, pool included: {text}.")
+        for path, text in draw_partitions(groups, folder)
+    ]
