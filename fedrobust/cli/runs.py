@@ -72,4 +72,4 @@ def _row(run: Run) -> Iterator[str]:
         else:
             yield ""
     yield f"{run.record['seconds']:.0f}" if "seconds" in run.record else ""
-    yield run.record.get("started", "")[:16].replace("T", " ")
+    yield run.record.get("started", "")[5:16].replace("T", " ")

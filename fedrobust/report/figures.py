@@ -20,14 +20,14 @@ WORDS = {
         "Natural and {robust} accuracy of the best models on the test set against the size of the pool. Lines are "
         "means over seeds, bands one standard deviation.",
     ),
+    "scatter.png": (
+        "Natural against robust",
+        "Natural against {robust} accuracy on the test set, a point per run's best model.",
+    ),
     "curves.png": (
         "Learning curves",
         "Accuracy on the validation slice over the rounds. Lines are means over seeds, bands one standard deviation "
         "where they do not hide each other; a dot is the best round of a single run.",
-    ),
-    "scatter.png": (
-        "Natural against robust",
-        "Natural against {robust} accuracy on the test set, a point per run's best model.",
     ),
     "clients.png": (
         "Clients",

@@ -81,11 +81,11 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 
 def _telling(table: Sequence[dict[str, Value]]) -> list[str]:
-    shown = [key for key in ALWAYS if _varies(table, key)] or ["strategy"]
+    shown = [key for key in ALWAYS if _varies(table, key)]
     for key in table[0]:
         if not _decided(table, key, shown):
             shown.append(key)
-    return sorted(shown, key=list(table[0]).index)
+    return sorted(shown, key=list(table[0]).index) or ["strategy"]
 
 
 def _varies(table: Sequence[dict[str, Value]], key: str) -> bool:

@@ -100,20 +100,20 @@ def _summary(overview: Overview) -> Iterator[str]:
     if summary.empty:
         yield "<p>No finished run.</p>"
         return
-    settings = summary.columns.get_loc("n") + 1
+    settings = list(summary).index("n")
     values = [column for column in summary if not str(column).endswith(".std")]
     body = (
         [(escape(text), row[column]) for text, column in zip(cells, values, strict=True)]
         for (_, row), cells in zip(summary.iterrows(), summary_body(summary), strict=True)
     )
-    yield _table("summary", summary_head(summary), body, words=settings - 1)
+    yield _table("summary", summary_head(summary), body, words=settings)
 
 
 def _results(overview: Overview) -> Iterator[str]:
     results = overview.compact(overview.results)
     groups = list(overview.groups[0].values) if overview.groups else []
-    constant = [column for column in describe(overview.runs[0]) if column not in groups]
-    shown = results.drop(columns=[column for column in (*LEFT_OUT, *constant) if column in results])
+    alike = {column for run in overview.runs for column in describe(run)}.difference(groups)
+    shown = results.drop(columns=[column for column in results if column in alike or column in LEFT_OUT])
     number = {run.name: place for place, run in enumerate(overview.runs, 1)}
     body = (
         [

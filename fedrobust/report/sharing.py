@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,48 +21,56 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
     """
     if "pool" not in summary:
         return False
-    best = summary[summary["model"] == "best"]
-    rows = [name for name in ("natural_accuracy", f"robust_accuracy.{judge}") if f"{name}.mean" in summary]
-    skews = list(best["skew"].unique()) if "skew" in best else [""]
-    series = list(_series(best))
-    names = [name for name, *_ in series]
-    figure = style.figure(1 + 2.8 * max(len(skews), 1.6), 0.4 + 2.5 * len(rows), names)
-    axes = figure.subplots(len(rows), len(skews), sharex=True, sharey="row", squeeze=False)
-    for row, accuracy in enumerate(rows):
-        for column, skew in enumerate(skews):
-            panel = axes[row, column]
-            for name, number, dashes, points in series:
-                here = points[points["skew"] == skew] if skew else points
-                _line(panel, here, accuracy, name, {"color": style.colour(number), "linestyle": style.LINES[dashes]})
-            style.plain(panel, skew if row == 0 else "")
-        axes[row, 0].set_ylabel(f"{labels.heading(accuracy)}, %")
+    best = [row for row in summary.to_dict("records") if row["model"] == "best"]
+    accuracies = [name for name in ("natural_accuracy", f"robust_accuracy.{judge}") if f"{name}.mean" in summary]
+    skews = list(dict.fromkeys(row.get("skew", "") for row in best))
+    lines = list(_lines(best, [str(key) for key in summary.columns[: list(summary).index("model")]]))
+    figure = style.figure(1 + 2.8 * max(len(skews), 1.6), 0.4 + 2.5 * len(accuracies), [line.name for line in lines])
+    axes = figure.subplots(len(accuracies), len(skews), sharex=True, sharey="row", squeeze=False)
+    for row, accuracy in zip(axes, accuracies, strict=True):
+        for panel, skew in zip(row, skews, strict=True):
+            for line in lines:
+                _draw(panel, line, [point for point in line.points if point.get("skew", "") == skew], accuracy)
+            style.plain(panel, skew if panel in axes[0] else "")
+        row[0].set_ylabel(f"{labels.heading(accuracy)}, %")
     for panel in axes[-1]:
         panel.set_xlabel("pool, % of the training set")
-        panel.set_xticks(sorted(100 * best["pool"].unique()))
+        panel.set_xticks(sorted({100 * row["pool"] for row in best}))
     style.legend_below(figure, axes.ravel())
     figure.savefig(path, dpi=style.DPI)
     return True
 
 
-def _line(axes: Axes, points: pd.DataFrame, accuracy: str, name: str, look: dict[str, str]) -> None:
-    pool, mean, std = (100 * points[key] for key in ("pool", f"{accuracy}.mean", f"{accuracy}.std"))
-    axes.plot(pool, mean, marker="o", markersize=4, label=name, **look)
-    if std.notna().any():
-        axes.fill_between(pool, mean - std, mean + std, color=look["color"], alpha=0.13, linewidth=0)
+@dataclass(frozen=True)
+class _Line:
+    """A setting under a pool mode: rows of the summary by ascending pool, numbers for its colour and its dashes."""
+
+    name: str
+    points: Sequence[dict[Any, Any]]
+    setting: int
+    mode: int
 
 
-def _series(best: pd.DataFrame) -> Iterator[tuple[str, int, int, pd.DataFrame]]:
-    """Name, number of the setting, number of the mode and points of each line."""
-    columns = [str(key) for key in best.columns[: best.columns.get_loc("model")]]
+def _lines(best: Sequence[dict[Any, Any]], columns: Sequence[str]) -> Iterator[_Line]:
     others = [key for key in columns if key not in ("pool", "skew", "mode")]
-    modes: Sequence[str] = [mode for mode in best["mode"].unique() if mode] if "mode" in best else [""]
-    settings = best[others].drop_duplicates().to_dict("records")
-    for number, setting in enumerate(settings):
-        points = best
-        for key, value in setting.items():
-            points = points[points[key] == value]
-        for dashes, mode in enumerate(modes):
-            words = [labels.phrase(key, value) for key, value in setting.items()] + [mode]
-            chosen = points[points["mode"].isin(["", mode])] if mode else points
-            if chosen["pool"].any() or dashes == 0:
-                yield ", ".join(filter(None, words)), number, dashes, chosen.sort_values("pool")
+    modes = list(dict.fromkeys(row["mode"] for row in best if row.get("mode"))) or [""]
+    settings: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
+    for row in best:
+        settings.setdefault(tuple(row[key] for key in others), []).append(row)
+    for setting, (values, rows) in enumerate(settings.items()):
+        for number, mode in enumerate(modes):
+            points = [row for row in rows if row.get("mode", "") in ("", mode)]
+            if any(row["pool"] for row in points) or number == 0:
+                words = [labels.phrase(key, value) for key, value in zip(others, values, strict=True)]
+                name = ", ".join(filter(None, [*words, mode]))
+                yield _Line(name, sorted(points, key=lambda row: row["pool"]), setting, number)
+
+
+def _draw(axes: Axes, line: _Line, points: Sequence[dict[Any, Any]], accuracy: str) -> None:
+    pool, mean, std = (
+        [100 * point[key] for point in points] for key in ("pool", f"{accuracy}.mean", f"{accuracy}.std")
+    )
+    colour = style.colour(line.setting)
+    axes.plot(pool, mean, color=colour, linestyle=style.LINES[line.mode], marker="o", markersize=4, label=line.name)
+    low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+    axes.fill_between(pool, low, high, color=colour, alpha=0.13, linewidth=0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fedrobust.report.labels import UNKNOWN, missing
@@ -18,15 +20,20 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     values; runs without a model or a config are in none.
     """
     names, keys = metrics(table), [*columns, "model"]
-    models = table[(table["model"] != "") & table["seed"].notna()]
-    if models.empty:
-        return pd.DataFrame(columns=[*keys, "n"])
-    seeds = models.groupby([*keys, "seed"])[names].mean().groupby(keys)
-    n = seeds.size().rename("n")
-    every = seeds.count().eq(n, axis=0)
-    mean, std = seeds.mean().where(every), seeds.std().where(every)
-    spread = {f"{name}.{what}": table[name] for name in names for what, table in (("mean", mean), ("std", std))}
-    return pd.concat([n, pd.DataFrame(spread)], axis=1).reset_index()
+    members: dict[tuple[Any, ...], dict[int, list[dict[Any, Any]]]] = {}
+    for row in table.to_dict("records"):
+        if row["model"] and not missing(row["seed"]):
+            values = tuple(row[key] for key in keys)
+            members.setdefault(values, {}).setdefault(row["seed"], []).append(row)
+    rows = []
+    for values in sorted(members):
+        seeds = members[values].values()
+        n = len(seeds)
+        rows.append({**dict(zip(keys, values, strict=True)), "n": n})
+        for name in names:
+            means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
+            rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
+    return pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
 
 
 def mean_and_std(row: pd.Series, name: str) -> str:

@@ -79,7 +79,7 @@ def has_pool(runs: Iterable[Run]) -> bool:
 
 
 def _keys(summary: pd.DataFrame) -> list[str]:
-    return list(summary.columns[: summary.columns.get_loc("n")])
+    return list(summary.columns[: list(summary).index("n")])
 
 
 def _names(summary: pd.DataFrame) -> list[str]:

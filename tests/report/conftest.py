@@ -1,0 +1,68 @@
+"""A study of eight real federations of seconds, and folders of runs that came to nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedrobust.records import RunFolder
+
+POOLS = (0.0, 0.2)
+SEEDS = (0, 1)
+EVALUATION = {
+    "subject": {"name": "net", "which": "best"},
+    "source": None,
+    "num_images": 100,
+    "norm": "linf",
+    "epsilon": "0.1",
+    "seed": 0,
+    "accuracy": {"natural": {"accuracy": 0.5, "low": 0.4, "high": 0.6}},
+    "flags": [{"name": "zero-gradients", "seen": "31 of 100 <gradients> are 0", "about": ""}],
+}
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory, quick, federate) -> Path:
+    """Two strategies, with and without a pool, two seeds each; learning rates go with the strategy."""
+    folder = tmp_path_factory.mktemp("swept")
+    for strategy, rate, start in (("fedavg", 0.05, "uniform"), ("calfat", 0.005, "gaussian")):
+        for pool in POOLS:
+            for seed in SEEDS:
+                settings = {
+                    "run_dir": str(folder / f"{strategy}-{pool:g}-{seed}"),
+                    "seed": seed,
+                    "pool__fraction": pool,
+                    "strategy__name": strategy,
+                    "local__learning_rate": rate,
+                    "attack__random_start": start,
+                    "evaluation__attacks": "fgsm,pgd-2",
+                    "evaluation__select_by": "pgd-2",
+                }
+                federate(quick(**settings))
+    return folder
+
+
+@pytest.fixture
+def study(swept, tmp_path) -> Path:
+    """A copy of it, with an evaluation, a run that failed in its last round, one before its first, one at work."""
+    folder = tmp_path / "study"
+    shutil.copytree(swept, folder)
+    evaluation = folder / "fedavg-0-0" / "evaluations" / "best-linf"
+    evaluation.mkdir(parents=True)
+    (evaluation / "evaluation.json").write_text(json.dumps(EVALUATION))
+
+    failed = RunFolder(shutil.copytree(swept / "fedavg-0-0", folder / "failed"))
+    record = {key: value for key, value in failed.record().items() if key not in ("best", "last")}
+    (failed.path / "record.json").write_text(json.dumps(record | {"state": "failed", "error": "disk <full> & gone"}))
+
+    early = RunFolder(folder / "early")
+    early.prepare()
+    early.update_record(name="early", command="fedrobust run x")
+
+    running = RunFolder(shutil.copytree(swept / "fedavg-0-1", folder / "running"))
+    record = {key: value for key, value in running.record().items() if key not in ("best", "last")}
+    (running.path / "record.json").write_text(json.dumps(record | {"state": "running"}))
+    with open(running.path / "rounds.jsonl", "a") as file:
+        file.write('{"round": 3, "cli')
+    return folder
