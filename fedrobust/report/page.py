@@ -16,6 +16,7 @@ from fedrobust.report.figures import Drawn
 from fedrobust.report.groups import describe
 from fedrobust.report.overview import Overview
 from fedrobust.report.page_run import run_details
+from fedrobust.report.runs import Run
 from fedrobust.report.style import DPI
 from fedrobust.report.tables import POOL_WARNING, has_pool, outcome, summary_body, summary_head
 
@@ -71,18 +72,24 @@ def _facts(overview: Overview) -> Iterator[str]:
     facts = {
         "Made": f"{made}, fedrobust {fedrobust.__version__}",
         "Runs": f"{len(runs)} ({states})",
-        "Settings": f"{len(overview.groups)}, seeds {', '.join(map(str, seeds))}",
+        "Settings": str(len(overview.groups)),
+        "Seeds": ", ".join(map(str, seeds)),
         "Alike in all": ", ".join(common),
     }
     yield "<dl>" + "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items()) + "</dl>"
     if has_pool(runs):
-        pools = {
-            (labels.phrase("pool", run.config.pool.fraction), pool["images"], pool["bytes_moved"])
-            for run in runs
-            if run.config and (pool := run.record.get("pool", {})).get("images")
-        }
-        sizes = [f"{name}: {images:,} images, {moved / 2**20:.1f} MiB moved" for name, images, moved in sorted(pools)]
-        yield f'<p class="warning">{escape(" ".join([POOL_WARNING, "; ".join(sizes)]))}</p>'
+        yield f'<p class="warning">{escape(" ".join([POOL_WARNING, "; ".join(_pools(runs))]))}</p>'
+
+
+def _pools(runs: Sequence[Run]) -> Iterator[str]:
+    """Size of the pool and what it moves in one run, for each fraction the most."""
+    found: dict[float, list[tuple[int, int]]] = {}
+    for run in runs:
+        if run.config and (pool := run.record.get("pool", {})).get("images"):
+            found.setdefault(run.config.pool.fraction, []).append((pool["images"], pool["bytes_moved"]))
+    for fraction, sizes in sorted(found.items()):
+        images, moved = map(max, zip(*sizes, strict=True))
+        yield f"{labels.phrase('pool', fraction)}: {images:,} images, {moved / 2**20:.3g} MiB to the clients of a run"
 
 
 def _unfinished(overview: Overview) -> Iterator[str]:

@@ -22,7 +22,7 @@ def draw_scatter(groups: Sequence[Group], judge: str, path: Path) -> bool:
     }
     if not any(points.values()):
         return False
-    figure = style.figure(5.4, 4.2, list(points))
+    figure = style.figure(5.4 if len(points) <= 8 else 8, 4.2, list(points))
     axes = figure.subplots()
     for number, (name, pairs) in enumerate(points.items()):
         natural, robust = zip(*pairs, strict=True) if pairs else ((), ())

@@ -246,20 +246,21 @@ def test_every_preset_runs_at_smoke_size(here, name, capsys):
         assert RunFolder(here / "mine" / cfg).record()["state"] == "completed"
 
 
-def test_report_writes_a_table_and_curves(here, capsys):
+def test_report_writes_a_table_figures_and_a_page(here, capsys):
     tiny_run("--run-dir", "mine")
     assert main(["report", "mine", "--out", "out"]) == 0
     out = capsys.readouterr().out
     record = RunFolder("mine/fedavg").record()
-    assert f"| {100 * record['last']['natural_accuracy']:.1f} |" in out
-    assert (here / "out" / "results.md").read_text() in out
+    assert f"| {100 * record['last']['natural_accuracy']:.1f} ± – |" in out
+    assert (here / "out" / "summary.md").read_text() in out
     table = pd.read_csv("out/results.csv")
     assert list(table["model"]) == ["best", "last"]
     assert list(table["robust_accuracy.worst-case"]) == [
         record[m]["robust_accuracy.worst-case"] for m in table["model"]
     ]
     assert "per_class" not in table
-    assert (here / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("curves.png", "drift.png", "report.html"):
+        assert (here / "out" / name).stat().st_size > 10_000
 
 
 def test_report_of_nothing_is_refused(here, capsys):
