@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from fedrobust.config import RunConfig, split_list
+from fedrobust.config import RunConfig
 from fedrobust.lookup import lookup
+from fedrobust.naming import split_list
 
 # kind → where its registry lies, in the order `fedrobust list` shows them
 REGISTRIES = {

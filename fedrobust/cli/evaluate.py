@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from fedrobust.cli.paths import shown
-from fedrobust.config import split_list
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
 
 ATTACKS = "fgsm,pgd-20,autoattack"

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedrobust.config import Model, RunConfig, split_list, unknown
+from fedrobust.config import Model, RunConfig
 from fedrobust.data import DATASETS, load
 from fedrobust.errors import ConfigError
 from fedrobust.models import build_model
+from fedrobust.naming import split_list, unknown
 from fedrobust.records import RunFolder
 from fedrobust.split import make_split
 from fedrobust.studies import Point, Study
