@@ -66,6 +66,19 @@ class Model(Section, frozen=True):
     name: str = Field(default="small-cnn", description="see `fedrobust list models`")
     activation: str = Field(default="relu", description="see `fedrobust list activations`")
     activation_alpha: float = Field(default=0.0, ge=0, description="its parameter, where it takes one; 0: its own")
+    backward_activation: str = Field(
+        default="", description="for relu: a smooth activation whose derivative the backward pass takes; unset: relu's"
+    )
+    backward_phase: Literal["attack", "update", "both"] = Field(default="both", description="where it does")
+
+    def activations(self) -> dict[str, Any]:
+        """What `fedrobust.models.build_model` is told of them."""
+        return {
+            "activation": self.activation,
+            "alpha": self.activation_alpha or None,
+            "backward": self.backward_activation,
+            "phase": self.backward_phase,
+        }
 
 
 class Objective(Section, frozen=True):

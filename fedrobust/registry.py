@@ -33,9 +33,12 @@ NAMED_BY = {
     "attack.name": "attacks",
     "model.name": "models",
     "model.activation": "activations",
+    "model.backward-activation": "activations",
     "partition.scheme": "partitions",
     "data.name": "datasets",
 }
+
+MAY_BE_UNSET = ("objective.name", "model.backward-activation")
 
 SINGULAR = {"strategies": "strategy", "datasets": "data set", "partitions": "partition scheme"}
 
@@ -70,7 +73,7 @@ def check_names(cfg: RunConfig) -> None:
 
     flat = cfg.to_flat()
     for key, kind in NAMED_BY.items():
-        if flat[key] or key != "objective.name":
+        if flat[key] or key not in MAY_BE_UNSET:
             resolve(kind, str(flat[key]))
     for name in split_list(cfg.evaluation.attacks):
         parse_attack(name)

@@ -124,8 +124,7 @@ def _forward_flops(cfg: RunConfig) -> float:
             mean=spec.mean,
             std=spec.std,
             generator_seed=0,
-            activation=cfg.model.activation,
-            alpha=cfg.model.activation_alpha or None,
+            **cfg.model.activations(),
         ).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *shape))
