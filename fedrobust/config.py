@@ -8,38 +8,22 @@ some of those registries lie in the layers above.
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from fedrobust.errors import ConfigError
+from fedrobust.flat import FlatValue, Section, nest, one_line, walk
+from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
-
-FlatValue = bool | int | float | str
 
 WORST_CASE = "worst-case"  # all attacks of a suite of more than one: an image stands if none of them broke it
 
 # A radius in [0, 1] pixel units, written "8/255"; "" where the field may be unset.
 Radius = Annotated[Ratio, BeforeValidator(Ratio)]
-Unset = Literal[""]
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel, frozen=True):
-    """Frozen, closed, keyed in kebab-case."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        validate_default=True,
-        populate_by_name=True,
-        allow_inf_nan=False,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
 
 
 class Data(Section, frozen=True):
@@ -82,6 +66,19 @@ class Model(Section, frozen=True):
     name: str = Field(default="small-cnn", description="see `fedrobust list models`")
     activation: str = Field(default="relu", description="see `fedrobust list activations`")
     activation_alpha: float = Field(default=0.0, ge=0, description="its parameter, where it takes one; 0: its own")
+    backward_activation: str = Field(
+        default="", description="for relu: a smooth activation whose derivative the backward pass takes; unset: relu's"
+    )
+    backward_phase: Literal["attack", "update", "both"] = Field(default="both", description="where it does")
+
+    def activations(self) -> dict[str, Any]:
+        """What `fedrobust.models.build_model` is told of them."""
+        return {
+            "activation": self.activation,
+            "alpha": self.activation_alpha or None,
+            "backward": self.backward_activation,
+            "phase": self.backward_phase,
+        }
 
 
 class Objective(Section, frozen=True):
@@ -211,91 +208,15 @@ class RunConfig(Section, frozen=True):
         Raises:
             ConfigError: one line per unknown key (with the nearest known one) and per value out of range.
         """
-        nested: dict[str, Any] = {}
-        problems: list[str] = []
-        fields = FIELDS
-        for key, value in flat.items():
-            if key not in fields:
-                problems.append(unknown("setting", key, fields))
-                continue
-            try:
-                value = _coerce(value, fields[key])
-            except ValueError as error:
-                problems.append(f"{key} = {value!r}: {error}")
-                continue
-            *sections, name = key.split(".")
-            target = nested
-            for section in sections:
-                target = target.setdefault(section, {})
-            target[name] = value
-        if not problems:
-            try:
-                return cls.model_validate(nested)
-            except ValidationError as error:
-                problems = [_one_line(detail) for detail in error.errors()]
-        raise ConfigError("\n".join(problems))
+        try:
+            return cls.model_validate(nest(flat, FIELDS))
+        except ValidationError as error:
+            raise ConfigError("\n".join(map(one_line, error.errors()))) from error
 
     def replace(self, **flat: FlatValue) -> RunConfig:
         """A copy with some flat keys changed; a key is written with `__` for "." and `_` for "-"."""
         changes = {key.replace("__", ".").replace("_", "-"): value for key, value in flat.items()}
         return RunConfig.from_flat(self.to_flat() | changes)
-
-
-def walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(flat key, pydantic field, value) of every setting, in the order of the classes above."""
-    for name, field in type(section).model_fields.items():
-        key, value = prefix + name.replace("_", "-"), getattr(section, name)
-        if isinstance(value, Section):
-            yield from walk(value, key + ".")
-        else:
-            yield key, field, value
-
-
-def split_list(text: str) -> list[str]:
-    """A comma-separated setting as a list: "fgsm, pgd-20" → ["fgsm", "pgd-20"]."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def unknown(kind: str, name: str, known: Any) -> str:
-    """ "unknown attack 'pdg'; did you mean 'pgd'? known: …" (long lists of known names are left out)."""
-    known = list(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    listed = f" known: {', '.join(known)}" if len(known) <= 20 else ""
-    return f"unknown {kind} {name!r}{hint}{listed if hint else ';' + listed if listed else ''}"
-
-
-def _coerce(value: Any, field: Any) -> Any:
-    """Flags arrive as text, TOML as numbers: read text as the field's type, and let no bool pass for a number."""
-    kinds = get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
-    kind = kinds[0]
-    if isinstance(value, bool) and kind in (int, float):
-        raise ValueError("must be a number")
-    if not isinstance(value, str) or kind is str:
-        return value
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise ValueError("must be true or false")
-        return value.lower() == "true"
-    if kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-    return value
-
-
-def _one_line(detail: Any) -> str:
-    """A pydantic error as "key = value: what is allowed"."""
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if not detail["loc"]:
-        return message
-    key = ".".join(str(part) for part in detail["loc"])
-    return f"{key} = {_shown(detail['input'])}: {message}"
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Ratio) else repr(value)
 
 
 DEFAULTS = RunConfig.model_validate({})

@@ -5,8 +5,8 @@ from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
-from fedrobust.config import unknown
 from fedrobust.errors import ConfigError
+from fedrobust.naming import unknown
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ def check_run(cfg: RunConfig) -> None:
     from fedrobust.registry import check_names, resolve
 
     check_names(cfg)
-    activation_maker(cfg.model.activation, cfg.model.activation_alpha or None)
+    activation_maker(**cfg.model.activations())
     resolve("strategies", cfg.strategy.name)(cfg)
     pick_device(cfg.device)
     plan_workers(cfg, "ray")

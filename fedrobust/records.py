@@ -31,6 +31,12 @@ def new_run_dir(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def model_facts(cfg: RunConfig) -> dict[str, Any]:
+    """What a model's file says of itself: all that it takes to build the model, and the data it is for."""
+    settings = cfg.model.model_dump()
+    return {"model": settings.pop("name"), **settings, "data": cfg.data.name}
+
+
 class RunFolder:
     """The files of one run."""
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from fedrobust.config import RunConfig, split_list
+from fedrobust.config import RunConfig
 from fedrobust.lookup import lookup
+from fedrobust.naming import split_list
 
 # kind → where its registry lies, in the order `fedrobust list` shows them
 REGISTRIES = {
@@ -32,9 +33,12 @@ NAMED_BY = {
     "attack.name": "attacks",
     "model.name": "models",
     "model.activation": "activations",
+    "model.backward-activation": "activations",
     "partition.scheme": "partitions",
     "data.name": "datasets",
 }
+
+MAY_BE_UNSET = ("objective.name", "model.backward-activation")
 
 SINGULAR = {"strategies": "strategy", "datasets": "data set", "partitions": "partition scheme"}
 
@@ -69,7 +73,7 @@ def check_names(cfg: RunConfig) -> None:
 
     flat = cfg.to_flat()
     for key, kind in NAMED_BY.items():
-        if flat[key] or key != "objective.name":
+        if flat[key] or key not in MAY_BE_UNSET:
             resolve(kind, str(flat[key]))
     for name in split_list(cfg.evaluation.attacks):
         parse_attack(name)

@@ -56,8 +56,7 @@ def workbench(cfg: RunConfig) -> Workbench:
         mean=dataset.mean,
         std=dataset.std,
         generator_seed=int_stream(cfg.seed, "init"),
-        activation=cfg.model.activation,
-        alpha=cfg.model.activation_alpha or None,
+        **cfg.model.activations(),
     )
     model.to(device).to(memory_format=torch.channels_last)
     return Workbench(dataset, device, pick_precision(cfg.precision, cfg.model.name, device), model)

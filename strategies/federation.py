@@ -17,7 +17,7 @@ from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Evaluation
 from fedrobust.provenance import now, provenance
-from fedrobust.records import CLIENTS, ROUNDS, RunFolder
+from fedrobust.records import CLIENTS, ROUNDS, RunFolder, model_facts
 from fedrobust.registry import resolve
 from fedrobust.split import summarise_split
 from strategies.base import Guarded
@@ -163,7 +163,7 @@ class Federation:
             (self.folder.best, state.best, progress.best_round),
             (self.folder.last, state.last, progress.server_round),
         ):
-            save_model(path, arrays, **self._facts(), round=which)
+            save_model(path, arrays, **model_facts(self.cfg), round=which)
         rounds = self.folder.read(ROUNDS)
         self.folder.update_record(
             state="completed",
@@ -174,12 +174,6 @@ class Federation:
             best={"round": progress.best_round, **self._results(best)},
             last={"round": progress.server_round, **self._results(last)},
         )
-
-    def _facts(self) -> dict[str, str | float]:
-        """What a model file says of itself: enough to build the model."""
-        model = self.cfg.model
-        facts = {"model": model.name, "activation": model.activation, "activation_alpha": model.activation_alpha}
-        return {**facts, "data": self.cfg.data.name}
 
     def _results(self, test: Evaluation) -> dict[str, Any]:
         """A model on the test set, for the record."""

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrobust import toml
-from fedrobust.config import DEFAULTS, FIELDS, RunConfig, split_list
+from fedrobust.config import DEFAULTS, FIELDS, RunConfig
 from fedrobust.config_table import rewritten
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
 
 ROOT = Path(__file__).parents[1]

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+
+_ATTACKING: ContextVar[bool] = ContextVar("attacking", default=False)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["eval", "train"]
@@ -45,6 +48,11 @@ def attack_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
             module.training = training
 
 
+def attacking() -> bool:
+    """Whether the pass at hand is an attack's, for layers that differ there (`models.smooth_backward`)."""
+    return _ATTACKING.get()
+
+
 @contextmanager
 def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Run `model` without lasting effect on its buffers or on the random state of CPU and CUDA `device`.
@@ -53,6 +61,16 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     buffers for the time being: the originals are not even written to, so graphs that hold them stay valid.
     The CUDA generator cannot be read while a CUDA graph is captured; it is then left to the capture.
     """
+    token = _ATTACKING.set(True)
+    try:
+        with _buffers_and_random_state_kept(model, device):
+            yield
+    finally:
+        _ATTACKING.reset(token)
+
+
+@contextmanager
+def _buffers_and_random_state_kept(model: nn.Module, device: torch.device) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     if not training:
         yield

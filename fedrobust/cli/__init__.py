@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import fedrobust
+from fedrobust.cli.arguments import Parser
 from fedrobust.cli.settings import refuse_unknown
 from fedrobust.errors import UserError
 
@@ -29,7 +29,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """`fedrobust COMMAND ...`; exit codes: 0 done, 1 the run failed, 2 wrong settings, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="fedrobust", description=fedrobust.__doc__)
+    parser = Parser(prog="fedrobust", description=fedrobust.__doc__)
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen, run = parser, None
@@ -39,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             loaded = import_module(module)
             loaded.add_arguments(sub)
             chosen, run = sub, loaded.main
-    arguments, rest = parser.parse_known_args(argv)
-    assert run is not None
+    if not argv:
+        parser.print_help()
+        return 2
     try:
+        arguments, rest = parser.parse_known_args(argv)
+        assert run is not None
         refuse_unknown(rest, chosen)
         return run(arguments)
     except UserError as error:

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedrobust.cli.arguments import count, ratio
 from fedrobust.cli.paths import shown
-from fedrobust.config import split_list
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
 
 ATTACKS = "fgsm,pgd-20,autoattack"
@@ -26,19 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("subject", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a .safetensors file, or package.module:object")
     add("--attacks", default=ATTACKS, help=f"the suite, comma-separated: see `fedrobust list suite` [{ATTACKS}]")
-    add("--epsilon", type=Ratio, help="radius, such as 8/255 [the run's; 8/255 without a run]")
+    add("--epsilon", type=ratio, help="radius, such as 8/255 [the run's; 8/255 without a run]")
     add("--norm", choices=("linf", "l2"), help="of the ball [the run's; linf without a run]")
-    add("--step-size", type=Ratio, help="of PGD, BIM and MIM [epsilon / 4]")
-    add("--num-images", type=_count, default=1000, help="test images, class-balanced; 0: all [1000]")
+    add("--step-size", type=ratio, help="of PGD, BIM and MIM [epsilon / 4]")
+    add("--num-images", type=count, default=1000, help="test images, class-balanced; 0: all [1000]")
     add("--which", choices=("best", "last"), default="best", help="of a run's two models [best]")
     add("--source", metavar="RUN_OR_CHECKPOINT", help="make the adversarial examples on this model: a transfer attack")
     add("--model", default="", help="model of a file that does not say: see `fedrobust list models`")
     add("--data", default="", help="its data set: see `fedrobust list datasets`")
     add("--data-dir", default="", help="folder of the data in the Hub's parquet layout")
-    add("--seed", type=_count, default=0, help="of the choice of images and of random starts [0]")
-    add("--batch-size", type=_count, default=0, help="images at once [what fits the device]")
+    add("--seed", type=count, default=0, help="of the choice of images and of random starts [0]")
+    add("--batch-size", type=count, default=0, help="images at once [what fits the device]")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
-    add("--threads", type=_count, default=0, help="CPU threads [all cores]")
+    add("--threads", type=count, default=0, help="CPU threads [all cores]")
     add("--no-checks", action="store_true", help="only the suite: nothing but rescoring and the suite can raise a flag")
     add("--out", type=Path, help="folder of the evaluation [evaluations/ in the run's folder, or in the current one]")
 
@@ -162,10 +163,3 @@ class _Bars:
             if not self._console.is_terminal:
                 self._console.print(name, highlight=False)
         self._progress.update(self._tasks[name], completed=share)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value

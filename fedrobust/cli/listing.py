@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.config import DEFAULTS, walk
+from fedrobust.config import DEFAULTS
+from fedrobust.flat import walk
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.registry import REGISTRIES, registry
 from fedrobust.studies import load_study, study_names

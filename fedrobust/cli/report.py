@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fedrobust.cli.arguments import share
 from fedrobust.cli.paths import shown
 from fedrobust.errors import RunFailed
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="write tables, figures and report.html into this folder")
     add(
         "--target-robust",
-        type=_share,
+        type=share,
         metavar="SHARE",
         help="count the rounds to this robust accuracy, such as 0.2",
     )
@@ -38,10 +39,3 @@ def main(arguments: argparse.Namespace) -> int:
             raise RunFailed(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
         print(f"wrote {shown(page)}, and its tables and figures beside it")
     return 0
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise ValueError
-    return value

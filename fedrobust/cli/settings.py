@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fedrobust.config import DEFAULTS, RunConfig, unknown, walk
+from fedrobust.config import DEFAULTS, RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.flat import walk
+from fedrobust.naming import unknown
 
 PREFIX = "set:"  # of a setting's name in the parsed namespace
 SHORT = {"data.dir": "--data-dir", "workers.address": "--address"}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from fedrobust.cli.arguments import count
 from fedrobust.cli.paths import shown
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.errors import ConfigError, RunFailed
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("study", help=f"{', '.join(study_names())}, or a TOML file")
     add("--out", type=Path, help="folder of its runs [sweeps/STUDY]")
-    add("--parallel", type=_count, default=0, help="runs at once; 0: one per core, or one per GPU [0]")
+    add("--parallel", type=count, default=0, help="runs at once; 0: one per core, or one per GPU [0]")
     add("--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="of each run")
     add("--seeds", help="other seeds than the study's, such as 0,1,2")
     add("--only", default="", metavar="AXIS=VALUE,...", help="only the runs at these values of the study's axes")
@@ -167,10 +168,3 @@ class _Display:
             return ""
         seconds = (time.monotonic() - self._started) * (self._total - done) / fresh
         return f"{seconds / 3600:.1f} h left" if seconds > 5400 else f"{seconds / 60:.0f} min left"
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from fedrobust.checkpoint import Arrays, load_checkpoint, load_model
-from fedrobust.config import RunConfig
+from fedrobust.config import Model, RunConfig
 from fedrobust.data import Dataset, load
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.models import build_model
-from fedrobust.records import RunFolder
+from fedrobust.records import RunFolder, model_facts
 from fedrobust.registry import load_path
 
 Which = Literal["best", "last"]
@@ -61,8 +61,7 @@ def load_subject(
     if path.is_dir():
         cfg = RunFolder(path).read_config()
         arrays, found = _of_run(RunFolder(path), which)
-        facts |= {"model": cfg.model.name, "activation": cfg.model.activation, "data": cfg.data.name}
-        facts |= {"activation_alpha": cfg.model.activation_alpha, **found}
+        facts |= {**model_facts(cfg), **found}
     elif path.suffix == ".safetensors":
         arrays, found = load_model(path, foreign=True)
         facts |= found
@@ -103,15 +102,16 @@ def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays) -> nn.Module:
+    told = {key: facts[key] for key in Model.model_fields if key in facts}  # what others wrote says less
+    settings = Model.model_validate({"name": facts["model"], **told})
     model = build_model(
-        str(facts["model"]),
+        settings.name,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         mean=dataset.mean,
         std=dataset.std,
         generator_seed=0,
-        activation=str(facts.get("activation", "relu")),  # a file of others does not say
-        alpha=float(facts.get("activation_alpha", 0.0)) or None,
+        **settings.activations(),
     )
     try:
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in arrays.items()})

@@ -9,8 +9,9 @@ from typing import Any
 
 from fedrobust.attacks import make_evaluation_attack
 from fedrobust.attacks.norms import Norm
-from fedrobust.config import RunConfig, split_list, unknown
+from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list, unknown
 
 NUM_TARGETS = 9  # classes a targeted attack of AutoAttack aims at, from the second most likely on
 

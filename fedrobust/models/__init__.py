@@ -10,6 +10,7 @@ from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_wei
 from fedrobust.models.calfat_cnn import build_calfat_cnn
 from fedrobust.models.resnet import build_resnet18
 from fedrobust.models.small_cnn import build_small_cnn
+from fedrobust.models.smooth_backward import Phase
 
 __all__ = ["ACTIVATIONS", "MODELS", "build_model"]
 
@@ -32,6 +33,8 @@ def build_model(
     generator_seed: int,
     activation: str = "relu",
     alpha: float | None = None,
+    backward: str = "",
+    phase: Phase = "both",
 ) -> nn.Module:
     """A freshly initialised model on the CPU, in train mode; the same seed gives the same weights.
 
@@ -45,14 +48,13 @@ def build_model(
         image_shape: (C, H, W).
         mean, std: of the training pixels, one per channel, in [0, 1] pixel units.
         generator_seed: of the initial weights.
-        activation: a key of ACTIVATIONS.
-        alpha: of an activation that takes one; None for its own.
+        activation, alpha, backward, phase: as of `activation_maker`.
 
     Raises:
-        ConfigError: unknown name, or an alpha where the activation takes none.
+        ConfigError: unknown name, or what `activation_maker` refuses.
         ValueError: the model cannot take images of this shape, or mean and std do not fit it.
     """
-    build, make = lookup("model", MODELS, name), activation_maker(activation, alpha)
+    build, make = lookup("model", MODELS, name), activation_maker(activation, alpha, backward, phase)
     if num_classes < 2:
         raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
     if not len(mean) == len(std) == image_shape[0]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedrobust.errors import ConfigError
 from fedrobust.lookup import lookup
+from fedrobust.models.smooth_backward import Phase, SmoothBackward
 
 
 class TeLU(nn.Module):
@@ -88,21 +89,31 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def activation_maker(name: str, alpha: float | None = None) -> Callable[[], nn.Module]:
+def activation_maker(
+    activation: str, alpha: float | None = None, backward: str = "", phase: Phase = "both"
+) -> Callable[[], nn.Module]:
     """What makes the activation of this name: called once for each place in a network, as some have parameters.
 
     Args:
-        alpha: above 0; None takes the activation's own.
+        alpha: above 0; None takes the activation's own. With `backward` it is that one's.
+        backward: for relu, another activation whose derivative the backward pass takes in `phase` (`SmoothBackward`).
 
     Raises:
-        ConfigError: unknown name, or an alpha where it takes none.
+        ConfigError: unknown name, an alpha where none is taken, a `backward` for another than relu, or one that learns.
     """
-    chosen = lookup("activation", ACTIVATIONS, name)
+    parametrised = backward or activation
+    chosen = lookup("activation", ACTIVATIONS, parametrised)
     if alpha is not None and chosen.alpha is None:
         takers = ", ".join(other for other, entry in ACTIVATIONS.items() if entry.alpha is not None)
-        raise ConfigError(f"model.activation-alpha = {alpha:g}: {name} takes none; those that do: {takers}")
+        raise ConfigError(f"model.activation-alpha = {alpha:g}: {parametrised} takes none; those that do: {takers}")
     value = alpha if alpha is not None else chosen.alpha or 0.0
-    return lambda: chosen.make(value)
+    if not backward:
+        return lambda: chosen.make(value)
+    if lookup("activation", ACTIVATIONS, activation) is not ACTIVATIONS["relu"]:
+        raise ConfigError(f"model.backward-activation = {backward!r}: is for model.activation relu, not {activation}")
+    if backward in ("relu", "rrelu") or any(p.requires_grad for p in chosen.make(value).parameters()):
+        raise ConfigError(f"model.backward-activation = {backward!r}: must be smooth and have nothing to learn")
+    return lambda: SmoothBackward(chosen.make(value), phase)
 
 
 @lru_cache

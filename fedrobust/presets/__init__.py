@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust import toml
-from fedrobust.config import RunConfig, unknown
+from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.naming import unknown
 
 FOLDER = Path(__file__).parent
 

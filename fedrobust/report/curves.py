@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from fedrobust.report import labels, style
 from fedrobust.report.groups import Group
@@ -51,6 +52,7 @@ def _draw(groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, per
         line_of_panels[0].set_ylabel(skew)
     for panel in axes[-1]:
         panel.set_xlabel("round")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if percent:
         axes[0, 0].set_ylim(bottom=0)
     style.legend_below(figure, axes.ravel())

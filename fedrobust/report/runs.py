@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedrobust.config import RunConfig, split_list
+from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list
 from fedrobust.records import ROUNDS, RunFolder
 
 MODELS = ("best", "last")

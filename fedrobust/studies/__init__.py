@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust import toml
-from fedrobust.config import FIELDS, split_list, unknown
+from fedrobust.config import FIELDS
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list, unknown
 from fedrobust.presets import load_preset
 
 FOLDER = Path(__file__).parent

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedrobust.config import Model, RunConfig, split_list, unknown
+from fedrobust.config import Model, RunConfig
 from fedrobust.data import DATASETS, load
 from fedrobust.errors import ConfigError
 from fedrobust.models import build_model
+from fedrobust.naming import split_list, unknown
 from fedrobust.records import RunFolder
 from fedrobust.split import make_split
 from fedrobust.studies import Point, Study
@@ -123,8 +124,7 @@ def _forward_flops(cfg: RunConfig) -> float:
             mean=spec.mean,
             std=spec.std,
             generator_seed=0,
-            activation=cfg.model.activation,
-            alpha=cfg.model.activation_alpha or None,
+            **cfg.model.activations(),
         ).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *shape))

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from fedrobust.attacks.contract import input_gradient, untouched
 from fedrobust.errors import ConfigError
+from fedrobust.losses import cross_entropy
 from fedrobust.models import ACTIVATIONS, MODELS, build_model
 from fedrobust.models.activations import SmoothReLU, activation_maker, gain
 
@@ -142,13 +144,64 @@ def test_relus_weights_are_not_touched():
 
 
 @pytest.mark.parametrize(
-    ("name", "alpha", "said"),
+    ("settings", "said"),
     [
-        ("rleu", None, "unknown activation 'rleu'; did you mean 'relu'?"),
-        ("relu", 2.0, "model.activation-alpha = 2: relu takes none; those that do: celu, elu, parametric-softplus"),
+        ({"activation": "rleu"}, "unknown activation 'rleu'; did you mean 'relu'?"),
+        ({"activation": "relu", "alpha": 2.0}, "model.activation-alpha = 2: relu takes none; those that do: celu, elu"),
+        (
+            {"activation": "silu", "backward": "gelu"},
+            "model.backward-activation = 'gelu': is for",
+        ),
+        ({"activation": "relu", "backward": "pssilu"}, "model.backward-activation = 'pssilu': must be smooth and have"),
+        ({"activation": "relu", "backward": "rrelu"}, "model.backward-activation = 'rrelu': must be smooth and have"),
     ],
 )
-def test_mistakes(name, alpha, said):
+def test_mistakes(settings, said):
     with pytest.raises(ConfigError) as error:
-        activation_maker(name, alpha)
+        activation_maker(**settings)
     assert str(error.value).startswith(said)
+
+
+SMOOTH = ("silu", "gelu", "softplus", "parametric-softplus", "elu", "smooth-relu", "mish", "telu")
+
+
+@pytest.mark.parametrize("backward", SMOOTH)
+def test_backward_alone_is_smoothed(backward):
+    z = Z.clone().requires_grad_()
+    swapped = activation_maker("relu", backward=backward)()
+    out = swapped(z)
+    assert torch.equal(out, UP)
+    weights = torch.linspace(0.5, 2, len(Z), dtype=torch.float64)
+    (slope,) = torch.autograd.grad(out, z, weights)
+    (expected,) = torch.autograd.grad(activation_maker(backward)()(z), z, weights)
+    torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize(
+    ("phase", "in_attack", "in_update"), [("attack", True, False), ("update", False, True), ("both", True, True)]
+)
+def test_sat_smooths_in_its_phase_only(phase, in_attack, in_update):
+    """What an attack sees, and what an update sees, against models with ReLU's and with the smooth derivative."""
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(4)
+
+    def gradients(**settings):
+        model = build_model("small-cnn", generator_seed=0, **CIFAR, **settings)
+        with untouched(model, x.device):
+            seen = input_gradient(model, x, y, cross_entropy)
+        cross_entropy(model(x), y).sum().backward()
+        return seen, model.get_parameter("network.conv1.weight").grad
+
+    plain, smooth = gradients(), gradients(backward="silu")
+    assert not torch.allclose(plain[0], smooth[0])
+    assert not torch.allclose(plain[1], smooth[1])
+    found = gradients(backward="silu", phase=phase)
+    assert torch.equal(found[0], (smooth if in_attack else plain)[0])
+    assert torch.equal(found[1], (smooth if in_update else plain)[1])
+
+
+def test_a_smoothed_model_has_relus_weights_and_logits():
+    plain, smooth = (build_model("calfat-cnn", generator_seed=0, backward=name, **CIFAR) for name in ("", "silu"))
+    assert plain.state_dict().keys() == smooth.state_dict().keys()
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain(x), smooth(x))

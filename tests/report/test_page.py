@@ -112,6 +112,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(study, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_target_that_is_no_share_is_one_line(study, capsys):
+    assert main(["report", str(study), "--target-robust", "20"]) == 2
+    assert "--target-robust: must be above 0 and at most 1, not '20'" in capsys.readouterr().err
+
+
 def test_runs_that_all_failed_still_make_a_page(study, tmp_path, capsys):
     assert main(["report", str(study / "failed"), str(study / "early"), "--out", str(tmp_path / "none")]) == 0
     assert "no finished run" in capsys.readouterr().out

@@ -1,0 +1,44 @@
+"""What arguments are made of: a mistake in one is a line, as everywhere, not a page of usage."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from fedrobust.errors import ConfigError
+from fedrobust.ratio import Ratio
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on."""
+    try:
+        if (value := int(text)) >= 0:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
+
+
+def ratio(text: str) -> Ratio:
+    """A radius or a step size, such as 8/255."""
+    try:
+        return Ratio(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def share(text: str) -> float:
+    """A part of the whole, above 0 and at most 1."""
+    try:
+        if 0 < (value := float(text)) <= 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text!r}")
