@@ -131,7 +131,7 @@ def _results(overview: Overview) -> Iterator[str]:
         ]
         for row in shown.itertuples(index=False)
     )
-    yield _table("runs", [labels.heading(column) for column in shown], body, words=1 + len(groups))
+    yield _table("runs", [labels.heading(column) for column in shown], body, words=4 + len(groups))
 
 
 def _table(name: str, head: Sequence[str], body: Iterator[list[tuple[str, Any]]], words: int) -> str:

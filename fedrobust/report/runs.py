@@ -23,7 +23,7 @@ class Run:
     """What a run's folder says.
 
     name: its folder, as seen from the nearest one above all runs that were asked for.
-    config: None where there is none that can be read: the run ended before round 1, or another version wrote it.
+    config: None where there is none that can be read: the run did not come to round 1, or another version wrote it.
     problem: the line it failed with, or why its config cannot be read; "" where nothing is wrong.
     """
 
@@ -94,5 +94,5 @@ def _read(path: Path, name: str) -> Run:
     try:
         return Run(name, folder, record, folder.read_config(), problem)
     except ConfigError as error:
-        why = "no config.toml: it ended before round 1" if not (path / "config.toml").exists() else str(error)
+        why = "no config.toml: it did not come to round 1" if not (path / "config.toml").exists() else str(error)
         return Run(name, folder, record, None, problem or " ".join(why.split()))

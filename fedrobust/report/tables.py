@@ -11,7 +11,7 @@ from fedrobust.report.runs import Run
 from fedrobust.report.summary import mean_and_std
 
 POOL_WARNING = "A pool gives raw images to every client by construction: its runs are not private in that part."
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "ε": r"$\epsilon$"}
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
 _TEX |= {character: "\\" + character for character in "&%$#_{}"}
 
 
