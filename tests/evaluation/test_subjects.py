@@ -9,8 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from fedrobust.checkpoint import save_model
+from fedrobust.config import RunConfig
+from fedrobust.data import load
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation.subjects import load_subject, weights_digest
+from fedrobust.models import build_model
+from fedrobust.records import model_facts
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,18 @@ def test_a_runs_folder_has_a_best_and_a_last_model(run):
     assert best.cfg is not None
     assert not any(module.training for module in best.model.modules())
     assert load_subject(str(run.last)).digest == last.digest
+
+
+def test_a_file_says_which_activations_its_model_has(tmp_path):
+    cfg = RunConfig.from_flat({"model.activation": "elu", "model.activation-alpha": 2.0})
+    digits = load(cfg.data.name)
+    shape = {"num_classes": 10, "image_shape": digits.image_shape, "mean": digits.mean, "std": digits.std}
+    model = build_model(cfg.model.name, generator_seed=1, **shape, **cfg.model.activations()).eval()
+    arrays = {key: value.numpy() for key, value in model.state_dict().items()}
+    save_model(tmp_path / "elu.safetensors", arrays, **model_facts(cfg), round=1)
+    found = load_subject(str(tmp_path / "elu.safetensors")).model
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(found(x), model(x))
 
 
 def test_an_unfinished_run_is_read_from_its_checkpoint(run, tmp_path):
