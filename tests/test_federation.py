@@ -102,7 +102,7 @@ def test_a_pool_of_all_kinds_runs_and_calfat_too(quick, federate):
 
 
 def test_batch_norm_counters_stay_whole_numbers_through_rounds_and_a_resume(quick, federate, monkeypatch):
-    def build(num_classes, image_shape, mean, std):
+    def build(num_classes, image_shape, mean, std, activation):
         return normalised(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, num_classes)), mean, std)
 
     monkeypatch.setitem(MODELS, "with-batch-norm", build)

@@ -103,7 +103,7 @@ def test_one_sweep_at_a_time(here):
 
 
 def test_stopped_it_leaves_no_process_and_goes_on(here, capfd):
-    command = [sys.executable, "-m", "fedrobust", "sweep", "mine.toml", "--parallel", "1", "--num-rounds", "20"]
+    command = [sys.executable, "-m", "fedrobust", "sweep", "mine.toml", "--parallel", "1", "--num-rounds", "10"]
     command += ["--local.learning-rate", "0.01", "--seeds", "0"]
     (here / "mine.toml").write_text(STUDY.replace("local.learning-rate = [0.01, 1e12]", "attack.steps = [1]"))
     folder = RunFolder(here / "sweeps" / "mine" / "steps=1,seed=0")
@@ -117,10 +117,10 @@ def test_stopped_it_leaves_no_process_and_goes_on(here, capfd):
     assert "1 interrupted" in out
     assert "the same command goes on in sweeps/mine" in out
     done = len(folder.read("rounds.jsonl"))
-    assert 2 <= done < 20
+    assert 2 <= done < 10
     assert folder.record()["state"] == "interrupted"
     assert main(command[3:]) == 0
-    assert [row["round"] for row in folder.read("rounds.jsonl")] == list(range(1, 21))
+    assert [row["round"] for row in folder.read("rounds.jsonl")] == list(range(1, 11))
     assert "completed" in capfd.readouterr().out
 
 
