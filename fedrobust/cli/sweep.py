@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from fedrobust.cli.arguments import count
 from fedrobust.cli.paths import shown
 from fedrobust.cli.settings import add_settings, given_settings
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError
 from fedrobust.files import write_atomically
 from fedrobust.studies import load_study, study_names
 
@@ -38,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
+    from fedrobust.cli.sweep_display import SweepDisplay
     from fedrobust.preflight import check_run
     from fedrobust.provenance import provenance
     from fedrobust.studies.plan import plan_sweep, select
@@ -65,13 +64,9 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if left:
         console.print(f"{room.parallel} at once, engine {room.engine} ({why})", highlight=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {**provenance(), "study": study.name, "description": study.description, "overrides": overrides}
+    facts = {**provenance(), "study": study.name, "description": study.description, "overrides": overrides}
+    with claimed(folder) as claim, SweepDisplay(console, runs) as display:
         write_atomically(folder / "sweep.json", (json.dumps(facts, indent=2) + "\n").encode())
-    except OSError as error:
-        raise RunFailed(f"{folder}: cannot be written ({error.strerror}); name another --out") from error
-    with claimed(folder) as claim, _Display(console, runs) as display:
         sweep = Sweep(runs, folder, room, claim=claim, watch=display.update)
         handlers = {name: signal.signal(name, lambda *_: sweep.stop()) for name in (signal.SIGINT, signal.SIGTERM)}
         states = Counter()
@@ -103,68 +98,3 @@ def _print_plan(console: Console, runs: list[Any]) -> None:
     for run in runs:
         table.add_row(run.label, run.folder.record().get("state", ""), f"{run.cost / total:.1%}")
     console.print(table, highlight=False)
-
-
-class _Display:
-    """A bar over the whole sweep with the time left, one per run at work; without a terminal, a line per run."""
-
-    def __init__(self, console: Console, runs: list[Any]) -> None:
-        self._console, self._started = console, time.monotonic()
-        self._total = sum(run.cost for run in runs)
-        self._before = self._done = sum(run.cost for run in runs if run.complete)
-        self._tasks: dict[Any, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._whole = self._progress.add_task("all", total=1.0, left="")
-
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, sweep: Any) -> None:
-        """How far the sweep is."""
-        shares = sweep.shares()
-        for run, share in shares.items():
-            if run not in self._tasks:
-                self._tasks[run] = self._progress.add_task(run.label, total=1.0, left="")
-                self._before += run.cost * share  # done by an earlier sweep
-                if not self._console.is_terminal:
-                    self._console.print(f"began {run.label}{f' at {share:.0%}' if share else ''}", highlight=False)
-            self._progress.update(self._tasks[run], completed=share)
-        for run in [run for run in self._tasks if run not in shares]:
-            self._progress.remove_task(self._tasks.pop(run))
-        done = self._done + sum(run.cost * share for run, share in shares.items())
-        self._progress.update(self._whole, completed=done / self._total, left=self._left(done))
-
-    def ended(self, outcome: Any) -> None:
-        """A line for a run that has ended: its numbers, or its error."""
-        if outcome.state == "completed":
-            self._done += outcome.run.cost
-            best = outcome.run.folder.record()["best"]
-            accuracies = "  ".join(
-                f"{key.replace('_accuracy', '').removeprefix('robust.')} {value:.1%}"
-                for key, value in best.items()
-                if "accuracy" in key
-            )
-            text = f"{outcome.run.label}: {accuracies}  ({outcome.seconds:.0f} s; {self._left(self._done)})"
-        else:
-            text = f"{outcome.run.label}: [red]{outcome.state}[/red] {outcome.error}"
-        self._console.print(text, highlight=False)
-
-    def _left(self, done: float) -> str:
-        """Time left, if the rest goes as fast as what this sweep has done."""
-        fresh = done - self._before
-        if fresh <= 0:
-            return ""
-        seconds = (time.monotonic() - self._started) * (self._total - done) / fresh
-        return f"{seconds / 3600:.1f} h left" if seconds > 5400 else f"{seconds / 60:.0f} min left"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrobust import toml
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.files import write_atomically
 from fedrobust.records import ROUNDS
 from fedrobust.studies.plan import PlannedRun
@@ -56,12 +56,20 @@ class _Active:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[int]:
-    """The folder for one sweep alone, as long as it or a run that it started lives; yields what its runs inherit.
+    """The folder, made if need be, for one sweep alone as long as it or a run that it started lives.
+
+    Yields what its runs inherit.
 
     Raises:
         ConfigError: another is at work in it.
+        RunFailed: it cannot be written.
     """
-    with open(folder / ".lock", "wb") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "wb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise RunFailed(f"{folder}: cannot be written ({error.strerror}); name another --out") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,7 +12,7 @@ import pytest
 
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.records import RunFolder
 from fedrobust.studies import room
 from fedrobust.studies.sweep import claimed
@@ -99,6 +99,12 @@ def test_one_sweep_at_a_time(here):
     with claimed(here), pytest.raises(ConfigError, match="another sweep"), claimed(here):
         pass
     with claimed(here):
+        pass
+    (here / "file").write_text("")
+    with (
+        pytest.raises(RunFailed, match=r"file/below: cannot be written \(Not a directory\)"),
+        claimed(here / "file/below"),
+    ):
         pass
 
 
