@@ -1,4 +1,4 @@
-"""Names as users write them: lists in one setting, and the nearest known name."""
+"""Names as users write and read them: lists in one setting, the nearest known name, metrics in short."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -16,3 +16,8 @@ def unknown(kind: str, name: str, known: Any) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     listed = f" known: {', '.join(known)}" if len(known) <= 20 else ""
     return f"unknown {kind} {name!r}{hint}{listed if hint else ';' + listed if listed else ''}"
+
+
+def short_metric(key: str) -> str:
+    """An accuracy for a narrow column: "natural_accuracy" → "natural", "robust_accuracy.pgd-20" → "pgd-20"."""
+    return key.replace("_accuracy", "").removeprefix("robust.")

@@ -122,6 +122,11 @@ class RunFolder:
         path = self.path / "record.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
+    def complete(self, num_rounds: int) -> bool:
+        """Whether a run of so many rounds is done."""
+        record = self.record()
+        return record.get("state") == "completed" and record["rounds"] >= num_rounds
+
     def update_record(self, **facts: Any) -> None:
         """Set these keys of record.json."""
         record = self.record() | facts

@@ -1,4 +1,4 @@
-"""Flat settings as TOML: top-level keys first, then one table per section; and back."""
+"""Flat settings as TOML, top-level keys first, then one table per section, and back; files of settings by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.naming import unknown
 
 
 def dumps(flat: Mapping[str, Any], prefix: str = "") -> str:
@@ -48,6 +49,24 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def shipped(folder: Path) -> list[str]:
+    """Names of the TOML files that come with the package in this folder."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def locate(folder: Path, kind: str, name: str) -> Path:
+    """Of a name the file in `folder`, of a path that ends in .toml the path itself.
+
+    Raises:
+        ConfigError: there is none of that name; the nearest is named.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in shipped(folder):
+        raise ConfigError(unknown(kind, name, shipped(folder)))
+    return folder / f"{name}.toml"
 
 
 def _value(value: Any) -> str:

@@ -19,10 +19,11 @@ from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.objectives import ATTACK_BY_DIVERGENCE
-from fedrobust.seeding import numpy_stream
 from strategies.drift import Drift
 from strategies.guard import Rejected, Update, admit, admit_metrics
 from strategies.nodes import discover
+from strategies.replies import content_of, in_order, status_of
+from strategies.sampling import num_asked, sample
 
 Row = dict[str, Any]
 
@@ -156,12 +157,12 @@ class Guarded(FlowerFedAvg):
             RunFailed: at the end, when there were fewer than `strategy.min-replies`, or than the rule needs.
         """
         count = 0
-        for partition, reply in self._in_order(replies):
+        for partition, reply in in_order(self._asked, replies):
             row: Row = {"round": server_round, "phase": "train", "client": partition}
             try:
-                update = admit(partition, _content_of(reply), self.reference)
+                update = admit(partition, content_of(reply), self.reference)
             except Rejected as error:
-                self.ledger.append(row | {"status": _status(reply), "reason": str(error)})
+                self.ledger.append(row | {"status": status_of(reply), "reason": str(error)})
                 continue
             count += 1
             moved = self.drift.add(update.arrays, self.weight(update))
@@ -176,12 +177,12 @@ class Guarded(FlowerFedAvg):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean over images and worst client of every metric the clients measured on their own held-out images."""
-        for partition, reply in self._in_order(replies):
+        for partition, reply in in_order(self._asked, replies):
             row: Row = {"round": server_round, "phase": "evaluate", "client": partition}
             try:
-                num_examples, metrics = admit_metrics(_content_of(reply), allow_empty=True)
+                num_examples, metrics = admit_metrics(content_of(reply), allow_empty=True)
             except Rejected as error:
-                self.ledger.append(row | {"status": _status(reply), "reason": str(error)})
+                self.ledger.append(row | {"status": status_of(reply), "reason": str(error)})
                 continue
             self.ledger.append(_booked(row, num_examples, metrics))
         rows, keys = self._measured()
@@ -202,55 +203,8 @@ class Guarded(FlowerFedAvg):
         keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
         return rows, [key for key in keys if all(key in row for row in rows)]
 
-    def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
-        """(partition, reply) in ascending order of partition; None where no reply came.
-
-        Our engines answer in this order, so nothing waits; Flower's answer in any order. A reply to no question
-        of this phase, or a second one, is dropped: nothing counts twice.
-        """
-        partition_of = {message.metadata.message_id: partition for partition, message in self._asked.items()}
-        waiting = sorted(self._asked)
-        early: dict[int, Message] = {}
-        for reply in replies:
-            partition = partition_of.pop(reply.metadata.reply_to_message_id, None)
-            if partition is None:
-                continue
-            early[partition] = reply
-            while waiting and waiting[0] in early:
-                yield waiting[0], early.pop(waiting.pop(0))
-        for partition in waiting:
-            yield partition, early.pop(partition, None)
-
-
-def num_asked(cfg: RunConfig, fraction: float) -> int:
-    """Clients asked in a phase that takes this fraction of them, at least one."""
-    return max(1, round(fraction * cfg.num_clients))
-
-
-def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> list[int]:
-    """Partitions asked in a phase of a round, ascending: a function of the seed, the phase and the round alone."""
-    size = num_asked(cfg, fraction)
-    chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(cfg.num_clients, size, replace=False)
-    return sorted(int(partition) for partition in chosen)
-
 
 def _booked(row: Row, num_examples: float, metrics: dict[str, float]) -> Row:
     """The row of an admitted reply; a client's metric never takes the place of what the server knows."""
     known = row | {"status": "ok", "num_examples": num_examples}
     return known | metrics | known
-
-
-def _content_of(reply: Message | None) -> Message:
-    """A reply that has content. Raises Rejected with the reason where it has none."""
-    if reply is None:
-        raise Rejected("no reply in time")
-    if reply.has_error():
-        raise Rejected(reply.error.reason or f"error {reply.error.code}")
-    return reply
-
-
-def _status(reply: Message | None) -> str:
-    """What became of a reply that is not used."""
-    if reply is None:
-        return "missing"
-    return "failed" if reply.has_error() else "rejected"

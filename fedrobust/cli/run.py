@@ -19,6 +19,7 @@ from fedrobust.cli.paths import shown
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, UserError
+from fedrobust.naming import short_metric
 from fedrobust.preflight import check_run
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder, new_run_dir
@@ -113,7 +114,7 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
         console.print(line, style="red", highlight=False, markup=False)
 
     folder = RunFolder(cfg.run_dir)
-    if cfg.resume and folder.record().get("state") == "completed" and folder.record()["rounds"] >= cfg.num_rounds:
+    if cfg.resume and folder.complete(cfg.num_rounds):
         console.print(f"[bold]{label}[/bold]: complete")
         with Following(folder, trackers, warn):
             return 0
@@ -165,7 +166,7 @@ def _summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     ]
     names = [key for key in records[0][2]["best"] if "accuracy" in key]
     for name in names:
-        table.add_column(name.replace("_accuracy", "").removeprefix("robust."), justify="right")
+        table.add_column(short_metric(name), justify="right")
     for label, cfg, record in records:
         for which in ("best", "last"):
             values = [f"{record[which].get(name, float('nan')):.1%}" for name in names]

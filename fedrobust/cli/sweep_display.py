@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
+from fedrobust.naming import short_metric
 from fedrobust.studies.plan import PlannedRun
 from fedrobust.studies.sweep import Outcome, Sweep
 
@@ -58,11 +59,7 @@ class SweepDisplay:
         if outcome.state == "completed":
             self._done += outcome.run.cost
             best = outcome.run.folder.record()["best"]
-            accuracies = "  ".join(
-                f"{key.replace('_accuracy', '').removeprefix('robust.')} {value:.1%}"
-                for key, value in best.items()
-                if "accuracy" in key
-            )
+            accuracies = "  ".join(f"{short_metric(key)} {best[key]:.1%}" for key in best if "accuracy" in key)
             text = f"{outcome.run.label}: {accuracies}  ({outcome.seconds:.0f} s; {self._left(self._done)})"
         else:
             text = f"{outcome.run.label}: [red]{outcome.state}[/red] {outcome.error}"

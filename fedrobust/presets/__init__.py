@@ -44,7 +44,7 @@ class Preset:
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return toml.shipped(FOLDER)
 
 
 def load_preset(name: str) -> Preset:
@@ -53,9 +53,7 @@ def load_preset(name: str) -> Preset:
     Raises:
         ConfigError: no such preset; the nearest is named.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if path.parent == FOLDER and not path.exists():
-        raise ConfigError(unknown("preset", name, preset_names()))
+    path = toml.locate(FOLDER, "preset", name)
     table = toml.read(path)
     description = str(table.pop("description", ""))
     variants = {key: toml.flatten(value) for key, value in table.pop("variants", {}).items()}

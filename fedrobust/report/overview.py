@@ -49,6 +49,7 @@ class Overview:
     def compact(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table for reading: of the worst client's accuracies only natural and that under `judge`."""
         kept = ("worst_client.natural_accuracy", f"worst_client.robust_accuracy.{self.judge}")
+        names = {column: column.removesuffix(".mean").removesuffix(".std") for column in map(str, table)}
         return table.drop(
-            columns=[column for column in table if column.startswith("worst_client.") and not column.startswith(kept)]
+            columns=[c for c, name in names.items() if name.startswith("worst_client.") and name not in kept]
         )

@@ -75,7 +75,7 @@ class Study:
 
 def study_names() -> list[str]:
     """Names of the studies that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return toml.shipped(FOLDER)
 
 
 def load_study(name: str) -> Study:
@@ -84,9 +84,7 @@ def load_study(name: str) -> Study:
     Raises:
         ConfigError: no such study, or one that is not as above; the key is named.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if path.parent == FOLDER and not path.exists():
-        raise ConfigError(unknown("study", name, study_names()))
+    path = toml.locate(FOLDER, "study", name)
     table = toml.read(path)
     for key in table:
         if key not in KEYS:

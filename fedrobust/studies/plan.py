@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ class PlannedRun:
     @property
     def complete(self) -> bool:
         """Whether all its rounds are done."""
-        record = self.folder.record()
-        return record.get("state") == "completed" and record["rounds"] >= self.cfg.num_rounds
+        return self.folder.complete(self.cfg.num_rounds)
 
 
 def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list[PlannedRun]:
@@ -108,31 +108,27 @@ def training_flops(cfg: RunConfig) -> float:
         images = cfg.local.epochs * sum(len(client.train) for client in split.clients)
     steps = 1 if cfg.attack.name == "fgsm" else cfg.attack.steps * cfg.attack.restarts
     passes = 3 if cfg.objective.name == "natural" else 2 * steps + 3
-    return _forward_flops(cfg) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
+    return _forward_flops(cfg.model, cfg.data.name) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
 
 
-def _forward_flops(cfg: RunConfig) -> float:
-    key = (cfg.model, cfg.data.name)
-    if key not in _FLOPS:
-        spec = DATASETS[cfg.data.name]
-        height, width, channels = spec.shape
-        shape = (channels, height, width)
-        model = build_model(
-            cfg.model.name,
-            num_classes=len(spec.class_names),
-            image_shape=shape,
-            mean=spec.mean,
-            std=spec.std,
-            generator_seed=0,
-            **cfg.model.activations(),
-        ).eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, *shape))
-        _FLOPS[key] = float(counter.get_total_flops())
-    return _FLOPS[key]
-
-
-_FLOPS: dict[tuple[Model, str], float] = {}
+@lru_cache
+def _forward_flops(model: Model, data: str) -> float:
+    """Of one image."""
+    spec = DATASETS[data]
+    height, width, channels = spec.shape
+    shape = (channels, height, width)
+    network = build_model(
+        model.name,
+        num_classes=len(spec.class_names),
+        image_shape=shape,
+        mean=spec.mean,
+        std=spec.std,
+        generator_seed=0,
+        **model.activations(),
+    ).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *shape))
+    return float(counter.get_total_flops())
 
 
 def _agrees(run: PlannedRun) -> None:
@@ -140,13 +136,9 @@ def _agrees(run: PlannedRun) -> None:
     if not (run.folder.path / "config.toml").exists():
         return
     found, wanted = run.folder.read_config().to_flat(), run.cfg.to_flat()
-    for key, value in _what_matters(wanted):
-        if found[key] != value:
+    for key, value in wanted.items():
+        if found[key] != value and not key.startswith(NOT_THE_RESULT):
             raise ConfigError(
                 f"{run.folder.path}: was run with {key} = {found[key]!r}, the study asks for {value!r}: "
                 "name another --out, or remove it"
             )
-
-
-def _what_matters(flat: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    return ((key, value) for key, value in flat.items() if not key.startswith(NOT_THE_RESULT))

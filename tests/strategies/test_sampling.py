@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedrobust.config import RunConfig
 from strategies import STRATEGIES
-from strategies.base import sample
+from strategies.sampling import sample
 
 CONFIG = RunConfig(num_clients=20)
 
