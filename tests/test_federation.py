@@ -20,6 +20,7 @@ from fedrobust.data import hold_out
 from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.engines import flower
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation.measure import Measure
 from fedrobust.models import MODELS
 from fedrobust.models.normalisation import normalised
 from fedrobust.objectives import make_objective
@@ -28,7 +29,6 @@ from fedrobust.seeding import numpy_stream
 from fedrobust.split import split_of
 from fedrobust.training import Schedule, train
 from fedrobust.workbench import workbench
-from strategies.measure import Measure
 
 KILLS = 8  # of the driver, at random moments; 20 for the whole of F3
 
