@@ -41,7 +41,12 @@ class Federation:
 
         Raises:
             RunFailed: too few usable updates in a round, a corrupt checkpoint, a full disk.
+            ConfigError: another process is at work in the run's folder.
         """
+        with self.folder.held():
+            self._run()
+
+    def _run(self) -> None:
         started = perf_counter()
         if not self.folder.record():  # no launcher of ours: `flwr run`
             self.folder.update_record(engine="flwr", **provenance())

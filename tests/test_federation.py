@@ -23,6 +23,7 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.models import MODELS
 from fedrobust.models.normalisation import normalised
 from fedrobust.objectives import make_objective
+from fedrobust.preflight import check_run
 from fedrobust.records import RunFolder
 from fedrobust.seeding import numpy_stream
 from fedrobust.split import split_of
@@ -300,6 +301,20 @@ def test_another_seed_cannot_go_on(quick, federate):
         federate(cfg.replace(seed=1, num_rounds=2, resume=True))
 
 
+def test_a_run_that_is_at_work_is_left_alone(quick, federate):
+    cfg = quick(num_rounds=1)
+    folder = federate(cfg)
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    with folder.held():
+        assert folder.at_work
+        with pytest.raises(ConfigError, match=r"a run is at work in it; wait until it is done, or stop it"):
+            federate(cfg.replace(num_rounds=2, resume=True))
+        with pytest.raises(ConfigError, match=r"a run is at work in it"):
+            check_run(cfg.replace(num_rounds=2, resume=True))
+    assert not folder.at_work
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
 def test_what_clients_remember_survives_a_resume(quick, federate):
     def counting(message, context):
         if message.metadata.message_type == "train":
@@ -347,6 +362,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(quick, d
                 process.kill()
                 process.join()
                 kills += 1
+                assert not folder.at_work
                 assert_at_most_one_round_is_lost(folder)
             else:
                 assert process.exitcode == 0
