@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fedrobust.config import RunConfig
+from fedrobust.records import RunFolder
 
 
 def check_run(cfg: RunConfig) -> None:
-    """Names, combinations of settings, device and workers.
+    """Names, combinations of settings, device and workers; for a run that is to go on, that nobody is at work on it.
 
     Raises:
-        ConfigError: a name, a combination of settings, or more than this machine has.
+        ConfigError: a name, a combination of settings, more than this machine has, or a folder that is in use.
     """
     from fedrobust.engines import plan_workers
     from fedrobust.models.activations import activation_maker
@@ -26,3 +27,6 @@ def check_run(cfg: RunConfig) -> None:
     else:
         resolve("strategies", cfg.strategy.name)(cfg)
         plan_workers(cfg, "ray")
+    if cfg.resume:
+        with RunFolder(cfg.run_dir).held():
+            pass

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fedrobust import toml
 from fedrobust.config import RunConfig
@@ -22,6 +25,7 @@ from fedrobust.files import write_atomically
 
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 LOGS = (ROUNDS, CLIENTS)
+LOCK = ".lock"
 
 
 def new_run_dir(name: str) -> Path:
@@ -64,10 +68,15 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, cfg: RunConfig) -> RunFolder:
-        """The folder of a run that goes on with `cfg`. Raises ConfigError where there is no run in it."""
+        """The folder of a run that goes on with `cfg`.
+
+        Raises:
+            ConfigError: there is no run in it, or one that is still at work.
+        """
         folder = cls(cfg.run_dir)
         folder.read_config()
-        folder._write_config(cfg.replace(resume=False))
+        with folder.held():
+            folder._write_config(cfg.replace(resume=False))
         return folder
 
     def _write_config(self, cfg: RunConfig) -> None:
@@ -81,6 +90,33 @@ class RunFolder:
             (self.path / ".writable").unlink()
         except OSError as error:
             raise RunFailed(f"{self.path}: cannot be written ({error.strerror}); name another run-dir") from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, this process alone writes the folder. However the process ends, the folder is let go.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        try:
+            with self._lock():
+                yield
+        except Timeout as error:
+            raise ConfigError(f"{self.path}: a run is at work in it; wait until it is done, or stop it") from error
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a process holds this folder; so it is taken to be where this user may not ask."""
+        if not (self.path / LOCK).exists():
+            return False
+        try:
+            with self._lock():
+                return False
+        except (Timeout, PermissionError):
+            return True
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / LOCK, timeout=0)
 
     def read_config(self) -> RunConfig:
         """The config the run was started with. Raises ConfigError where there is none."""

@@ -69,7 +69,12 @@ class Rounds(ABC):
 
         Raises:
             RunFailed: a round that cannot be done, a corrupt checkpoint, a full disk.
+            ConfigError: another process is at work in the run's folder.
         """
+        with self.folder.held():
+            self._run()
+
+    def _run(self) -> None:
         started = perf_counter()
         if not self.folder.record():
             self.folder.update_record(engine=self.launcher, **provenance())

@@ -32,7 +32,7 @@ from fedrobust.engines.ray_worker import Worker, pack, take_arrays, unpack
 from fedrobust.errors import ConfigError
 
 ATTEMPTS = 2  # an actor's death costs its client one retry
-WAITING_BYTES = 256 << 20  # of early replies that wait in the object store for a slower client before them
+WAITING_BYTES = 128 << 20  # of early replies that wait in the object store for a slower client before them
 PACKAGES = Path(__file__).resolve().parents[2]  # where clients/, strategies/ ... lie, for the workers' import path
 
 

@@ -40,8 +40,9 @@ class Run:
 
     @property
     def state(self) -> str:
-        """completed, running, interrupted or failed; "not started" where the record does not say."""
-        return self.record.get("state", "not started")
+        """completed, running, interrupted (also by a kill) or failed; "not started" where the record does not say."""
+        state = self.record.get("state", "not started")
+        return "interrupted" if state == "running" and not self.folder.at_work else state
 
     @property
     def models(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def swept(tmp_path_factory, quick, federate) -> Path:
 
 
 @pytest.fixture
-def study(swept, tmp_path) -> Path:
+def study(swept, tmp_path) -> Iterator[Path]:
     """A copy of it, with an evaluation, a run that failed in its last round, one before its first, one at work."""
     folder = tmp_path / "study"
     shutil.copytree(swept, folder)
@@ -65,4 +66,5 @@ def study(swept, tmp_path) -> Path:
     (running.path / "record.json").write_text(json.dumps(record | {"state": "running"}))
     with open(running.path / "rounds.jsonl", "a") as file:
         file.write('{"round": 3, "cli')
-    return folder
+    with running.held():
+        yield folder
