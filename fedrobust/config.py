@@ -206,6 +206,9 @@ class RunConfig(Section, frozen=True):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of the forward and backward pass"
     )
+    init: str = Field(
+        default="", description="a run's folder, for its best model, or a safetensors file: the weights to begin with"
+    )
     run_dir: str = Field(default="", description="folder of the run; unset: a new one below runs/")
     resume: bool = Field(default=False, description="go on from the checkpoint in run-dir")
     data: Data = Data()

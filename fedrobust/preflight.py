@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedrobust.config import RunConfig
 from fedrobust.records import RunFolder
 
 
 def check_run(cfg: RunConfig) -> None:
-    """Names, combinations of settings, device and workers; for a run that is to go on, that nobody is at work on it.
+    """Names, combinations of settings, device and workers; that the weights to begin with are there, and of a run that
+    is to go on, that nobody is at work on it.
 
     Raises:
         ConfigError: a name, a combination of settings, more than this machine has, or a folder that is in use.
+        RunFailed: a missing or corrupt file of weights.
     """
     from fedrobust.engines import plan_workers
+    from fedrobust.evaluation.subjects import load_weights
     from fedrobust.models.activations import activation_maker
     from fedrobust.objectives import check_start
     from fedrobust.process import pick_device
@@ -27,6 +32,8 @@ def check_run(cfg: RunConfig) -> None:
     else:
         resolve("strategies", cfg.strategy.name)(cfg)
         plan_workers(cfg, "ray")
+    if cfg.init and not cfg.resume:
+        load_weights(Path(cfg.init))
     if cfg.resume:
         with RunFolder(cfg.run_dir).held():
             pass

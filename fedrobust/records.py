@@ -35,6 +35,11 @@ def new_run_dir(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def absolute(path: str) -> str:
+    """The path wherever a process stands; "" stays."""
+    return path and str(Path(path).absolute())
+
+
 def model_facts(cfg: RunConfig) -> dict[str, Any]:
     """What a model's file says of itself: all that it takes to build the model, and the data it is for."""
     settings = cfg.model.model_dump()

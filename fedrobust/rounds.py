@@ -14,6 +14,7 @@ from fedrobust.evaluation import Evaluation
 from fedrobust.evaluation.measure import Measure
 from fedrobust.provenance import now, provenance
 from fedrobust.records import CLIENTS, ROUNDS, RunFolder, model_facts
+from fedrobust.warm_start import initial_weights
 
 Row = dict[str, Any]
 
@@ -101,7 +102,7 @@ class Rounds(ABC):
             self.folder.update_record(seconds=round(spent, 2))
 
     def _start(self) -> Checkpoint:
-        """The checkpoint to go on from, or the untrained model."""
+        """The checkpoint to go on from, or the model to begin with."""
         initial = self.measure.bench.arrays()
         self.folder.check_space(4 * sum(array.nbytes for array in initial.values()) + (1 << 20))
         if self.cfg.resume and self.folder.checkpoint.exists():
@@ -111,6 +112,9 @@ class Rounds(ABC):
             self.folder.cut_back(state.progress.sizes)
             return state
         self.folder.cut_back({})
+        if self.cfg.init:
+            initial, found = initial_weights(self.cfg, initial)
+            self.folder.update_record(init=found)
         return Checkpoint(Progress(0, self.cfg.seed, 0, -math.inf), initial, initial)
 
     def _round(self, server_round: int, before: Checkpoint) -> Checkpoint:

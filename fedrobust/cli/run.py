@@ -23,7 +23,7 @@ from fedrobust.errors import ConfigError, UserError
 from fedrobust.naming import short_metric
 from fedrobust.preflight import check_run
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RunFolder, new_run_dir
+from fedrobust.records import RunFolder, absolute, new_run_dir
 
 RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation.test-images")
 
@@ -83,7 +83,7 @@ def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str,
     configs = preset.configs(settings, arguments.variant)
     parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
     return {
-        variant or preset.name: cfg.replace(run_dir=str((parent / variant).absolute()))
+        variant or preset.name: cfg.replace(run_dir=absolute(str(parent / variant)), init=absolute(cfg.init))
         for variant, cfg in configs.items()
     }
 

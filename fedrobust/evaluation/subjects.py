@@ -58,12 +58,9 @@ def load_subject(
     """
     path = Path(name)
     cfg, model, facts = None, None, {"which": which} if path.is_dir() else {}
-    if path.is_dir():
-        cfg = RunFolder(path).read_config()
-        arrays, found = _of_run(RunFolder(path), which)
-        facts |= {**model_facts(cfg), **found}
-    elif path.suffix == ".safetensors":
-        arrays, found = load_model(path, foreign=True)
+    if path.is_dir() or path.suffix == ".safetensors":
+        cfg = RunFolder(path).read_config() if path.is_dir() else None
+        arrays, found = load_weights(path, which)
         facts |= found
     elif re.fullmatch(r"[\w.]+:\w+", name):
         arrays, model = {}, _import(name)
@@ -76,6 +73,19 @@ def load_subject(
     if model is None:
         model = _build(name, facts, dataset, arrays)
     return Subject(name, model, dataset, weights_digest(model), facts, cfg)
+
+
+def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
+    """The weights of a run's best or last model, or of a safetensors file, and what is known of them.
+
+    Raises:
+        ConfigError: a folder without a run.
+        RunFailed: no such file, or a corrupt one.
+    """
+    if not path.is_dir():
+        return load_model(path, foreign=True)
+    arrays, found = _of_run(RunFolder(path), which)
+    return arrays, {**model_facts(RunFolder(path).read_config()), **found}
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from fedrobust.report.evaluation_table import COLUMNS, flag_lines, rows, title
 from fedrobust.report.runs import Run
 from fedrobust.report.tables import outcome
 
-PLACES = ("run-dir", "data.dir", "resume")  # of a machine, not of a run
+PLACES = ("run-dir", "data.dir", "init", "resume")  # of a machine, not of a run
 
 
 def run_details(run: Run, anchor: str) -> str:
