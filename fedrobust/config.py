@@ -72,6 +72,9 @@ class Model(Section, frozen=True):
         default="", description="for relu: a smooth activation whose derivative the backward pass takes; unset: relu's"
     )
     backward_phase: Literal["attack", "update", "both"] = Field(default="both", description="where it does")
+    input_size: int = Field(
+        default=0, ge=0, le=1024, description="side that images are resized to inside the model; 0: theirs"
+    )
 
     def activations(self) -> dict[str, Any]:
         """What `fedrobust.models.build_model` is told of them."""

@@ -75,6 +75,7 @@ def workbench(cfg: RunConfig) -> Workbench:
         std=dataset.std,
         generator_seed=int_stream(cfg.seed, "init"),
         **cfg.model.activations(),
+        input_size=cfg.model.input_size,
     )
     model.to(device).to(memory_format=torch.channels_last)
     return Workbench(dataset, device, pick_precision(cfg.precision, cfg.model.name, device), model)

@@ -122,6 +122,7 @@ def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays
         std=dataset.std,
         generator_seed=0,
         **settings.activations(),
+        input_size=settings.input_size,
     )
     try:
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in arrays.items()})

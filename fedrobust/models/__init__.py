@@ -1,5 +1,6 @@
 """Networks: pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing random in eval mode."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -43,6 +44,7 @@ def build_model(
     alpha: float | None = None,
     backward: str = "",
     phase: Phase = "both",
+    input_size: int = 0,
 ) -> nn.Module:
     """A freshly initialised model on the CPU, in train mode; the same seed gives the same weights.
 
@@ -57,6 +59,7 @@ def build_model(
         mean, std: of the training pixels, one per channel, in [0, 1] pixel units.
         generator_seed: of the initial weights.
         activation, alpha, backward, phase: as of `activation_maker`.
+        input_size: above 0, images are resized to this side first, bilinearly: attacks stay in the data's own pixels.
 
     Raises:
         ConfigError: unknown name, or what `activation_maker` refuses.
@@ -70,6 +73,10 @@ def build_model(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
-        model = build(num_classes, image_shape, mean, std, make)
+        shape = (image_shape[0], input_size, input_size) if input_size else image_shape
+        model = build(num_classes, shape, mean, std, make)
         suit_weights(model, activation, alpha)
+    if not input_size:
         return model
+    resize = nn.Upsample((input_size, input_size), mode="bilinear")
+    return nn.Sequential(OrderedDict(resize=resize, model=model))

@@ -109,11 +109,11 @@ def training_flops(cfg: RunConfig) -> float:
         images = cfg.local.epochs * sum(len(client.train) for client in split.clients)
     steps = 1 if cfg.attack.name == "fgsm" else cfg.attack.steps * cfg.attack.restarts
     passes = 3 if cfg.objective.name == "natural" else 2 * steps + 3
-    return _forward_flops(cfg.model, cfg.data.name) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
+    return forward_flops(cfg.model, cfg.data.name) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
 
 
 @lru_cache
-def _forward_flops(model: Model, data: str) -> float:
+def forward_flops(model: Model, data: str) -> float:
     """Of one image."""
     spec = DATASETS[data]
     height, width, channels = spec.shape
@@ -126,6 +126,7 @@ def _forward_flops(model: Model, data: str) -> float:
         std=spec.std,
         generator_seed=0,
         **model.activations(),
+        input_size=model.input_size,
     ).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape))

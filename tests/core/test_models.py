@@ -191,6 +191,17 @@ def test_smallest_images() -> None:
         assert model(torch.rand(2, *shape)).shape == (2, 10)
 
 
+def test_a_resized_input_is_that_of_the_same_model_on_larger_images() -> None:
+    small, large = (build_model("small-cnn", generator_seed=0, input_size=size, **CIFAR) for size in (0, 48))
+    x = images("calfat-cnn")
+    enlarged = torch.nn.functional.interpolate(x, (48, 48), mode="bilinear")
+    assert torch.equal(large(x), large.get_submodule("model")(enlarged))
+    assert large(x).shape == small(x).shape
+    convolutions = (model.state_dict() for model in (small, large))
+    first, second = ([v for k, v in state.items() if k.endswith("conv1.weight")] for state in convolutions)
+    assert torch.equal(first[0], second[0])
+
+
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="3 channels want as many means and stds, not 1 and 1"):
         build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "mean": (0.5,), "std": (0.5,)})
