@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,4 +94,6 @@ def _curves(runs: Sequence[Run], column: str) -> pd.DataFrame:
 
 
 def _columns(groups: Sequence[Group]) -> dict[str, None]:
-    return {key: None for group in groups for run in group.runs for row in run.rounds for key in row}
+    """Those that a run has in two rounds or more: a single point is no line."""
+    counts = (Counter(key for row in run.rounds for key in row) for group in groups for run in group.runs)
+    return {key: None for count in counts for key in count if count[key] > 1}

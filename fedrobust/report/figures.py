@@ -10,6 +10,7 @@ from fedrobust.report.client_map import draw_clients
 from fedrobust.report.curves import draw_curves, draw_drift
 from fedrobust.report.overview import Overview
 from fedrobust.report.partitions import draw_partitions
+from fedrobust.report.ranking import draw_ranking
 from fedrobust.report.scatter import draw_scatter
 from fedrobust.report.sharing import draw_sharing
 
@@ -19,6 +20,11 @@ WORDS = {
         "What sharing buys",
         "Natural and {robust} accuracy of the best models on the test set against the size of the pool. Lines are "
         "means over seeds, bands one standard deviation.",
+    ),
+    "ranking.png": (
+        "Settings compared",
+        "Natural and {robust} accuracy of the best models on the test set, in order of the second. A ring is a run, "
+        "the dot the mean over seeds, the bar one standard deviation to each side.",
     ),
     "scatter.png": (
         "Natural against robust",
@@ -60,6 +66,7 @@ def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
     draw = {
         "sharing.png": lambda path: draw_sharing(overview.summary, judge, path),
         "curves.png": lambda path: draw_curves(groups, path),
+        "ranking.png": lambda path: draw_ranking(groups, judge, path),
         "scatter.png": lambda path: draw_scatter(groups, judge, path),
         "clients.png": lambda path: draw_clients(groups, judge, path),
         "drift.png": lambda path: draw_drift(groups, path),

@@ -26,6 +26,8 @@ def make_room(configs: Sequence[RunConfig], engine: str, parallel: int) -> tuple
     if not configs:
         return Room(1, engine), "nothing to run"
     cfg, cores = configs[0], available_cores()
+    if cfg.kind == "central":  # no messages to carry: one process
+        engine = "local"
     gpus = _visible_gpus() if cfg.device == "auto" or cfg.device.startswith("cuda") else []
     if cfg.workers.address:
         return Room(parallel or 1, "ray"), "workers.address names a cluster"

@@ -57,7 +57,7 @@ def out(study, tmp_path, capsys):
 def test_every_file_is_there(out):
     names = {path.name for path in out.iterdir()}
     tables = {"results.csv", "results.parquet", "summary.csv", "summary.md", "summary.tex"}
-    figures = {"sharing.png", "curves.png", "scatter.png", "clients.png", "drift.png", "partition-1.png"}
+    figures = {"sharing.png", "curves.png", "scatter.png", "ranking.png", "clients.png", "drift.png", "partition-1.png"}
     assert names >= tables | figures | {"report.html"}
     for path in out.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -157,6 +157,12 @@ def test_room_on_cores(machine):
     assert room.make_room(configs(20), "auto", 0)[0].parallel == 3
 
 
+def test_a_central_run_has_no_engine_and_all_cores(machine):
+    machine(8)
+    found, _ = room.make_room(configs(1, kind="central"), "auto", 0)
+    assert (found.engine, found.flags) == ("local", ("--workers.threads", "8"))
+
+
 def test_room_on_gpus(machine, monkeypatch):
     monkeypatch.setattr(room, "pick_engine", lambda cfg, engine: ("ray", ""))
     machine(16, gpus=4)
