@@ -8,8 +8,9 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fedrobust.engines.arrays import as_tensor, from_record, to_record
+from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.process import keep_freed_memory
+from fedrobust.workbench import as_tensor
 
 app = ClientApp()
 

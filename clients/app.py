@@ -7,7 +7,8 @@ from flwr.clientapp import ClientApp
 
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
-from fedrobust.engines.arrays import as_tensor, from_record, to_record
+from fedrobust.engines.arrays import from_record, to_record
+from fedrobust.workbench import as_tensor
 
 app = ClientApp()
 

@@ -8,10 +8,12 @@ some of those registries lie in the layers above.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from fedrobust.errors import ConfigError
 from fedrobust.flat import FlatValue, Section, nest, one_line, walk
@@ -87,6 +89,13 @@ class Objective(Section, frozen=True):
     adversarial_fraction: Fraction01 = Field(default=0.5, description="adversarial part of a batch (mixed)")
     temperature: float = Field(default=0.1, ge=0, description="CalFAT's tau, on the log class counts")
     scale: float = Field(default=10.0, gt=0, description="CalFAT's s, on the calibrated logits")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="soft labels (natural, at, mixed, trades)")
+    noise_sigma: float = Field(
+        default=0.0, ge=0, le=1, description="Gaussian noise on the natural part of a batch, in pixel units (mixed)"
+    )
+    awp_gamma: float = Field(
+        default=0.0, ge=0, lt=1, description="adversarial weight perturbation over the layer's norm; 0: none"
+    )
     attack_mode: Literal["eval", "train"] = Field(default="eval", description="the model's mode while it is attacked")
 
 
@@ -110,6 +119,38 @@ class Local(Section, frozen=True):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, fresh each round")
     weight_decay: float = Field(default=5e-4, ge=0, description="of SGD")
     augment: bool = Field(default=True, description="the data set's augmentation (CIFAR: random crop and flip)")
+
+
+class Central(Section, frozen=True):
+    schedule: Literal["constant", "piecewise", "cosine", "cyclic"] = Field(
+        default="constant", description="of the learning rate, step by step over the whole run"
+    )
+    milestones: str = Field(
+        default="0.5,0.75", description="piecewise: comma-separated shares of the run after which the rate falls"
+    )
+    decay: float = Field(default=0.1, gt=0, lt=1, description="piecewise: what it is multiplied by there")
+    peak: float = Field(default=0.4, gt=0, lt=1, description="cyclic: share of the run at which the rate is reached")
+    average: Literal["none", "ema", "swa"] = Field(
+        default="none", description="the model is the average of the weights: exponential per step, plain per epoch"
+    )
+    average_decay: float = Field(default=0.999, gt=0, lt=1, description="ema: weight of the average at each step")
+    average_start: Fraction01 = Field(default=0.0, description="share of the run before averaging begins")
+    awp_start: Fraction01 = Field(default=0.0, description="share of the run before objective.awp-gamma counts")
+    patience: int = Field(default=0, ge=0, description="rounds without a better score that end the run; 0: none do")
+    overfitting: Literal["warn", "stop", "ignore"] = Field(
+        default="warn", description="what a fall of PGD-5 accuracy on training images by over 20 points does"
+    )
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, milestones: str) -> str:
+        try:
+            shares = [float(share) for share in split_list(milestones)]
+        except ValueError:
+            shares = [math.nan]
+        if not all(low < high for low, high in pairwise([0.0, *shares, 1.0])):
+            raise ValueError("must be ascending shares between 0 and 1, such as 0.5,0.75")
+        return milestones
 
 
 class Strategy(Section, frozen=True):
@@ -153,8 +194,11 @@ class Workers(Section, frozen=True):
 class RunConfig(Section, frozen=True):
     """One run, complete. `to_flat` and `from_flat` are inverse."""
 
+    kind: Literal["federated", "central"] = Field(
+        default="federated", description="clients and a server, or one training on all the data (fedrobust central)"
+    )
     num_clients: int = Field(default=5, ge=1, le=100_000, description="clients; equals the number of SuperNodes")
-    num_rounds: int = Field(default=10, ge=1, description="communication rounds")
+    num_rounds: int = Field(default=10, ge=1, description="communication rounds; of a central run: its epochs")
     seed: int = Field(default=0, ge=0, lt=2**63, description="root of every random stream")
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"
@@ -171,6 +215,7 @@ class RunConfig(Section, frozen=True):
     objective: Objective = Objective()
     attack: Attack = Attack()
     local: Local = Local()
+    central: Central = Central()
     strategy: Strategy = Strategy()
     evaluation: Evaluation = Evaluation()
     workers: Workers = Workers()
@@ -192,6 +237,10 @@ class RunConfig(Section, frozen=True):
             )
         if self.attack.random_start == "n-fgsm" and self.attack.name != "fgsm":
             raise ValueError("attack.random-start = 'n-fgsm': is for attack.name fgsm only")
+        if self.kind == "central" and self.pool.fraction:
+            raise ValueError(f"pool.fraction = {self.pool.fraction}: a central run has all the data, and no pool")
+        if self.kind == "central" and self.strategy.name != "fedavg":
+            raise ValueError(f"strategy.name = {self.strategy.name!r}: a central run has no strategy; leave it unset")
         return self
 
     def to_flat(self) -> dict[str, FlatValue]:

@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """−log softmax(z)_y.
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """−log softmax(z)_y; with smoothing −Σ_k q_k log softmax(z)_k, q_y = 1 − (K−1)α/K and α/K elsewhere.
 
     Args:
         logits: z, [B, K].
         y: labels, [B] of int64; or class probabilities, [B, K].
+        label_smoothing: α in [0, 1]; the soft labels of Dang et al. and of Smooth Adversarial Training (0.1).
 
     Returns:
-        [B], at least 0. Limit case: log K where all logits are equal.
+        [B], at least 0. Limit cases: log K where all logits are equal; α = 0, hard labels.
     """
-    return F.cross_entropy(logits, y, reduction="none")
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -14,14 +14,19 @@ def check_run(cfg: RunConfig) -> None:
     """
     from fedrobust.engines import plan_workers
     from fedrobust.models.activations import activation_maker
+    from fedrobust.objectives import check_start
     from fedrobust.process import pick_device
     from fedrobust.registry import check_names, resolve
 
     check_names(cfg)
     activation_maker(**cfg.model.activations())
-    resolve("strategies", cfg.strategy.name)(cfg)
     pick_device(cfg.device)
-    plan_workers(cfg, "ray")
+    if cfg.kind == "central":
+        check_start(cfg.objective.name, cfg.attack.random_start)
+        plan_workers(cfg, "local")
+    else:
+        resolve("strategies", cfg.strategy.name)(cfg)
+        plan_workers(cfg, "ray")
     if cfg.resume:
         with RunFolder(cfg.run_dir).held():
             pass

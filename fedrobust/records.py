@@ -159,9 +159,9 @@ class RunFolder:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def complete(self, num_rounds: int) -> bool:
-        """Whether a run of so many rounds is done."""
+        """Whether a run of so many rounds is done, or stopped itself before."""
         record = self.record()
-        return record.get("state") == "completed" and record["rounds"] >= num_rounds
+        return record.get("state") == "completed" and (record["rounds"] >= num_rounds or bool(record.get("stopped")))
 
     def update_record(self, **facts: Any) -> None:
         """Set these keys of record.json."""

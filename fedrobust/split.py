@@ -2,6 +2,7 @@
 
     training set → (subset) → validation slice | pool | partition over clients → own training part | held out
     a client trains on its own training part mixed with its share of the pool
+    a central run is one client that holds all but the validation slice
 
 Everything is an index into the training set in its canonical order, drawn from named streams of the run's seed,
 so that server and clients compute it for themselves and no index travels.
@@ -59,6 +60,8 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     if cfg.data.train_images:
         universe = subset(labels, cfg.data.train_images, rng("subset"))
     rest, validation = _compose(universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation")))
+    if cfg.kind == "central":
+        return FederatedSplit(validation, rest[:0], (ClientShard(rest, rest, rest[:0]),))
     pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool")))
 
     settings = cfg.partition.model_dump(exclude={"scheme", "held_out"})

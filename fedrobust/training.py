@@ -7,6 +7,7 @@ batched there, and nothing is read back before the last step (no host synchronis
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -21,7 +22,7 @@ from fedrobust.seeding import seeded_layers, torch_stream
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: SGD with momentum, fresh at the start.
+    """How long and how fast: SGD with momentum, fresh at the start unless `train` is given one.
 
     Either `epochs` passes over the data, or, where `steps` is positive, that many steps.
     `proximal_mu` > 0 adds FedProx' mu/2 * ||w - w_start||^2 to the loss (Li et al. 2020, eq. 2); 0 is plain SGD.
@@ -38,6 +39,22 @@ class Schedule:
     def num_steps(self, num_images: int) -> int:
         """Steps taken on that many images."""
         return self.steps or self.epochs * math.ceil(num_images / self.batch_size)
+
+    def sgd(self, model: nn.Module) -> torch.optim.SGD:
+        """A fresh optimiser for the parameters of `model` that can be trained."""
+        parameters = trainable(model)
+        return torch.optim.SGD(
+            parameters,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=parameters[0].device.type == "cuda",
+        )
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a step changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,8 @@ def train(
     precision: torch.dtype,
     seed: int,
     stream: tuple[str | int, ...],
+    optimizer: torch.optim.Optimizer | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> TrainingSummary:
     """Train `model` in place on the images `index` of `data`.
 
@@ -86,6 +105,8 @@ def train(
         augmentation: (x, generator) → x, on the device.
         precision: bfloat16 runs forward and backward under autocast; weights stay float32.
         seed, stream: the named stream that shuffling, augmentation and the attack draw from.
+        optimizer: goes on with what it has seen, at its own rate; None is a fresh one of `schedule`'s.
+        after_step: called after each step of the optimiser.
 
     Every epoch visits the images in a new order; the last batch of an epoch may be smaller.
     Raises FloatingPointError when the mean loss is not finite.
@@ -94,15 +115,9 @@ def train(
     device = data.device
     order = torch_stream(seed, *stream, "order")
     generator = torch_stream(seed, *stream, "batch", device=device)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = trainable(model)
     anchor = [parameter.detach().clone() for parameter in parameters] if schedule.proximal_mu else []
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=schedule.learning_rate,
-        momentum=schedule.momentum,
-        weight_decay=schedule.weight_decay,
-        fused=device.type == "cuda",
-    )
+    optimizer = schedule.sgd(model) if optimizer is None else optimizer
     loss_sum = torch.zeros((), device=device)
     natural, adversarial = _Tally(device), _Tally(device)
     steps, images, total = 0, 0, schedule.num_steps(len(index))
@@ -119,6 +134,7 @@ def train(
                 step.loss.backward()
                 _pull_towards(anchor, parameters, schedule.proximal_mu)
                 optimizer.step()
+                after_step()
                 loss_sum += step.loss.detach() * len(y)
                 # `Step`: adversarial logits are of the first images of the batch, natural ones of the last
                 if (logits := step.adversarial_logits) is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,10 +33,14 @@ class Workbench:
         """A split of the data on the device, the same copy for all who ask."""
         return on_device(self.dataset, split, self.device)
 
-    def load(self, weights: dict[str, Tensor]) -> nn.Module:
+    def load(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """The model with these weights."""
         self.model.load_state_dict(weights)
         return self.model
+
+    def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> nn.Module:
+        """The same, of arrays."""
+        return self.load({key: as_tensor(value) for key, value in arrays.items()})
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights: on the CPU, contiguous, independent of what the model does next."""
@@ -41,6 +48,17 @@ class Workbench:
             key: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
             for key, value in self.model.state_dict().items()
         }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The same as arrays."""
+        return {key: value.numpy() for key, value in self.weights().items()}
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the memory of an array, to be read only: torch warns of arrays that are, this does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.objectives import ATTACK_BY_DIVERGENCE
+from fedrobust.objectives import check_start
 from strategies.drift import Drift
 from strategies.guard import Rejected, Update, admit, admit_metrics
 from strategies.nodes import discover
@@ -51,11 +51,7 @@ class Guarded(FlowerFedAvg):
                 f"leave it unset, or take another strategy"
             )
         objective = asked or self.objective
-        if objective in ATTACK_BY_DIVERGENCE and cfg.attack.random_start == "zero":
-            raise ConfigError(
-                f"attack.random-start = 'zero': objective {objective} attacks by a divergence, whose gradient is zero "
-                "there; take gaussian or uniform"
-            )
+        check_start(objective, cfg.attack.random_start)
         self.min_replies = max(cfg.strategy.min_replies, self.least_updates(cfg))
         asked = num_asked(cfg, cfg.strategy.fraction_train)
         if self.min_replies > asked:

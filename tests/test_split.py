@@ -11,10 +11,10 @@ import clients.local
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.measure import Measure
 from fedrobust.split import make_split, split_of, summarise_split
 from fedrobust.workbench import workbench
 from partitions import MODES, PARTITIONS
-from strategies.measure import Measure
 
 N = 1000
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), N // 10))

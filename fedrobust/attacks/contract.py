@@ -63,14 +63,15 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     token = _ATTACKING.set(True)
     try:
-        with _buffers_and_random_state_kept(model, device):
+        with buffers_and_random_state_kept(model, device):
             yield
     finally:
         _ATTACKING.reset(token)
 
 
 @contextmanager
-def _buffers_and_random_state_kept(model: nn.Module, device: torch.device) -> Iterator[None]:
+def buffers_and_random_state_kept(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """As `untouched`, for passes that are not an attack's."""
     training = [module for module in model.modules() if module.training]
     if not training:
         yield

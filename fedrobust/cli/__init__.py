@@ -14,6 +14,7 @@ from fedrobust.errors import UserError
 # command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed
 COMMANDS = {
     "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
+    "central": ("fedrobust.cli.central", "train on all the data in one place: what a federation is measured by"),
     "sweep": (
         "fedrobust.cli.sweep",
         "all runs of a study, several at once: what sharing data buys, and under which skew",

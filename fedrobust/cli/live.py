@@ -55,7 +55,7 @@ class LiveDisplay:
 
 
 def round_line(row: dict[str, Any], num_rounds: int) -> str:
-    """One round in one line: losses, accuracies on the validation slice, what was rejected, seconds."""
+    """One round in one line: losses, accuracies on the validation slice, what was rejected, warnings, seconds."""
     width = len(str(num_rounds))
     parts = [f"round {row['round']:>{width}}/{num_rounds}", f"loss {row['train.loss']:.3f}"]
     prefix = "validation."
@@ -65,7 +65,9 @@ def round_line(row: dict[str, Any], num_rounds: int) -> str:
         names = [key.removeprefix(robust) for key in row if key.startswith(robust)]
         parts += [f"{name} {row[robust + name]:6.1%}" for name in names if name != WORST_CASE]
     for status in ("rejected", "failed", "missing"):
-        if row[status]:
+        if row.get(status):
             parts.append(f"[red]{row[status]} {status}[/red]")
+    if "warning" in row:
+        parts.append(f"[red]{row['warning']}[/red]")
     parts.append(f"{row['seconds_train'] + row['seconds_evaluate']:.1f} s")
     return "  ".join(parts)

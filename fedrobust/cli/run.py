@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fedrobust run PRESET [--engine E] [--tensorboard] [--mlflow [URI]] [--SETTING VALUE ...]\n"
         "       fedrobust run --resume FOLDER"
     )
-    parser.add_argument("preset", nargs="?", help=f"{', '.join(preset_names())}, or a TOML file")
     parser.add_argument(
         "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="who carries the messages"
     )
+    add_run_arguments(parser, preset_names())
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
+    """What runs of both kinds take."""
+    parser.add_argument("preset", nargs="?", help=f"{', '.join(presets)}, or a TOML file")
     parser.add_argument("--variant", default="", help="only this variant of the preset")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the run (or the runs) in a folder")
     parser.add_argument("--tensorboard", action="store_true", help="event files in the run's folder, in tensorboard/")
@@ -48,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run, and end with a short table and the folder's path."""
-    settings = given_settings(arguments)
+    return carry_out(arguments, given_settings(arguments))
+
+
+def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
+    """The runs of a preset with these settings over it, or those to go on with."""
     runs = _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
     _quiet()
     for cfg in runs.values():
@@ -67,7 +77,8 @@ def main(arguments: argparse.Namespace) -> int:
 def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
     """Label → config of each run of a preset, each with a folder of its own."""
     if not arguments.preset:
-        raise ConfigError(f"which preset? known: {', '.join(preset_names())}; or --resume FOLDER")
+        known = preset_names(settings.get("kind", ""))
+        raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
     preset = load_preset(arguments.preset)
     configs = preset.configs(settings, arguments.variant)
     parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
@@ -89,6 +100,11 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     for path in folders:
         started = RunFolder(path).read_config()
         flat = started.to_flat() | settings | {"run-dir": str(path.absolute()), "resume": True}
+        if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
+            raise ConfigError(
+                f"num-rounds: cannot change in a resumed run whose rate follows it (central.schedule = "
+                f"{started.central.schedule!r})"
+            )
         runs[path.name] = RunConfig.from_flat(flat)
     return runs
 
@@ -106,8 +122,7 @@ def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list
 
 
 def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], console: Console) -> int:
-    """One run under the engine that is asked for or fits; its exit code."""
-    from fedrobust.engines import pick_engine, plan_workers
+    """One run, a federated one under the engine that is asked for or fits; its exit code."""
     from fedrobust.provenance import provenance
 
     def warn(line: str) -> None:
@@ -118,13 +133,11 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
         console.print(f"[bold]{label}[/bold]: complete")
         with Following(folder, trackers, warn):
             return 0
-    engine, why = pick_engine(cfg, asked)
-    cfg, plan = plan_workers(cfg, engine)
-    console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients")
-    console.print(f"engine {engine} ({why}): {plan}", highlight=False)
+    cfg, engine, lines = _planned(cfg, asked)
+    console.print(f"[bold]{label}[/bold]: {lines[0]}", *lines[1:], sep="\n", highlight=False)
     if not cfg.resume:
         folder.prepare()
-        folder.update_record(name=label, engine=engine, **provenance())
+        folder.update_record(name=label, kind=cfg.kind, engine=engine, **provenance())
     try:
         with Following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], warn):
             _carry_out(cfg, engine, folder)
@@ -144,14 +157,28 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
     return 0
 
 
+def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
+    """The config with its workers filled in, the engine ("" of a central run), and what there is to say of both."""
+    from fedrobust.engines import pick_engine, plan_workers
+
+    if cfg.kind == "central":
+        cfg, _ = plan_workers(cfg, "local")
+        trained = f"{cfg.objective.name or 'at'} of {cfg.model.name} with {cfg.model.activation}"
+        return cfg, "", [f"{trained} on all of {cfg.data.name}, {cfg.workers.threads} CPU threads"]
+    engine, why = pick_engine(cfg, asked)
+    cfg, plan = plan_workers(cfg, engine)
+    clients = f"{cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients"
+    return cfg, engine, [clients, f"engine {engine} ({why}): {plan}"]
+
+
 def _carry_out(cfg: RunConfig, engine: str, folder: RunFolder) -> None:
     """The run itself; the record then knows its memory, and that it was interrupted."""
-    from fedrobust.engines import run
+    from fedrobust import central, engines
     from fedrobust.memory import PeakMemory
 
     try:
         with PeakMemory() as memory:
-            run(cfg, engine)
+            engines.run(cfg, engine) if engine else central.run(cfg)
     except KeyboardInterrupt:
         folder.update_record(state="interrupted")
         raise
@@ -170,11 +197,14 @@ def _summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     for label, cfg, record in records:
         for which in ("best", "last"):
             values = [f"{record[which].get(name, float('nan')):.1%}" for name in names]
-            table.add_row(label, cfg.strategy.name, which, str(record[which]["round"]), *values)
+            strategy = cfg.strategy.name if cfg.kind == "federated" else cfg.kind
+            table.add_row(label, strategy, which, str(record[which]["round"]), *values)
     console.print(table)
     for _, cfg, record in records:
-        rejected = f", {record['rejected']} updates rejected" if record["rejected"] else ""
+        rejected = f", {record['rejected']} updates rejected" if record.get("rejected") else ""
         console.print(f"{shown(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
+        for line in dict.fromkeys(filter(None, [*record.get("warnings", []), record.get("stopped", "")])):
+            console.print(f"  {line}", style="red", highlight=False, markup=False)
 
 
 def _quiet() -> None:

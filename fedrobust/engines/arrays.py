@@ -8,13 +8,11 @@ can be Flower's.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord
 from numpy.lib import format as npy
 
@@ -68,13 +66,6 @@ def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     if dtype.hasobject:
         raise ValueError("holds Python objects")
     return shape, fortran, dtype
-
-
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """A tensor over the memory of an array, to be read only: torch warns of what `from_record` gives, this does not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(array)
 
 
 def _encode(array: np.ndarray) -> Array:

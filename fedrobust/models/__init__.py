@@ -1,25 +1,33 @@
 """Networks: pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing random in eval mode."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from fedrobust.lookup import lookup
 from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_weights
+from fedrobust.models.builder import Builder
 from fedrobust.models.calfat_cnn import build_calfat_cnn
-from fedrobust.models.resnet import build_resnet18
+from fedrobust.models.efficientnet import build_efficientnet_b0
+from fedrobust.models.preact import build_preact_resnet18, build_wrn_28_10, build_wrn_34_10
+from fedrobust.models.resnet import build_resnet18, build_resnet18_imagenet, build_resnet34, build_resnet50
 from fedrobust.models.small_cnn import build_small_cnn
 from fedrobust.models.smooth_backward import Phase
 
 __all__ = ["ACTIVATIONS", "MODELS", "build_model"]
 
-Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Callable[[], nn.Module]], nn.Module]
-
 MODELS: dict[str, Builder] = {
     "calfat-cnn": build_calfat_cnn,
+    "efficientnet-b0": build_efficientnet_b0,
+    "preact-resnet18": build_preact_resnet18,
     "resnet18": build_resnet18,
+    "resnet18-imagenet": build_resnet18_imagenet,
+    "resnet34": build_resnet34,
+    "resnet50": build_resnet50,
     "small-cnn": build_small_cnn,
+    "wrn-28-10": build_wrn_28_10,
+    "wrn-34-10": build_wrn_34_10,
 }
 
 

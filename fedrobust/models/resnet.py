@@ -1,72 +1,156 @@
-"""ResNet-18 for small images."""
+"""Residual networks for small images: ResNet-18, -34 and -50."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fedrobust.models.builder import Activation, Builder
 from fedrobust.models.normalisation import normalised
 
 
 class BasicBlock(nn.Module):
     """f(shortcut(x) + bn(conv(f(bn(conv(x)))))), f the activation, 3×3 convolutions (He et al. 2016, figure 5 left)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: Callable[[], nn.Module]) -> None:
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, activation: Activation) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.activation1 = activation()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
         self.activation2 = activation()
-        self.downsample = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.activation1(self.bn1(self.conv1(x)))))
         return self.activation2(residual + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet18(nn.Module):
-    """[B, C, H, W], normalised → logits [B, K]. Layers are named, ordered and initialised as in torchvision."""
+class Bottleneck(nn.Module):
+    """The same with 1×1, 3×3 and 1×1 convolutions, the last to four times the width (figure 5 right).
 
-    def __init__(self, num_classes: int, channels: int, activation: Callable[[], nn.Module]) -> None:
+    The stride is the 3×3 convolution's, as in torchvision.
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, activation: Activation) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.activation1 = activation()
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.activation2 = activation()
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.activation3 = activation()
+        self.downsample = _shortcut(inputs, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow = self.activation2(self.bn2(self.conv2(self.activation1(self.bn1(self.conv1(x))))))
+        return self.activation3(self.bn3(self.conv3(narrow)) + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """[B, C, H, W], normalised → logits [B, K]. Layers are named, ordered and initialised as in torchvision.
+
+    Args:
+        blocks: in each of the four stages, of widths 64, 128, 256 and 512; all but the first halve the image.
+        imagenet_stem: a 7×7 convolution of stride 2 and 3×3 max pooling of stride 2 instead of a 3×3 convolution.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: Sequence[int],
+        num_classes: int,
+        channels: int,
+        activation: Activation,
+        *,
+        imagenet_stem: bool = False,
+    ) -> None:
+        super().__init__()
+        kernel, stride, padding = (7, 2, 3) if imagenet_stem else (3, 1, 1)
+        self.conv1 = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.activation = activation()
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1, activation), BasicBlock(64, 64, 1, activation))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, activation), BasicBlock(128, 128, 1, activation))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2, activation), BasicBlock(256, 256, 1, activation))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2, activation), BasicBlock(512, 512, 1, activation))
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet_stem else nn.Identity()
+        stages, inputs = [], 64
+        for number, count in enumerate(blocks):
+            width, layers = 64 << number, []
+            for place in range(count):
+                layers.append(block(inputs, width, 2 if number and not place else 1, activation))
+                inputs = width * block.expansion
+            stages.append(nn.Sequential(*layers))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512, num_classes)
+        self.fc = nn.Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.bn1(self.conv1(x)))
+        x = self.maxpool(self.activation(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def build_resnet18(
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    activation: Callable[[], nn.Module],
-) -> nn.Module:
-    """ResNet-18 (He et al. 2016) with a 3×3 stem of stride 1 and no max pooling, as usual for CIFAR.
+def _builder(
+    name: str,
+    description: str,
+    block: type[BasicBlock | Bottleneck],
+    blocks: Sequence[int],
+    *,
+    imagenet_stem: bool = False,
+) -> Builder:
+    """An entry of MODELS, whose docstring is the description; it refuses images that are too small."""
+    least = 32 if imagenet_stem else 8
 
-    11,173,962 parameters for 3×32×32 and 10 classes; any image of at least 8×8 fits (three stages halve it).
-    Not torchvision's, whose import takes 90 MB and two seconds in every worker; the same network apart from the stem.
+    def build(
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        activation: Activation,
+    ) -> nn.Module:
+        channels, height, width = image_shape
+        if min(height, width) < least:
+            raise ValueError(f"{name} needs images of at least {least}×{least}, not {height}×{width}")
+        network = ResNet(block, blocks, num_classes, channels, activation, imagenet_stem=imagenet_stem)
+        return normalised(network, mean, std)
 
-    Raises:
-        ValueError: a smaller image.
-    """
-    channels, height, width = image_shape
-    if min(height, width) < 8:
-        raise ValueError(f"resnet18 needs images of at least 8×8, not {height}×{width}")
-    return normalised(ResNet18(num_classes, channels, activation), mean, std)
+    build.__doc__ = description
+    return build
+
+
+# Not torchvision's, whose import takes 90 MB and two seconds in every worker; the same networks apart from the stem.
+build_resnet18 = _builder(
+    "resnet18",
+    "ResNet-18 (He et al. 2016) with a 3×3 stem of stride 1 and no max pooling, as usual for CIFAR; 11.2 M parameters.",
+    BasicBlock,
+    (2, 2, 2, 2),
+)
+build_resnet18_imagenet = _builder(
+    "resnet18-imagenet",
+    "ResNet-18 with its own 7×7 stem of stride 2 and max pooling: what Dang et al.'s architecture change starts from.",
+    BasicBlock,
+    (2, 2, 2, 2),
+    imagenet_stem=True,
+)
+build_resnet34 = _builder(
+    "resnet34", "ResNet-34 with the stem of resnet18; 21.3 M parameters.", BasicBlock, (3, 4, 6, 3)
+)
+build_resnet50 = _builder(
+    "resnet50", "ResNet-50 with the stem of resnet18; 23.5 M parameters.", Bottleneck, (3, 4, 6, 3)
+)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Attack
+from fedrobust.errors import ConfigError
 from fedrobust.lookup import configure
 from fedrobust.objectives.adversarial import at, mixed
 from fedrobust.objectives.calfat import calfat
 from fedrobust.objectives.natural import natural
 from fedrobust.objectives.step import Step
 from fedrobust.objectives.trades import trades
+from fedrobust.objectives.weight_perturbation import with_perturbed_weights
 
 __all__ = [
     "ATTACK_BY_DIVERGENCE",
@@ -25,6 +27,7 @@ __all__ = [
     "Step",
     "at",
     "calfat",
+    "check_start",
     "make_objective",
     "mixed",
     "natural",
@@ -43,6 +46,15 @@ ATTACK_BY_DIVERGENCE = frozenset({"trades", "calfat"})
 """Objectives whose attack raises a divergence from the natural output: its gradient is zero at x itself."""
 
 
+def check_start(name: str, random_start: str) -> None:
+    """Raise ConfigError where the attack of this objective begins where it has no gradient."""
+    if name in ATTACK_BY_DIVERGENCE and random_start == "zero":
+        raise ConfigError(
+            f"attack.random-start = 'zero': objective {name} attacks by a divergence, whose gradient is zero there; "
+            "take gaussian or uniform"
+        )
+
+
 class Objective(Protocol):
     """An objective with its attack and settings bound: what `make_objective` returns and training calls."""
 
@@ -50,16 +62,24 @@ class Objective(Protocol):
 
 
 def make_objective(
-    name: str, *, attack: Attack | None = None, class_counts: Tensor | None = None, **settings: Any
+    name: str,
+    *,
+    attack: Attack | None = None,
+    class_counts: Tensor | None = None,
+    awp_gamma: float = 0.0,
+    **settings: Any,
 ) -> Objective:
     """The objective of this name with its settings bound; what only other objectives take is left out.
 
     Args:
         attack: needed by all but `natural`.
         class_counts: of the client, [K], on the model's device; needed by `calfat`.
+        awp_gamma: above 0 the loss is that at adversarially perturbed weights (`weight_perturbation`).
 
     Raises:
         ConfigError: unknown name.
         ValueError: a setting that no objective takes, or one missing that this objective needs.
     """
-    return configure("objective", OBJECTIVES, name, {"attack": attack, "class_counts": class_counts, **settings})
+    bound = {"attack": attack, "class_counts": class_counts, **settings}
+    objective = configure("objective", OBJECTIVES, name, bound)
+    return with_perturbed_weights(objective, awp_gamma) if awp_gamma else objective

@@ -15,12 +15,16 @@ def at(
     generator: torch.Generator | None = None,
     *,
     attack: Attack,
+    label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
 ) -> Step:
-    """Mean cross-entropy on x′: min E max CE (Madry et al. 2018). Limit case: epsilon = 0, `natural`."""
+    """Mean cross-entropy on x′: min E max CE (Madry et al. 2018). Limit case: epsilon = 0, `natural`.
+
+    Labels are smoothed in the outer loss only; the attack raises its own.
+    """
     x_adv = attacked(model, x, y, attack=attack, mode=attack_mode, generator=generator)
     logits = model(x_adv).float()
-    return Step(cross_entropy(logits, y).mean(), None, logits.detach())
+    return Step(cross_entropy(logits, y, label_smoothing).mean(), None, logits.detach())
 
 
 def mixed(
@@ -31,16 +35,20 @@ def mixed(
     *,
     attack: Attack,
     adversarial_fraction: float = 0.5,
+    noise_sigma: float = 0.0,
+    label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
 ) -> Step:
     """Mean cross-entropy of a batch whose first part is adversarial, in one forward pass.
 
     MixFAT (Zizzo et al. 2020) on a shuffled batch. Deviation from Goodfellow et al. (2015, section 6), who
-    weigh the natural and the adversarial loss of every example, at twice the cost. Limit cases: fraction 0 is
-    `natural`, fraction 1 is `at`.
+    weigh the natural and the adversarial loss of every example, at twice the cost. With noise it is Dang et al.'s
+    augmentation (2025), PGD examples and Gaussian noise, whose shares and σ they do not give. Limit cases: fraction
+    0 without noise is `natural`, fraction 1 is `at`.
 
     Args:
         adversarial_fraction: in [0, 1]; the part is rounded to whole examples.
+        noise_sigma: ≥ 0, in pixel units: N(0, σ²) on every pixel of the natural part, clipped to [0, 1].
 
     Raises:
         ValueError: a fraction outside [0, 1].
@@ -50,11 +58,21 @@ def mixed(
     count = int(adversarial_fraction * len(x) + 0.5)
     if count:
         x_adv = attacked(model, x[:count], y[:count], attack=attack, mode=attack_mode, generator=generator)
-        x = torch.cat([x_adv, x[count:]]) if count < len(x) else x_adv
+        x = torch.cat([x_adv, _noisy(x[count:], noise_sigma, generator)]) if count < len(x) else x_adv
+    else:
+        x = _noisy(x, noise_sigma, generator)
     logits = model(x).float()
     parts = logits.detach()
     return Step(
-        cross_entropy(logits, y).mean(),
+        cross_entropy(logits, y, label_smoothing).mean(),
         natural_logits=parts[count:] if count < len(x) else None,
         adversarial_logits=parts[:count] if count else None,
     )
+
+
+def _noisy(x: Tensor, sigma: float, generator: torch.Generator | None) -> Tensor:
+    """x + N(0, sigma²), clipped to [0, 1]; x itself, and nothing drawn, where sigma is 0."""
+    if not sigma:
+        return x
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return x.add(noise, alpha=sigma).clamp_(0, 1)

@@ -16,6 +16,7 @@ def trades(
     *,
     attack: Attack,
     trades_beta: float = 6.0,
+    label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
 ) -> Step:
     """mean CE(x, y) + β mean KL(softmax z(x) ‖ softmax z(x′)), x′ raising the same KL.
@@ -32,5 +33,5 @@ def trades(
     x_adv, _ = divergence_attacked(model, x, attack=attack, loss=kl_divergence, mode=attack_mode, generator=generator)
     natural_logits, adversarial_logits = model(x).float(), model(x_adv).float()
     divergence = kl_divergence(adversarial_logits, natural_logits).mean()
-    loss = cross_entropy(natural_logits, y).mean() + trades_beta * divergence
+    loss = cross_entropy(natural_logits, y, label_smoothing).mean() + trades_beta * divergence
     return Step(loss, natural_logits.detach(), adversarial_logits.detach())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust import toml
-from fedrobust.config import RunConfig
+from fedrobust.config import DEFAULTS, RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.naming import unknown
 
@@ -42,9 +42,10 @@ class Preset:
         }
 
 
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    return toml.shipped(FOLDER)
+def preset_names(kind: str = "") -> list[str]:
+    """Names of the presets that come with the package; with a kind, those of runs of that kind."""
+    names = toml.shipped(FOLDER)
+    return [name for name in names if kind in ("", load_preset(name).settings.get("kind", DEFAULTS.kind))]
 
 
 def load_preset(name: str) -> Preset:

@@ -41,9 +41,9 @@ def describe(run: Run) -> dict[str, Value]:
     if cfg is None:
         return {}
     return {
-        "strategy": cfg.strategy.name,
-        "skew": labels.skew(cfg),
-        "clients": cfg.num_clients,
+        "strategy": cfg.strategy.name if cfg.kind == "federated" else cfg.kind,
+        "skew": labels.skew(cfg) if cfg.kind == "federated" else "",
+        "clients": cfg.num_clients if cfg.kind == "federated" else 1,
         "pool": cfg.pool.fraction,
         "mode": cfg.pool.mode if cfg.pool.fraction else "",
         "data": cfg.data.name,

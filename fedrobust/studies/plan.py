@@ -103,7 +103,7 @@ def training_flops(cfg: RunConfig) -> float:
     """
     split = make_split(cfg, load(cfg.data.name, data_dir=cfg.data.dir or None).train.labels)
     if cfg.local.steps:
-        images = cfg.local.steps * cfg.local.batch_size * cfg.num_clients
+        images = cfg.local.steps * cfg.local.batch_size * len(split.clients)
     else:
         images = cfg.local.epochs * sum(len(client.train) for client in split.clients)
     steps = 1 if cfg.attack.name == "fgsm" else cfg.attack.steps * cfg.attack.restarts

@@ -15,6 +15,7 @@ import pytest
 from fedrobust.checkpoint import load_model
 from fedrobust.cli import COMMANDS, main
 from fedrobust.config import RunConfig
+from fedrobust.preflight import check_run
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder
 from fedrobust.registry import REGISTRIES, registry
@@ -234,20 +235,27 @@ def test_every_command_has_help_and_is_in_the_readme(command, capsys):
 def test_every_preset_is_valid(name):
     preset = load_preset(name)
     assert preset.description
-    for cfg in preset.configs({}).values():
+    for cfg in preset.configs({"device": "cpu"}).values():
         assert isinstance(cfg, RunConfig)
+        check_run(cfg)
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_runs_at_smoke_size(here, name, capsys):
-    if load_preset(name).settings["data.name"] == "cifar10" and not os.environ.get("FEDROBUST_DATA"):
+    preset = load_preset(name)
+    if preset.settings["data.name"] == "cifar10" and not os.environ.get("FEDROBUST_DATA"):
         pytest.skip("needs CIFAR-10: set FEDROBUST_DATA")
     small = ["--data.train-images", "600", "--data.test-images", "50", "--data.validation-fraction", "0.1"]
     small += ["--local.steps", "1", "--local.batch-size", "8", "--attack.steps", "1", "--num-rounds", "1"]
     small += ["--evaluation.attacks", "fgsm", "--evaluation.select-by", "fgsm", "--partition.min-samples", "5"]
-    assert main(["run", name, "--engine", "local", *small, "--run-dir", "mine"]) == 0
-    for cfg in load_preset(name).configs({}):
-        assert RunFolder(here / "mine" / cfg).record()["state"] == "completed"
+    variants = list(preset.variants)
+    if preset.settings.get("kind") == "central":  # a variant of those that are for GPUs, with another model
+        variants = variants[:1]
+        small += ["--model.name", "small-cnn", "--precision", "float32"]
+    for variant in variants or [""]:
+        command = ["run", name, "--engine", "local", *small, "--run-dir", "mine"]
+        assert main([*command, *(["--variant", variant] if variant else [])]) == 0
+        assert RunFolder(here / "mine" / variant).record()["state"] == "completed"
 
 
 def test_report_writes_a_table_figures_and_a_page(here, capsys):

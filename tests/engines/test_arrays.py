@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedrobust.engines.arrays import as_tensor, decode, from_record, to_record
+from fedrobust.engines.arrays import decode, from_record, to_record
+from fedrobust.workbench import as_tensor
 
 numbers = arrays.arrays(
     dtype=st.sampled_from([np.float32, np.float64, np.int64, np.uint8, np.bool_]),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fedrobust.checkpoint import load_model
+from fedrobust.evaluation.measure import Measure
 from fedrobust.split import split_of
-from strategies.measure import Measure
 
 
 def test_best_is_chosen_by_the_validation_slice_and_the_last_is_kept(quick, federate, monkeypatch, bits):

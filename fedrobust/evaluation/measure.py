@@ -1,20 +1,19 @@
-"""The server's own evaluation: the validation slice chooses the best round, the test set is only reported."""
+"""A run's own evaluation: the validation slice chooses the best round, the test set is only reported."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from fedrobust.checkpoint import Arrays
 from fedrobust.config import RunConfig
 from fedrobust.data import subset
 from fedrobust.data.spec import SplitName
-from fedrobust.engines.arrays import as_tensor
-from fedrobust.evaluation import Evaluation, evaluate, make_suite
+from fedrobust.evaluation.accuracy import Evaluation, evaluate
+from fedrobust.evaluation.suite import make_suite
 from fedrobust.seeding import numpy_stream
 from fedrobust.split import split_of
 from fedrobust.workbench import workbench
-
-Arrays = dict[str, np.ndarray]
 
 
 class Measure:
@@ -49,7 +48,7 @@ class Measure:
 
     def _evaluate(self, arrays: Arrays, split: SplitName, index: np.ndarray) -> Evaluation:
         return evaluate(
-            self.bench.load({key: as_tensor(value) for key, value in arrays.items()}),
+            self.bench.load_arrays(arrays),
             self.bench.images(split),
             torch.from_numpy(index),
             self._suite,

@@ -1,0 +1,117 @@
+"""Residual networks with activations before the convolutions: PreActResNet-18 and wide ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedrobust.models.builder import Activation, Builder
+from fedrobust.models.normalisation import normalised
+
+
+class PreActBlock(nn.Module):
+    """shortcut + conv(f(bn(conv(a)))), a = f(bn(x)), 3×3 convolutions (He et al. 2016b, figure 4 e).
+
+    The shortcut is x, or where shapes change a 1×1 convolution of a (both families' usual code).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.activation1 = activation()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.activation2 = activation()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.activation1(self.bn1(x))
+        residual = self.conv2(self.activation2(self.bn2(self.conv1(active))))
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
+class PreActResNet(nn.Module):
+    """[B, C, H, W], normalised → logits [B, K]: a 3×3 stem, stages of which all but the first halve the image, then
+    batch norm, activation and the mean over places.
+
+    Args:
+        stem: its channels; widths, blocks: of each stage.
+    """
+
+    def __init__(
+        self,
+        stem: int,
+        widths: Sequence[int],
+        blocks: int,
+        num_classes: int,
+        channels: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
+        layers, inputs = OrderedDict[str, nn.Module](), stem
+        for number, width in enumerate(widths, 1):
+            for place in range(1, blocks + 1):
+                stride = 2 if number > 1 and place == 1 else 1
+                layers[f"stage{number}-block{place}"] = PreActBlock(inputs, width, stride, activation)
+                inputs = width
+        self.blocks = nn.Sequential(layers)
+        self.bn = nn.BatchNorm2d(inputs)
+        self.activation = activation()
+        self.fc = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.bn(self.blocks(self.conv1(x))))
+        return self.fc(torch.mean(x, (2, 3)))
+
+
+def _builder(name: str, description: str, stem: int, widths: Sequence[int], blocks: int) -> Builder:
+    """An entry of MODELS, whose docstring is the description; it refuses images that are too small."""
+    least = 1 << (len(widths) - 1)
+
+    def build(
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        activation: Activation,
+    ) -> nn.Module:
+        channels, height, width = image_shape
+        if min(height, width) < least:
+            raise ValueError(f"{name} needs images of at least {least}×{least}, not {height}×{width}")
+        return normalised(PreActResNet(stem, widths, blocks, num_classes, channels, activation), mean, std)
+
+    build.__doc__ = description
+    return build
+
+
+build_preact_resnet18 = _builder(
+    "preact-resnet18",
+    "PreActResNet-18 (He et al. 2016b), as in Fast-AT and in studies of robust overfitting; 11.2 M parameters.",
+    64,
+    (64, 128, 256, 512),
+    2,
+)
+build_wrn_28_10 = _builder(
+    "wrn-28-10",
+    "WideResNet-28-10 (Zagoruyko and Komodakis 2016), without dropout; 36.5 M parameters.",
+    16,
+    (160, 320, 640),
+    4,
+)
+build_wrn_34_10 = _builder(
+    "wrn-34-10",
+    "WideResNet-34-10, without dropout, as in TRADES; 46.2 M parameters.",
+    16,
+    (160, 320, 640),
+    5,
+)
