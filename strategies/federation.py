@@ -122,7 +122,7 @@ class Federation:
         drift = self.strategy.drift.of_round(arrays, averaged=self.strategy.averages)
         states = [entry["status"] for entry in self.strategy.ledger]
         row: dict[str, Any] = {
-            "clients": len(messages),
+            "clients": len(states),
             **{status: states.count(status) for status in ("ok", "rejected", "failed", "missing")},
             **{f"train.{key}": value for key, value in metrics.items()},
             "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),

@@ -5,26 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 import warnings
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from fedrobust.cli.follow import Following, Watcher
-from fedrobust.cli.live import LiveDisplay
-from fedrobust.cli.paths import shown
+from fedrobust.cli.follow import Watcher
+from fedrobust.cli.launch import chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError, UserError
-from fedrobust.naming import short_metric
 from fedrobust.preflight import check_run
-from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RunFolder, new_run_dir
-
-RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation.test-images")
+from fedrobust.presets import preset_names
+from fedrobust.records import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run, and end with a short table and the folder's path."""
     settings = given_settings(arguments)
-    runs = _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
+    runs = chosen_runs(arguments, settings)
     _quiet()
     for cfg in runs.values():
         check_run(cfg)
@@ -60,37 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
         code = _run_one(label, cfg, arguments.engine, trackers[label], console)
         if code:
             return code
-    _summarise(console, runs)
+    summarise(console, runs)
     return 0
-
-
-def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
-    """Label → config of each run of a preset, each with a folder of its own."""
-    if not arguments.preset:
-        raise ConfigError(f"which preset? known: {', '.join(preset_names())}; or --resume FOLDER")
-    preset = load_preset(arguments.preset)
-    configs = preset.configs(settings, arguments.variant)
-    parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
-    return {
-        variant or preset.name: cfg.replace(run_dir=str((parent / variant).absolute()))
-        for variant, cfg in configs.items()
-    }
-
-
-def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
-    """Label → config of the run in a folder, or of the runs one level below it that are not complete."""
-    for key in settings:
-        if not key.startswith(RESUMABLE):
-            raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
-    folders = [folder] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
-    if not folders:
-        raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
-    runs = {}
-    for path in folders:
-        started = RunFolder(path).read_config()
-        flat = started.to_flat() | settings | {"run-dir": str(path.absolute()), "resume": True}
-        runs[path.name] = RunConfig.from_flat(flat)
-    return runs
 
 
 def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list[Watcher]:
@@ -110,14 +72,9 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
     from fedrobust.engines import pick_engine, plan_workers
     from fedrobust.provenance import provenance
 
-    def warn(line: str) -> None:
-        console.print(line, style="red", highlight=False, markup=False)
-
+    if is_complete(label, cfg, trackers, console):
+        return 0
     folder = RunFolder(cfg.run_dir)
-    if cfg.resume and folder.complete(cfg.num_rounds):
-        console.print(f"[bold]{label}[/bold]: complete")
-        with Following(folder, trackers, warn):
-            return 0
     engine, why = pick_engine(cfg, asked)
     cfg, plan = plan_workers(cfg, engine)
     console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients")
@@ -125,56 +82,17 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
     if not cfg.resume:
         folder.prepare()
         folder.update_record(name=label, engine=engine, **provenance())
-    try:
-        with Following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], warn):
-            _carry_out(cfg, engine, folder)
-    except KeyboardInterrupt:
-        console.print(f"stopped; go on with: fedrobust run --resume {shown(folder.path)}", highlight=False)
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if folder.checkpoint.exists():
-            print(
-                f"what it had reached is kept; go on with: fedrobust run --resume {shown(folder.path)}",
-                file=sys.stderr,
-            )
-        return error.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return 0
+    return watched("run", label, cfg, lambda: _carry_out(cfg, engine, folder), trackers, console)
 
 
 def _carry_out(cfg: RunConfig, engine: str, folder: RunFolder) -> None:
-    """The run itself; the record then knows its memory, and that it was interrupted."""
+    """The run itself; the record then knows its memory."""
     from fedrobust.engines import run
     from fedrobust.memory import PeakMemory
 
-    try:
-        with PeakMemory() as memory:
-            run(cfg, engine)
-    except KeyboardInterrupt:
-        folder.update_record(state="interrupted")
-        raise
+    with PeakMemory() as memory:
+        run(cfg, engine)
     folder.update_record(peak_memory_bytes=max(memory.peak, folder.record().get("peak_memory_bytes", 0)))
-
-
-def _summarise(console: Console, runs: dict[str, RunConfig]) -> None:
-    """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
-    table = Table("run", "strategy", "model", "round", title="on the test set", title_justify="left")
-    records: list[tuple[str, RunConfig, dict[str, Any]]] = [
-        (label, cfg, RunFolder(cfg.run_dir).record()) for label, cfg in runs.items()
-    ]
-    names = [key for key in records[0][2]["best"] if "accuracy" in key]
-    for name in names:
-        table.add_column(short_metric(name), justify="right")
-    for label, cfg, record in records:
-        for which in ("best", "last"):
-            values = [f"{record[which].get(name, float('nan')):.1%}" for name in names]
-            table.add_row(label, cfg.strategy.name, which, str(record[which]["round"]), *values)
-    console.print(table)
-    for _, cfg, record in records:
-        rejected = f", {record['rejected']} updates rejected" if record["rejected"] else ""
-        console.print(f"{shown(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
 
 
 def _quiet() -> None:
