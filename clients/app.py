@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record, to_record
+from fedrobust.engines.watchdog import limited
+from fedrobust.process import threads
 from fedrobust.workbench import as_tensor
 
 app = ClientApp()
@@ -23,8 +28,8 @@ def query(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local adversarial training from the global model; replies with the new weights and metrics."""
-    client = _client(context)
-    state, metrics = client.train(_weights(message), _instructions(message))
+    with _client(context) as client:
+        state, metrics = client.train(_weights(message), _instructions(message))
     arrays = to_record({key: value.numpy() for key, value in state.items()})
     content = RecordDict({"arrays": arrays, "metrics": MetricRecord({**metrics})})
     return Message(content, reply_to=message)
@@ -33,12 +38,17 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Natural and robust accuracy of the global model on this client's own held-out images."""
-    metrics = _client(context).evaluate(_weights(message), _instructions(message).server_round)
+    with _client(context) as client:
+        metrics = client.evaluate(_weights(message), _instructions(message).server_round)
     return Message(RecordDict({"metrics": MetricRecord({**metrics})}), reply_to=message)
 
 
-def _client(context: Context) -> LocalClient:
-    return LocalClient(RunConfig.from_flat(context.run_config), int(context.node_config["partition-id"]))
+@contextmanager
+def _client(context: Context) -> Iterator[LocalClient]:
+    """The client, at work: with its threads, and no longer than the server waits."""
+    cfg = RunConfig.from_flat(context.run_config)
+    with limited(cfg.strategy.timeout), threads(cfg.workers.threads):
+        yield LocalClient(cfg, int(context.node_config["partition-id"]))
 
 
 def _weights(message: Message):

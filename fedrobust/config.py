@@ -162,6 +162,8 @@ class Strategy(Section, frozen=True):
     fraction_evaluate: Fraction01 = Field(default=1.0, description="clients that evaluate, when they do")
     min_replies: Count = Field(default=1, description="accepted updates without which the run ends with an error")
     timeout: float = Field(default=3600.0, gt=0, description="seconds to wait for the replies of one phase")
+    min_clients: int = Field(default=0, ge=0, description="SuperNodes without which a run does not begin; 0: all")
+    patience: float = Field(default=60.0, gt=0, description="seconds to wait for SuperNodes that are not there")
     proximal_mu: float = Field(
         default=0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones"
     )

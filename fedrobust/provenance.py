@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -55,13 +56,13 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, "+changes" where files differ from it; "" outside a checkout."""
+    """The checkout's commit, "+changes" where files differ from it; outside of one FEDROBUST_COMMIT (an image's)."""
     where = Path(__file__).resolve().parent
     try:
         sha = _git(where, "rev-parse", "HEAD")
         return sha + ("+changes" if _git(where, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return os.environ.get("FEDROBUST_COMMIT", "")
 
 
 def _git(where: Path, *arguments: str) -> str:

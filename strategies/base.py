@@ -21,11 +21,12 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.objectives import check_start
 from strategies.drift import Drift
 from strategies.guard import Rejected, Update, admit, admit_metrics
-from strategies.nodes import discover
+from strategies.nodes import Nodes
 from strategies.replies import content_of, in_order, status_of
 from strategies.sampling import num_asked, sample
 
 Row = dict[str, Any]
+ABSENT = "its SuperNode is not there"
 
 
 class Guarded(FlowerFedAvg):
@@ -68,7 +69,7 @@ class Guarded(FlowerFedAvg):
             **flower,
         )
         self.cfg = cfg
-        self.nodes: dict[int, int] = {}
+        self.nodes = Nodes(cfg)
         self.reference: dict[str, np.ndarray] = {}
         self.ledger: list[Row] = []
         """One row per client asked in the current phase: what it answered, and what became of it."""
@@ -130,17 +131,22 @@ class Guarded(FlowerFedAvg):
         if not fraction:
             self._asked = {}
             return []
-        if not self.nodes:
-            self.nodes = discover(grid, self.cfg.num_clients, timeout=self.cfg.strategy.timeout)
+        wanted = sample(self.cfg, phase, server_round, fraction)
+        nodes = self.nodes.there(grid, wanted, self.min_replies if phase == MessageType.TRAIN else 0)
+        self.ledger = [
+            {"round": server_round, "phase": phase, "client": partition, "status": "missing", "reason": ABSENT}
+            for partition in wanted
+            if partition not in nodes
+        ]
         instructions = {**config, "server-round": server_round, **self.instructions(server_round)}
         self._asked = {
             partition: Message(
                 RecordDict({"arrays": arrays, "config": ConfigRecord(instructions)}),
-                self.nodes[partition],
+                nodes[partition],
                 phase,
                 group_id=str(server_round),
             )
-            for partition in sample(self.cfg, phase, server_round, fraction)
+            for partition in nodes
         }
         return list(self._asked.values())
 
@@ -164,11 +170,11 @@ class Guarded(FlowerFedAvg):
             moved = self.drift.add(update.arrays, self.weight(update))
             yield update
             self.ledger.append(_booked(row, update.num_examples, update.metrics) | {"update_norm": moved})
-        if self._asked and count < self.min_replies:
+        if self.ledger and count < self.min_replies:
             bad = [row for row in self.ledger if row["status"] != "ok"]
             why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])
             seen = f" ({why}{' ...' if len(bad) > 3 else ''})" if bad else ""
-            counted = f"{count} usable updates of {len(self._asked)} clients"
+            counted = f"{count} usable updates of {len(self.ledger)} clients"
             raise RunFailed(f"round {server_round}: {counted}, {self.min_replies} are needed{seen}")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

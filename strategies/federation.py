@@ -52,7 +52,7 @@ class Federation(Rounds):
         drift = self.strategy.drift.of_round(arrays, averaged=self.strategy.averages)
         states = [entry["status"] for entry in self.strategy.ledger]
         row: Row = {
-            "clients": len(messages),
+            "clients": len(states),
             **{status: states.count(status) for status in ("ok", "rejected", "failed", "missing")},
             **{f"train.{key}": value for key, value in metrics.items()},
             "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),

@@ -1,54 +1,107 @@
-"""Which node holds which partition. Only the client knows, so it is asked once; ids of nodes change from run to run."""
+"""Which node holds which partition. Only the client knows, so it is asked once; real machines go and come back."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
 from time import monotonic, sleep
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedrobust.config import RunConfig
 from fedrobust.errors import RunFailed
 
-PATIENCE = 60.0  # seconds without a new node, after which no more are expected
 logger = logging.getLogger(__name__)
 
 
-def discover(grid: Grid, num_clients: int, *, timeout: float) -> dict[int, int]:
-    """Partition → node id, by one QUERY message to every node, which may take `timeout` seconds to answer.
+class Nodes:
+    """Node ids by partition, for as long as a run goes.
 
-    Raises:
-        RunFailed: the number of nodes is not `num_clients`, a node does not answer, or two hold one partition.
+    The run begins when all `num-clients` nodes are there, or when for `strategy.patience` seconds none came and
+    `strategy.min-clients` are. From then on whoever is away is not asked, and whoever comes is.
     """
-    node_ids = _wait_for_nodes(grid, num_clients)
-    messages = [
-        Message(RecordDict({"config": ConfigRecord()}), node_id, MessageType.QUERY) for node_id in sorted(node_ids)
-    ]
-    nodes: dict[int, int] = {}
-    for reply in grid.send_and_receive(messages, timeout=timeout):
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self._num_clients, self._timeout = cfg.num_clients, cfg.strategy.timeout
+        self._least, self._patience = cfg.strategy.min_clients or cfg.num_clients, cfg.strategy.patience
+        self._partition_of: dict[int, int | None] = {}
+        """Of every node that was met; None where it is not one of this run's."""
+
+    def there(self, grid: Grid, wanted: Collection[int], least: int) -> dict[int, int]:
+        """Partition → node id of those of `wanted` whose nodes are there; fewer than `least` are awaited a while.
+
+        Raises:
+            RunFailed: before the first round, and too few nodes, too many, or two for one partition.
+        """
+        if not self._partition_of:
+            self._begin(grid, _wait_for_nodes(grid, self._num_clients, self._least, self._patience))
+        ends = monotonic() + self._patience
+        while True:
+            present = set(grid.get_node_ids())
+            self._meet(grid, present)
+            holders = {self._partition_of[node]: node for node in sorted(present)}
+            found = {partition: holders[partition] for partition in wanted if partition in holders}
+            if len(found) >= min(least, len(wanted)) or monotonic() > ends:
+                return found
+            sleep(0.5)
+
+    def _begin(self, grid: Grid, nodes: Iterable[int]) -> None:
+        """Ask all; here everything must be right."""
+        for node, answer in self._ask(grid, nodes, self._timeout).items():
+            if isinstance(answer, str):
+                raise RunFailed(answer)
+            if answer in self._partition_of.values():
+                raise RunFailed(f"two nodes hold partition {answer}; give each its own partition-id")
+            self._partition_of[node] = answer
+        if (count := len(self._partition_of)) < self._least:
+            missing = min(set(range(self._num_clients)) - set(self._partition_of.values()))
+            lacking = self._num_clients - count
+            raise RunFailed(f"no node answered for partition {missing} ({lacking} of {self._num_clients} are missing)")
+
+    def _meet(self, grid: Grid, present: set[int]) -> None:
+        """Ask those that came since; here nothing may end the run. One in place of a node that left takes its place."""
+        self._partition_of = {n: p for n, p in self._partition_of.items() if p is not None or n in present}
+        held = {self._partition_of[node] for node in present & self._partition_of.keys()}
+        newcomers = present - self._partition_of.keys()
+        answers = self._ask(grid, newcomers, min(self._patience, self._timeout))
+        for node in sorted(newcomers):
+            answer = answers.get(node, "it does not say which partition it holds")
+            taken = answer in held
+            self._partition_of[node] = None if isinstance(answer, str) or taken else answer
+            held.add(self._partition_of[node])
+            logger.warning("a SuperNode came: %s", f"partition {answer}, which another holds" if taken else answer)
+
+    def _ask(self, grid: Grid, nodes: Iterable[int], timeout: float) -> dict[int, int | str]:
+        """Node → its partition, or what is wrong with it; one that does not answer is left out."""
+        messages = [Message(RecordDict({"config": ConfigRecord()}), node, MessageType.QUERY) for node in sorted(nodes)]
+        if not messages:
+            return {}
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        node_of = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        return {node_of[reply.metadata.reply_to_message_id]: self._read(reply) for reply in replies}
+
+    def _read(self, reply: Message) -> int | str:
         if reply.has_error():
-            raise RunFailed(f"a client could not say which partition it holds: {reply.error.reason}")
+            return f"a client could not say which partition it holds: {reply.error.reason}"
         answer = reply.content["metrics"]
         partition, total = int(answer["partition-id"]), int(answer["num-partitions"])  # type: ignore[arg-type]
-        if total != num_clients:
-            raise RunFailed(f"a node was started for {total} partitions, num-clients is {num_clients}; make them equal")
-        if partition in nodes:
-            raise RunFailed(f"two nodes hold partition {partition}; give each its own partition-id")
-        nodes[partition] = reply.metadata.src_node_id
-    if missing := sorted(set(range(num_clients)) - set(nodes)):
-        raise RunFailed(f"no node answered for partition {missing[0]} ({len(missing)} of {num_clients} are missing)")
-    return nodes
+        if total != self._num_clients:
+            return f"a node was started for {total} partitions, num-clients is {self._num_clients}; make them equal"
+        if not 0 <= partition < total:
+            return f"a node holds partition {partition} of {total}; allowed is 0 to {total - 1}"
+        return partition
 
 
-def _wait_for_nodes(grid: Grid, num_clients: int) -> list[int]:
+def _wait_for_nodes(grid: Grid, num_clients: int, least: int, patience: float) -> list[int]:
     """Node ids, once there are `num_clients` of them; they appear one by one, so the wait ends when no more come."""
-    seen, patience_ends = 0, monotonic() + PATIENCE
-    while (count := len(node_ids := list(grid.get_node_ids()))) < num_clients and monotonic() < patience_ends:
+    seen, ends = 0, monotonic() + patience
+    while (count := len(node_ids := list(grid.get_node_ids()))) < num_clients and monotonic() < ends:
         if count > seen:
-            seen, patience_ends = count, monotonic() + PATIENCE
+            seen, ends = count, monotonic() + patience
             logger.warning("%d of %d SuperNodes are there; waiting for more", count, num_clients)
         sleep(0.2)
-    if count != num_clients:
+    if not least <= count <= num_clients:
         raise RunFailed(
             f"{count} SuperNodes are there, num-clients is {num_clients}: set num-clients to {count}, or start "
             f"{num_clients} SuperNodes (simulation: --federation-config 'num-supernodes={num_clients}')"

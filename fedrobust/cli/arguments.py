@@ -26,6 +26,13 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+
+
 def ratio(text: str) -> Ratio:
     """A radius or a step size, such as 8/255."""
     try:

@@ -33,10 +33,8 @@ def superlink(home: Path, log: Path) -> Iterator[Environment]:
     Raises:
         RunFailed: it did not start.
     """
-    port, environment = _free_port(), _environment(home)
-    config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-    config += f'address = "127.0.0.1:{port}"\ninsecure = true\n'
-    (home / "config.toml").write_text(config, encoding="utf-8")
+    port, environment = _free_port(), flwr_environment(home)
+    write_connection(home, f"127.0.0.1:{port}", None)
     command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
     with open(log, "ab") as output:
@@ -104,8 +102,15 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _environment(home: Path) -> Environment:
-    """What the SuperLink and, through it, the apps are started with."""
+def write_connection(home: Path, address: str, root_certificates: Path | None) -> None:
+    """Make CONNECTION of FLWR_HOME `home` this SuperLink, with TLS unless there are no root certificates."""
+    tls = "insecure = true" if root_certificates is None else f'root-certificates = "{root_certificates.absolute()}"'
+    config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n{tls}\n'
+    (home / "config.toml").write_text(config, encoding="utf-8")
+
+
+def flwr_environment(home: Path, address: str = "127.0.0.1") -> Environment:
+    """What Flower's commands and, through them, the apps are started with."""
     environment = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as under the ray engine
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -121,7 +126,7 @@ def _environment(home: Path) -> Environment:
         if environment.get(name):
             environment[name] = str(Path(environment[name]).expanduser().absolute())
     for name in ("no_proxy", "NO_PROXY"):  # what Flower says to itself goes through no proxy
-        environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1"]))
+        environment[name] = ",".join(filter(None, [environment.get(name), address.split(":")[0]]))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.pop(name, None)  # where unset, Ray gives a worker as many threads as it has CPUs
     return environment

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from fedrobust.engines import flwr_runtime
-from fedrobust.engines.flwr_runtime import app_directory, stage
+from fedrobust.engines import flwr_command
+from fedrobust.engines.flwr_command import app_directory, stage
 from fedrobust.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,6 @@ def test_both_apps_run_from_the_unpacked_bundle(fab, tmp_path):
 
 
 def test_an_installation_without_the_app_directory_is_told_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(flwr_runtime, "__file__", str(tmp_path / "fedrobust" / "engines" / "flwr_runtime.py"))
+    monkeypatch.setattr(flwr_command, "__file__", str(tmp_path / "fedrobust" / "engines" / "flwr_runtime.py"))
     with pytest.raises(ConfigError, match="install from a checkout"):
         app_directory()

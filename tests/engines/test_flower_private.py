@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedrobust.engines import CLIENT_APP, SERVER_APP, flower
-from fedrobust.engines.superlink import _environment
+from fedrobust.engines.superlink import flwr_environment
 from fedrobust.registry import load_path
 
 ROOT = Path(__file__).parents[2]
@@ -91,13 +91,13 @@ def test_the_error_code_of_a_client_that_raises_is_a_number():
     [("flwr.common.constant", "FLWR_HOME"), ("flwr.supercore.constant", "FLWR_DISABLE_UPDATE_CHECK")],
 )
 def test_environment_variables_are_called_what_flower_calls_them(module, name, tmp_path):
-    assert getattr(import_module(module), name) in _environment(tmp_path)
+    assert getattr(import_module(module), name) in flwr_environment(tmp_path)
 
 
 def test_telemetry_is_switched_off_by_the_name_flower_reads(tmp_path):
     telemetry = import_module("flwr.supercore.telemetry")
     assert hasattr(telemetry, "FLWR_TELEMETRY_ENABLED")
-    assert _environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert flwr_environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "0"
 
 
 def test_the_environment_has_absolute_paths_and_leaves_threads_to_ray(tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_the_environment_has_absolute_paths_and_leaves_threads_to_ray(tmp_path, 
     monkeypatch.setenv("FEDROBUST_DATA", "data")
     monkeypatch.delenv("FEDROBUST_CACHE", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    environment = _environment(tmp_path)
+    environment = flwr_environment(tmp_path)
     assert environment["FEDROBUST_DATA"] == str(tmp_path / "data")
     assert "FEDROBUST_CACHE" not in environment
     assert "OMP_NUM_THREADS" not in environment

@@ -15,13 +15,24 @@ CLIENTS = 5
 GLOBAL = {"w": np.float32([1, 2, 3]), "seen": np.array(7)}
 
 
+class AllThere:
+    """Nodes from `first` on, `step` apart, one per partition."""
+
+    def __init__(self, num_clients: int, first: int = 100, step: int = 1) -> None:
+        self._nodes = {partition: first + step * partition for partition in range(num_clients)}
+
+    def there(self, grid: Any, wanted: Iterable[int], least: int) -> dict[int, int]:
+        """Those that are wanted."""
+        return {partition: self._nodes[partition] for partition in wanted}
+
+
 class Round:
     """The messages of one phase of round 1, replies to them, and what the strategy makes of those."""
 
     def __init__(self, name: str, phase: str = "train", **settings: Any) -> None:
         self.cfg = RunConfig().replace(**{"num_clients": CLIENTS, "strategy__name": name, **settings})
         self.strategy = STRATEGIES[name](self.cfg)
-        self.strategy.nodes = {partition: 100 + partition for partition in range(self.cfg.num_clients)}
+        self.strategy.nodes = AllThere(self.cfg.num_clients)  # type: ignore[assignment]
         self.phase = phase
         configure = self.strategy.configure_train if phase == "train" else self.strategy.configure_evaluate
         record = ArrayRecord({key: Array(array) for key, array in GLOBAL.items()})
@@ -78,3 +89,9 @@ def open_round() -> Callable[..., Round]:
 def each_strategy(request: pytest.FixtureRequest, open_round: Callable[..., Round]) -> Callable[..., Round]:
     """`open_round` of every registered strategy in turn."""
     return lambda **settings: open_round(request.param, **settings)
+
+
+@pytest.fixture
+def all_there() -> type[AllThere]:
+    """In place of `strategies.nodes.Nodes`."""
+    return AllThere

@@ -47,10 +47,10 @@ def test_everyone_has_a_turn():
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_node_ids_play_no_part(name, open_round):
+def test_node_ids_play_no_part(name, all_there):
     def asked(first_id, step):
         strategy = STRATEGIES[name](CONFIG.replace(strategy__name=name, strategy__fraction_train=0.4))
-        strategy.nodes = {partition: first_id + step * partition for partition in range(20)}
+        strategy.nodes = all_there(20, first_id, step)
         record = ArrayRecord({"w": Array("float32", (0,), "numpy.ndarray", b"")})
         strategy.reference = {}
         messages = strategy._ask("train", 0.4, 1, record, ConfigRecord(), None)

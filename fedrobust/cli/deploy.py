@@ -1,0 +1,77 @@
+"""`fedrobust deploy`: a preset's runs on real SuperNodes, one after another, each watched live and recorded."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+
+from rich.console import Console
+
+from fedrobust.cli.launch import RESUMABLE, chosen_runs, is_complete, summarise, watched
+from fedrobust.cli.settings import add_settings, given_settings
+from fedrobust.config import RunConfig
+from fedrobust.engines.deployment import SuperLink
+from fedrobust.errors import ConfigError
+from fedrobust.preflight import check_run
+from fedrobust.presets import preset_names
+from fedrobust.records import RunFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fedrobust deploy`."""
+    parser.usage = (
+        "fedrobust deploy PRESET [--superlink HOST:PORT] [--ca FILE | --insecure] [--register FOLDER] "
+        "[--SETTING VALUE ...]\n       fedrobust deploy --resume FOLDER\n       fedrobust deploy --register FOLDER"
+    )
+    add = parser.add_argument
+    add("preset", nargs="?", help=f"{', '.join(preset_names('federated'))}, or a TOML file")
+    add("--variant", default="", help="only this variant of the preset")
+    add("--resume", metavar="FOLDER", help=f"go on with the run (or the runs) in a folder; may change: {RESUMABLE}")
+    add("--superlink", metavar="HOST:PORT", default="127.0.0.1:8000", help="its Control API [%(default)s]")
+    add("--ca", metavar="FILE", type=Path, default=Path("certs/ca.crt"), help="whom to trust there [%(default)s]")
+    add("--insecure", action="store_true", help="no TLS: only where nobody else can listen")
+    add("--register", metavar="FOLDER", type=Path, help="first let the SuperNodes in whose public keys lie there")
+    add_settings(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Register, run, and end with a short table and the folder's path."""
+    from fedrobust.engines.deployment import register
+
+    settings = given_settings(arguments)
+    superlink = SuperLink(arguments.superlink, None if arguments.insecure else arguments.ca)
+    runs = chosen_runs(arguments, settings) if arguments.preset or arguments.resume or not arguments.register else {}
+    for cfg in runs.values():
+        check_run(cfg)
+        if cfg.kind != "federated":
+            raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
+        if cfg.data.dir:
+            raise ConfigError(f"data.dir = {cfg.data.dir!r}: each machine has its own; set FEDROBUST_DATA there")
+    console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments.register:
+        for line in register(arguments.register, superlink):
+            console.print(line, highlight=False)
+    for label, cfg in runs.items():
+        if code := _deploy(label, cfg, superlink, console):
+            return code
+    if runs:
+        summarise(console, runs)
+    return 0
+
+
+def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) -> int:
+    """One run; its exit code."""
+    from fedrobust.engines.deployment import launch
+    from fedrobust.provenance import provenance
+
+    if is_complete(label, cfg, [], console):
+        return 0
+    console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients")
+    console.print(f"SuperNodes of {superlink.address}", highlight=False)
+    folder = RunFolder(cfg.run_dir)
+    if not cfg.resume:
+        folder.prepare()
+        folder.update_record(name=label, engine="deployment", **provenance())
+    return watched("deploy", label, cfg, lambda: launch(cfg, superlink), [], console)

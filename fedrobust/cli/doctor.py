@@ -1,0 +1,36 @@
+"""`fedrobust doctor`: can this machine be a client, and if not, what to do."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from fedrobust.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fedrobust doctor`."""
+    add = parser.add_argument
+    add("--server", metavar="HOST:PORT", required=True, help="the server as this client reaches it")
+    add("--certs", metavar="FOLDER", type=Path, default=Path("certs"), help="this client's bundle [%(default)s]")
+    add("--insecure", action="store_true", help="the server is without TLS")
+    add("--data", metavar="NAME", default="digits", help="the data set it is to train on [%(default)s]")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print a line per check; 1 where there is something to mend."""
+    from fedrobust.doctor import Client, examine
+
+    host, _, port = arguments.server.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--server {arguments.server!r}: must be HOST:PORT, such as fl.example.org:8443")
+    console, healthy = Console(soft_wrap=True), True
+    client = Client(host.strip("[]"), int(port), None if arguments.insecure else arguments.certs, arguments.data)
+    for finding in examine(client):
+        mark = "[red]✗[/red]" if finding.remedy else "[green]✓[/green]"
+        console.print(f"{mark} {finding.check:8}", end="")
+        console.print(finding.seen + (f" → {finding.remedy}" if finding.remedy else ""), markup=False, highlight=False)
+        healthy &= not finding.remedy
+    return 0 if healthy else 1

@@ -1,0 +1,134 @@
+"""What `fedrobust run` and `fedrobust deploy` share: which runs, each watched live and recorded, a table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedrobust.cli.follow import Following, Watcher
+from fedrobust.cli.live import LiveDisplay
+from fedrobust.cli.paths import shown
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError, UserError
+from fedrobust.naming import short_metric
+from fedrobust.presets import load_preset, preset_names
+from fedrobust.records import RunFolder, absolute, new_run_dir
+
+RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation.test-images")
+
+
+def chosen_runs(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
+    """Label → config of the runs that `--resume FOLDER`, or a preset, its `--variant` and settings ask for."""
+    return _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
+
+
+def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
+    """Label → config of each run of a preset, each with a folder of its own."""
+    if not arguments.preset:
+        known = preset_names(settings.get("kind", ""))
+        raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
+    preset = load_preset(arguments.preset)
+    configs = preset.configs(settings, arguments.variant)
+    parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
+    return {
+        variant or preset.name: cfg.replace(run_dir=absolute(str(parent / variant)), init=absolute(cfg.init))
+        for variant, cfg in configs.items()
+    }
+
+
+def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
+    """Label → config of the run in a folder, or of the runs one level below it that are not complete."""
+    for key in settings:
+        if not key.startswith(RESUMABLE):
+            raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
+    folders = [folder] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
+    if not folders:
+        raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
+    runs = {}
+    for path in folders:
+        started = RunFolder(path).read_config()
+        flat = started.to_flat() | settings | {"run-dir": str(path.absolute()), "resume": True}
+        if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
+            raise ConfigError(
+                f"num-rounds: cannot change in a resumed run whose rate follows it (central.schedule = "
+                f"{started.central.schedule!r})"
+            )
+        runs[path.name] = RunConfig.from_flat(flat)
+    return runs
+
+
+def is_complete(label: str, cfg: RunConfig, trackers: Sequence[Watcher], console: Console) -> bool:
+    """Whether a run that is to go on has ended already; the trackers see it all the same."""
+    folder = RunFolder(cfg.run_dir)
+    if not (cfg.resume and folder.complete(cfg.num_rounds)):
+        return False
+    console.print(f"[bold]{label}[/bold]: complete")
+    with _following(folder, trackers, console):
+        return True
+
+
+def watched(
+    command: str,
+    label: str,
+    cfg: RunConfig,
+    carry_out: Callable[[], None],
+    trackers: Sequence[Watcher],
+    console: Console,
+) -> int:
+    """Carry out a run in view of the display and the trackers; its exit code, and one line where it is not 0.
+
+    command: what goes on with it, `run` or `deploy`.
+    """
+    folder = RunFolder(cfg.run_dir)
+    again = f"fedrobust {command} --resume {shown(folder.path)}"
+    try:
+        with _following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], console):
+            carry_out()
+    except KeyboardInterrupt:
+        folder.update_record(state="interrupted")
+        console.print(f"stopped; go on with: {again}", highlight=False)
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if folder.checkpoint.exists():
+            print(f"what it had reached is kept; go on with: {again}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return 0
+
+
+def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console) -> Following:
+    def warn(line: str) -> None:
+        console.print(line, style="red", highlight=False, markup=False)
+
+    return Following(folder, watchers, warn)
+
+
+def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
+    """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
+    table = Table("run", "strategy", "model", "round", title="on the test set", title_justify="left")
+    records: list[tuple[str, RunConfig, dict[str, Any]]] = [
+        (label, cfg, RunFolder(cfg.run_dir).record()) for label, cfg in runs.items()
+    ]
+    names = [key for key in records[0][2]["best"] if "accuracy" in key]
+    for name in names:
+        table.add_column(short_metric(name), justify="right")
+    for label, cfg, record in records:
+        for which in ("best", "last"):
+            values = [f"{record[which].get(name, float('nan')):.1%}" for name in names]
+            strategy = cfg.strategy.name if cfg.kind == "federated" else cfg.kind
+            table.add_row(label, strategy, which, str(record[which]["round"]), *values)
+    console.print(table)
+    for _, cfg, record in records:
+        rejected = f", {record['rejected']} updates rejected" if record.get("rejected") else ""
+        console.print(f"{shown(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
+        for line in dict.fromkeys(filter(None, [*record.get("warnings", []), record.get("stopped", "")])):
+            console.print(f"  {line}", style="red", highlight=False, markup=False)

@@ -1,0 +1,110 @@
+"""A deployment of real processes on this machine: SuperLink, SuperExec, SuperNodes; flags as in docker-compose.yml."""
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+
+from fedrobust.certificates import make_certificates
+from fedrobust.engines.superlink import flwr_environment
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)
+
+
+class Machines:
+    """Starts, kills and reads the processes; each has a FLWR_HOME, a log and a process group of its own."""
+
+    def __init__(self, folder: Path, num_clients: int) -> None:
+        self.folder, self.num_clients = folder, num_clients
+        self.certs = folder / "certs"
+        make_certificates(self.certs, ["127.0.0.1"], num_clients)
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str, **environment: str) -> None:
+        home = self.folder / "homes" / name
+        home.mkdir(parents=True, exist_ok=True)
+        with open(self.log(name), "ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                cwd=home,
+                env=flwr_environment(home) | {"OMP_NUM_THREADS": "1"} | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def start_server(self) -> None:
+        bundle = self.certs / "server"
+        secret = ("--superexec-auth-secret-file", str(bundle / "superexec.secret"))
+        tls = ("--ssl-ca-certfile", str(bundle / "ca.crt"), "--ssl-certfile", str(bundle / "server.crt"))
+        tls += ("--ssl-keyfile", str(bundle / "server.key"))
+        self.start(
+            "superlink",
+            *("flower-superlink", *tls, "--enable-supernode-auth", "--isolation", "process", *secret),
+            *("--database", str(self.folder / "state.db"), "--disable-runtime-dependency-installation"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+        )
+        if "serverapp" not in self.processes:
+            trust = ("--root-certificates", str(bundle / "ca.crt"))
+            self.start("serverapp", "flower-superexec", *trust, "--runtime-api-address", self.address, *secret)
+        wait_until(self.healthy, 60, "SuperLink answers")
+
+    def healthy(self) -> bool:
+        with suppress(URLError, OSError):
+            trust = ssl.create_default_context(cafile=str(self.certs / "ca.crt"))
+            return urlopen(f"https://{self.address}/health", context=trust, timeout=2).status == 200
+        return False
+
+    def start_client(self, number: int, **environment: str) -> None:
+        bundle = self.certs / f"client-{number}"
+        self.start(
+            f"client-{number}",
+            *("flower-supernode", "--root-certificates", str(bundle / "ca.crt"), "--superlink", self.address),
+            *("--auth-supernode-private-key", str(bundle / "node.key"), "--port", str(free_port())),
+            *("--node-config", f"partition-id={number} num-partitions={self.num_clients}"),
+            **environment,
+        )
+
+    def kill(self, name: str) -> None:
+        """`kill -9`, of all that this process started too."""
+        process = self.processes.pop(name)
+        for started in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                started.kill()
+        process.wait()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        for started in [p := psutil.Process(self.processes[name].pid), *p.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                os.kill(started.pid, number)
+
+    def close(self) -> None:
+        for name in list(self.processes):
+            with suppress(psutil.NoSuchProcess):
+                self.kill(name)
