@@ -138,7 +138,8 @@ class Rounds(ABC):
             clients = clients + answers
         row["seconds_evaluate"] = perf_counter() - start
 
-        self.folder.append(CLIENTS, clients)
+        if clients:
+            self.folder.append(CLIENTS, clients)
         self.folder.append(ROUNDS, [row])
         progress = Progress(server_round, self.cfg.seed, best_round, best_score, self.folder.sizes())
         after = self.save(Checkpoint(progress, last=arrays, best=best))

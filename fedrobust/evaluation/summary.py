@@ -90,14 +90,14 @@ def per_class(labels: np.ndarray, verdicts: Mapping[str, np.ndarray], class_name
 
 
 def per_client(classes: list[Row], names: list[str], subject: Subject) -> list[Row]:
-    """One row per client of the run the subject comes from; none where it comes from none.
+    """One row per client of the run the subject comes from; none where it comes from none, or from a central run.
 
     A client's accuracy is that of the classes, weighted by its share of each: Σ_c p_i(c) · accuracy(c), with p_i from
     the run's partition. That is its accuracy on test images with its own label distribution; label skew is all that
     tells clients apart here. In a real federation only the clients know their labels: there they evaluate
     themselves, each round that `evaluation.clients-every` says.
     """
-    if subject.cfg is None:
+    if subject.cfg is None or subject.cfg.kind == "central":
         return []
     rows, labels = [], subject.dataset.train.labels
     for number, client in enumerate(split_of(subject.cfg).clients):

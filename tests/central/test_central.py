@@ -60,7 +60,7 @@ def test_one_client_that_holds_all_the_data_is_a_central_run(quick, federate, ce
 def test_a_folder_says_which_kind_it_is_and_holds_no_client(central):
     folder = run(central())
     assert folder.read_config().kind == "central"
-    assert folder.read("clients.jsonl") == []
+    assert not (folder.path / "clients.jsonl").exists()
     assert not folder.partition.exists()
     rows, record = folder.read("rounds.jsonl"), folder.record()
     assert [row["round"] for row in rows] == [1, 2]
@@ -213,7 +213,8 @@ def test_the_command_from_a_preset_to_a_report(here, capsys):
     assert main(["report", "mine", "--out", "out"]) == 0
     assert (here / "out" / "curves.png").stat().st_size > 10_000
     assert "| central |" in capsys.readouterr().out
-    assert main(["evaluate", "mine/fedavg", "--attacks", "fgsm", "--num-images", "40", "--no-checks"]) in (0, 2)
+    assert main(["evaluate", "mine/fedavg", "--attacks", "fgsm", "--num-images", "40", "--no-checks"]) == 0
+    assert "worst client" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
