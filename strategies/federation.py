@@ -143,13 +143,17 @@ class Federation:
     def _describe(self) -> None:
         """What is known before round 1: precision, device, and the partition (from the labels, not from messages)."""
         bench = self.measure.bench
-        summary = summarise_split(bench.dataset, self.measure.split)
-        pd.DataFrame(summary.rows()).to_csv(self.folder.partition, index=False)
         self.folder.update_record(
             device=str(bench.device),
             precision=str(bench.precision).removeprefix("torch."),
             data_digest=bench.dataset.digest,
             objective=self.cfg.objective.name or self.strategy.objective,
+        )
+        if self.cfg.data.own:
+            return  # who has what is known to nobody but the clients
+        summary = summarise_split(bench.dataset, self.measure.split)
+        pd.DataFrame(summary.rows()).to_csv(self.folder.partition, index=False)
+        self.folder.update_record(
             pool={"images": summary.pool_size, "bytes_moved": summary.bytes_moved},
             emd={"before": float(summary.emd_before.mean()), "after": summary.mean_emd},
         )
