@@ -1,4 +1,4 @@
-"""The compose file's demo in real containers: locked down, and a fault after another in one run (`make test-docker`)."""
+"""The compose file's demo in real containers: locked down, and faults one by one in one run (`make test-docker`)."""
 
 import json
 import os
