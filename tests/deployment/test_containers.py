@@ -63,7 +63,7 @@ def container(service: str) -> str:
 
 
 def rows(log: str) -> list[dict]:
-    text = docker("exec", container("serverapp"), "cat", f"/runs/run/{log}.jsonl", check=False)
+    text = docker("exec", container("serverapp"), "cat", f"/runs/run/fedavg/{log}.jsonl", check=False)
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
@@ -163,7 +163,7 @@ def story():
         stopped_at = story.rounds()
         time.sleep(30)
         seen.f11_rounds = (stopped_at, story.rounds())
-        resume = f"fedrobust deploy --resume /runs/run --num-rounds {story.rounds() + 1}"
+        resume = f"fedrobust deploy --resume /runs/run/fedavg --num-rounds {story.rounds() + 1}"
         with_tls = "--superlink superlink:8000 --ca /certs/server/ca.crt"
         seen.resumed = docker("exec", container("serverapp"), *resume.split(), *with_tls.split(), check=False)
         seen.logs = "".join(docker("logs", name) for name in names)

@@ -79,7 +79,10 @@ def test_the_first_round_is_the_simulations_though_the_superlink_was_killed(stor
         rows = folder.read("rounds.jsonl")[:1] + [r for r in folder.read("clients.jsonl") if r["round"] == 1]
         return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
-    assert rows(story.run) == rows(RunFolder(local))
+    for ours, theirs in zip(rows(story.run), rows(RunFolder(local)), strict=True):
+        # norms are sums over buffers that may be aligned differently
+        norms = {key: value for key, value in theirs.items() if "drift" in key or "norm" in key}
+        assert ours == theirs | {key: pytest.approx(value, rel=1e-6) for key, value in norms.items()}
 
 
 def test_f1_the_round_completes_without_the_client_that_was_killed_and_names_it(story):
