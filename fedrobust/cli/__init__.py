@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("fedrobust.cli.report", "what any runs came to, over their seeds: tables, figures, a page"),
     "certs": ("fedrobust.cli.certs", "the keys of a deployment: an authority, the server's certificate, a bundle each"),
     "deploy": ("fedrobust.cli.deploy", "a preset's runs on real SuperNodes: submit, follow, and an exit code"),
+    "pool": ("fedrobust.cli.pool", "the shared pool as a file, for clients that hold no public data set"),
     "doctor": ("fedrobust.cli.doctor", "whether this machine can be a client of a server, and what to do if not"),
     "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
 }
