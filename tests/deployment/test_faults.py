@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import pytest
 import torch
 
 import clients.local
+from fedrobust.engines.flwr_command import Flower
 from fedrobust.errors import RunFailed
 from fedrobust.records import RunFolder
 
@@ -61,6 +63,32 @@ def test_f9_without_room_for_its_checkpoints_a_run_does_not_begin(quick, federat
         federate(cfg)
     assert not RunFolder(cfg.run_dir).read("rounds.jsonl")
     assert RunFolder(cfg.run_dir).record()["state"] == "failed"
+
+
+class Silent(Flower):
+    """A SuperLink that does not answer for a while."""
+
+    def __init__(self, silent_for, log):
+        super().__init__(log.parent, {}, log)
+        self.answers_at = time.monotonic() + silent_for
+
+    def call(self, *arguments, output):
+        time.sleep(0.3)  # the run's log, until the SuperLink was gone
+
+    def ask(self, *arguments):
+        if time.monotonic() < self.answers_at:
+            raise RunFailed("no connection")
+        return {"runs": [{"status": "finished:completed", "status-details": ""}]}
+
+
+def test_f5_whoever_waits_is_patient_from_the_moment_at_which_the_superlink_fell_silent(tmp_path):
+    assert Silent(0.5, tmp_path / "log").await_end("1", patience=2)[0] == "finished:completed"
+    with pytest.raises(RunFailed, match="no connection"):
+        Silent(0.5, tmp_path / "log").await_end("1")
+    start = time.monotonic()
+    with pytest.raises(RunFailed, match="no connection"):
+        Silent(60, tmp_path / "log").await_end("1", patience=1)
+    assert 1 <= time.monotonic() - start < 10
 
 
 HANGS = """
