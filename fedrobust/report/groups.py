@@ -61,6 +61,8 @@ def settings(run: Run) -> dict[str, Value]:
     flat = {key: value for key, value in run.config.to_flat().items() if not key.startswith(INCIDENTAL)}
     if not run.config.pool.fraction:
         flat |= {"pool.mode": "", "pool.share": ""}
+    if not run.config.model.backward_activation:
+        flat |= {"model.backward-phase": ""}
     return describe(run) | flat
 
 

@@ -39,6 +39,8 @@ def phrase(column: str, value: Any) -> str:
         return f"{_percent(value)} pool" if value else "no pool"
     if column == "clients":
         return f"{value} clients"
+    if column in _PHRASES:
+        return _PHRASES[column].format(value)
     return f"{column} {value}" if column in ("objective", *FIELDS) else str(value)
 
 
@@ -83,7 +85,10 @@ def _thousands(count: float) -> str:
     return f"{count:,.0f}"
 
 
+_PHRASES = {"model.backward-activation": "backward {}", "model.backward-phase": "in {}"}
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "model.backward-activation": ("backward", str),
+    "model.backward-phase": ("where", str),
     "pool": ("pool", _percent),
     "emd_before": ("EMD before", "{:.2f}".format),
     "emd_after": ("EMD after", "{:.2f}".format),
