@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.convex.dual import lower_bound, moments
-from fedrobust.convex.lifted import Lifted
+from fedrobust.convex.factors import lifted_of, random_factors, rows, signs
 from fedrobust.convex.margins import worst_case
 from fedrobust.convex.problem import Problem, Solution, nothing, solution
 from fedrobust.seeding import torch_stream
@@ -18,29 +18,10 @@ SMOOTHING = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # γ of the hinge, one sta
 BOUND_EVERY = 10  # evaluations between lower bounds, which cost an eigendecomposition each
 
 
-def signs(units: int, like: Tensor) -> Tensor:
-    """1 for the first half of the neurons, −1 for the second: Z and Z′."""
-    return torch.where(torch.arange(units, device=like.device) < units // 2, 1.0, -1.0).to(like.dtype)
-
-
-def rows(factors: Tensor) -> Tensor:
-    """[v; ‖v‖] of each neuron, [..., m, d + 1]: with u = v/‖v‖ and |α| = ‖v‖², |α| [u;1][u;1]ᵀ is its outer product."""
-    return torch.cat([factors, torch.linalg.vector_norm(factors, dim=-1, keepdim=True)], -1)
-
-
-def lifted_of(factors: Tensor, problem: Problem) -> Lifted:
-    """(Z, Z′) of factors v [C, m, d]."""
-    half = factors.shape[1] // 2
-    first, second = (part.transpose(1, 2) @ part for part in rows(factors).split([half, factors.shape[1] - half], 1))
-    return Lifted(first, second, problem.activation)
-
-
 def start(problem: Problem, seed: int) -> Tensor:
-    """Small random neurons, [C, 2 (d + 1), d]: as many as the optimum ever needs."""
-    dimension = problem.x.shape[1]
-    shape = problem.functions, 2 * (dimension + 1), dimension
+    """Small random neurons, in dtype and on the device of the samples."""
     generator = torch_stream(seed, "convex", "neurons")
-    return (0.5 / dimension**0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(problem.x)
+    return random_factors(problem.functions, problem.x.shape[1], generator).to(problem.x)
 
 
 class Evaluation:
@@ -53,7 +34,7 @@ class Evaluation:
 
     def __init__(self, problem: Problem, factors: Tensor, smoothing: float) -> None:
         with torch.no_grad():
-            lifted = lifted_of(factors, problem)
+            lifted = lifted_of(factors, problem.activation)
             case = worst_case(lifted.forms, problem.x, problem.y, problem.radius)
             short = (1 - case.margin).clamp(min=0)
             norm = factors.square().sum()
@@ -122,7 +103,7 @@ def solve_first_order(
         found = Evaluation(problem, current.detach(), smoothing)
         bound = max(bound, found.lower_bound(problem))
         if found.objective < objective:
-            best, objective = lifted_of(current.detach().double(), problem), found.objective
+            best, objective = lifted_of(current.detach().double(), problem.activation), found.objective
         watch(stage, objective, bound)
         if objective - bound <= tolerance * objective:
             break

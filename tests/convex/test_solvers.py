@@ -11,7 +11,8 @@ from torch import Tensor
 from fedrobust.convex import modelling
 from fedrobust.convex.cutting_set import solve_cutting_set
 from fedrobust.convex.dual import largest_response, lower_bound, moments
-from fedrobust.convex.first_order import SMOOTHING, Evaluation, lifted_of, solve_first_order, start
+from fedrobust.convex.factors import lifted_of
+from fedrobust.convex.first_order import SMOOTHING, Evaluation, solve_first_order, start
 from fedrobust.convex.lifted import Activation, Lifted, mean_of, values
 from fedrobust.convex.margins import worst_case
 from fedrobust.convex.network import PolynomialNetwork, lift, neurons, recover
@@ -147,7 +148,7 @@ def test_gradient_of_the_first_order_solver(small: Problem) -> None:
         - Evaluation(small, factors - step * direction, 0.5).loss
     ) / (2 * step)
     assert (found.gradient * direction).sum().item() == pytest.approx(slope.item(), rel=1e-5)
-    assert found.objective == pytest.approx(small.objective(lifted_of(factors, small)), rel=1e-9)
+    assert found.objective == pytest.approx(small.objective(lifted_of(factors, small.activation)), rel=1e-9)
 
 
 def test_float32(small: Problem) -> None:
