@@ -1,6 +1,6 @@
 """Federated training of polynomial networks: clients exchange lifted variables, which average.
 
-A mean of (Z, Z′) of networks is (Z, Z′) of a network, with ‖α‖₁ no larger than the mean of theirs: the cones are convex.
+A mean of (Z, Z′) of networks is a network's, with ‖α‖₁ no larger than the mean of theirs: the cones are convex.
 Neurons do not average. Certificates are recomputed for each mean. As the optimum over all samples has a certified
 lower bound, what a partition costs is known exactly, up to the width of that bound's gap.
 """
