@@ -133,8 +133,13 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             rounds = sorted({row["round"] for row in part})
             means = [fmean(row["gap"] for row in part if row["round"] == number) for number in rounds]
             name = f"{skew}, {steps} local step{'s' if steps > 1 else ''}"
-            line = {"color": style.colour(colour), "linestyle": style.LINES[dash]}
-            axes.plot(rounds, [100 * gap for gap in means], label=name, **line)
+            axes.plot(
+                rounds,
+                [100 * gap for gap in means],
+                label=name,
+                color=style.colour(colour),
+                linestyle=style.LINES[dash],
+            )
     axes.set_yscale("log")
     axes.set_xlabel("round")
     axes.set_ylabel("objective above the centralised one, %")
