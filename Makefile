@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check unit setup config lock clean
+.PHONY: run test test-docker check unit setup config lock clean
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ check: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest --durations=12
+
+# the compose file's containers, and faults in them: needs a Docker Engine, and half an hour
+test-docker: $(READY)
+	FEDROBUST_TEST_DOCKER=1 $(BIN)/pytest -rs tests/deployment/test_containers.py
 
 # the run-config table in pyproject.toml, from fedrobust/config.py
 config: $(READY)

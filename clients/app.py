@@ -12,7 +12,7 @@ from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.engines.watchdog import limited
-from fedrobust.process import threads
+from fedrobust.process import explained_out_of_memory, threads
 from fedrobust.workbench import as_tensor
 
 app = ClientApp()
@@ -48,7 +48,9 @@ def _client(context: Context) -> Iterator[LocalClient]:
     """The client, at work: with its threads, and no longer than the server waits."""
     cfg = RunConfig.from_flat(context.run_config)
     with limited(cfg.strategy.timeout), threads(cfg.workers.threads):
-        yield LocalClient(cfg, int(context.node_config["partition-id"]))
+        client = LocalClient(cfg, int(context.node_config["partition-id"]))
+        with explained_out_of_memory(client.bench.device):
+            yield client
 
 
 def _weights(message: Message):

@@ -11,9 +11,10 @@ from torch import Tensor
 from fedrobust.attacks import make_attack
 from fedrobust.config import RunConfig
 from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.data.own import load_own
 from fedrobust.evaluation import EvaluationAttack, Stage, evaluate, make_suite
 from fedrobust.objectives import make_objective
-from fedrobust.split import split_of
+from fedrobust.split import shard_of, split_of
 from fedrobust.training import Schedule, TrainingSummary, train
 from fedrobust.workbench import workbench
 
@@ -33,13 +34,19 @@ class Instructions:
 class LocalClient:
     """The client that holds partition `partition` of a run.
 
-    Which images it has follows from the run's seed and the labels; its class counts are computed here and stay here.
+    Which images it has follows from the run's seed and the labels, or they are its own (`data.own`); its class counts
+    are computed here and stay here.
     """
 
     def __init__(self, cfg: RunConfig, partition: int) -> None:
         self.cfg, self.partition = cfg, partition
-        self.bench = workbench(cfg)
-        self.shard = split_of(cfg).clients[partition]
+        if cfg.data.own:
+            data = load_own(cfg)
+            self.bench = workbench(cfg, data.dataset)
+            self.shard = shard_of(cfg, partition, data.own, data.pool, data.dataset.train.labels)
+        else:
+            self.bench = workbench(cfg)
+            self.shard = split_of(cfg).clients[partition]
 
     def train(self, weights: dict[str, Tensor], told: Instructions) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Train from `weights` on the shard; the new weights and the metrics.

@@ -33,6 +33,9 @@ class Data(Section, frozen=True):
     dir: str = Field(
         default="", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download"
     )
+    own: bool = Field(
+        default=False, description="clients train on folders of their own (real machines): FEDROBUST_OWN on each"
+    )
     train_images: int = Field(default=0, ge=0, description="class-balanced subset of the training images; 0 takes all")
     test_images: int = Field(default=0, ge=0, description="class-balanced subset of the test images; 0 takes all")
     validation_fraction: float = Field(

@@ -52,6 +52,26 @@ def threads(count: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def explained_out_of_memory(device: torch.device) -> Iterator[None]:
+    """Say how full the GPU was, and which settings take less, where the block runs out of its memory.
+
+    Raises:
+        MemoryError: instead of PyTorch's own error, which knows neither; what the block held is given back.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info(device)
+        ours = torch.cuda.max_memory_allocated(device)
+        torch.cuda.empty_cache()
+        raise MemoryError(
+            f"out of GPU memory: {(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB were in use on "
+            f"{torch.cuda.get_device_name(device)}, {ours / 2**30:.1f} GiB by this client; lower local.batch-size or "
+            "evaluation.batch-size, or let fewer clients share the GPU (workers.num)"
+        ) from error
+
+
 def available_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -33,7 +33,10 @@ class ClientShard:
 
 @dataclass(frozen=True)
 class FederatedSplit:
-    """Validation slice, shared pool and every client's shard; all disjoint except for the pool's copies."""
+    """Validation slice, shared pool and every client's shard; all disjoint except for the pool's copies.
+
+    No shards where the clients' data are their own (`data.own`).
+    """
 
     validation: np.ndarray
     pool: np.ndarray
@@ -64,20 +67,39 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
         return FederatedSplit(validation, rest[:0], (ClientShard(rest, rest, rest[:0]),))
     pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool")))
 
+    if cfg.data.own:
+        return FederatedSplit(validation, pool, ())
     settings = cfg.partition.model_dump(exclude={"scheme", "held_out"})
     partitioner = configure("partition scheme", partitions.PARTITIONS, cfg.partition.scheme, settings)
     parts = partitioner(labels[private], cfg.num_clients, rng("partition"))
-    clients = []
-    for client, part in enumerate(parts):
-        own, held_out = private[part], private[:0]
-        if cfg.partition.held_out:
-            own, held_out = _compose(own, hold_out(labels[own], cfg.partition.held_out, rng("held-out", client)))
-        train = own
-        if len(pool):
-            shared = client_share(pool, labels, cfg.pool.share, rng("pool-share", client))
-            train = mix(own, shared, mode=cfg.pool.mode, fraction=cfg.pool.fraction, rng=rng("mix", client))
-        clients.append(ClientShard(own, train, held_out))
+    clients = (_shard(cfg, client, private[part], pool, labels) for client, part in enumerate(parts))
     return FederatedSplit(validation, pool, tuple(clients))
+
+
+def shard_of(cfg: RunConfig, client: int, own: np.ndarray, pool: np.ndarray, labels: np.ndarray) -> ClientShard:
+    """What a client does with its own images and the pool, both indices into `labels` [N].
+
+    Raises:
+        ConfigError: when the pool cannot be mixed in as asked (the setting to change is named).
+    """
+    try:
+        return _shard(cfg, client, own, pool, labels)
+    except (partitions.PartitionError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _shard(cfg: RunConfig, client: int, own: np.ndarray, pool: np.ndarray, labels: np.ndarray) -> ClientShard:
+    def rng(name: str) -> np.random.Generator:
+        return numpy_stream(cfg.seed, name, client)
+
+    held_out = own[:0]
+    if cfg.partition.held_out:
+        own, held_out = _compose(own, hold_out(labels[own], cfg.partition.held_out, rng("held-out")))
+    train = own
+    if len(pool):
+        shared = client_share(pool, labels, cfg.pool.share, rng("pool-share"))
+        train = mix(own, shared, mode=cfg.pool.mode, fraction=cfg.pool.fraction, rng=rng("mix"))
+    return ClientShard(own, train, held_out)
 
 
 def _compose(base: np.ndarray, parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

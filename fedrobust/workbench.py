@@ -62,11 +62,14 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def workbench(cfg: RunConfig) -> Workbench:
-    """The workbench of a run, with the untrained model of its seed on it; kept for as long as the process lives."""
+def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
+    """The workbench of a run, with the untrained model of its seed on it; kept for as long as the process lives.
+
+    own: a client's own data, in place of the run's data set.
+    """
     keep_freed_memory()
     device = pick_device(cfg.device)
-    dataset = load(cfg.data.name, data_dir=cfg.data.dir or None)
+    dataset = own or load(cfg.data.name, data_dir=cfg.data.dir or None)
     model = build_model(
         cfg.model.name,
         num_classes=dataset.num_classes,

@@ -80,10 +80,12 @@ class Federation(Rounds):
 
     def describe(self) -> dict[str, Any]:
         """The partition, from the labels and not from messages; partition.csv is written, too."""
+        facts: dict[str, Any] = {"objective": self.cfg.objective.name or self.strategy.objective}
+        if self.cfg.data.own:
+            return facts  # who has what is known to nobody but the clients
         summary = summarise_split(self.measure.bench.dataset, self.measure.split)
         pd.DataFrame(summary.rows()).to_csv(self.folder.partition, index=False)
-        return {
-            "objective": self.cfg.objective.name or self.strategy.objective,
+        return facts | {
             "pool": {"images": summary.pool_size, "bytes_moved": summary.bytes_moved},
             "emd": {"before": float(summary.emd_before.mean()), "after": summary.mean_emd},
         }

@@ -20,11 +20,16 @@ COMMANDS = {
         "all runs of a study, several at once: what sharing data buys, and under which skew",
     ),
     "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
+    "convex": (
+        "fedrobust.cli.convex",
+        "two-layer networks trained to a proven optimum: certified, attacked and clean accuracy against the radius",
+    ),
     "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
     "runs": ("fedrobust.cli.runs", "which runs there are, how far they came, what went wrong"),
     "report": ("fedrobust.cli.report", "what any runs came to, over their seeds: tables, figures, a page"),
     "certs": ("fedrobust.cli.certs", "the keys of a deployment: an authority, the server's certificate, a bundle each"),
     "deploy": ("fedrobust.cli.deploy", "a preset's runs on real SuperNodes: submit, follow, and an exit code"),
+    "pool": ("fedrobust.cli.pool", "the shared pool as a file, for clients that hold no public data set"),
     "doctor": ("fedrobust.cli.doctor", "whether this machine can be a client of a server, and what to do if not"),
     "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
 }

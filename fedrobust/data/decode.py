@@ -77,18 +77,26 @@ def decode_chunk(file: Path, spec: DatasetSpec, encoded: Encoded, images: np.nda
     Raises:
         DataError: an undecodable image, or one of another size or mode than `spec`, by file and row.
     """
-    height, width, channels = spec.shape
     stop = min(start + CHUNK, len(encoded))
     for row in range(start, stop):
-        try:
-            image = Image.open(io.BytesIO(encoded[row] or b""), formats=FORMATS)
-            image.load()
-        except Exception as error:  # broken bytes make decoders raise nearly anything
-            reason = f"image cannot be decoded ({one_line(error)})"
-            raise DataError(f"{file} row {row}: {reason}; allowed: PNG, WebP") from error
-        if image.size != (width, height) or image.mode != MODES[channels]:
-            found = f"{image.width}x{image.height} {image.mode}"
-            expected = f"{width}x{height} {MODES[channels]}"
-            raise DataError(f"{file} row {row}: image is {found}; expected {expected}")
-        images[row] = np.asarray(image).reshape(spec.shape)
+        images[row] = decode_image(encoded[row] or b"", spec, f"{file} row {row}")
     return stop - start
+
+
+def decode_image(data: bytes, spec: DatasetSpec, where: str) -> np.ndarray:
+    """One image, uint8 `[H, W, C]`.
+
+    Raises:
+        DataError: it cannot be decoded, or is of another size or mode than `spec`; `where` it is.
+    """
+    height, width, channels = spec.shape
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+    except Exception as error:  # broken bytes make decoders raise nearly anything
+        reason = f"image cannot be decoded ({one_line(error)})"
+        raise DataError(f"{where}: {reason}; allowed: PNG, WebP") from error
+    if image.size != (width, height) or image.mode != MODES[channels]:
+        found = f"{image.width}x{image.height} {image.mode}"
+        raise DataError(f"{where}: image is {found}; expected {width}x{height} {MODES[channels]}")
+    return np.asarray(image).reshape(spec.shape)

@@ -20,6 +20,7 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.records import RunFolder
 
 PATIENCE = 90.0  # seconds that a SuperLink may take to restart
+RUN_NUMBER = "flwr-run.txt"  # in the run's folder: what Flower calls it
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,16 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
     folder = RunFolder(cfg.run_dir)
     folder.prepare()
     before = folder.record()
+    number = folder.path / RUN_NUMBER
     with command(superlink, folder.path / LOG) as flower:
+        if number.exists():  # whoever waited for it may be gone while it goes on: two would write one folder
+            _stop(flower, number.read_text())
         run_id = flower.submit(cfg)
+        number.write_text(run_id)
         try:
             status, details = flower.await_end(run_id, PATIENCE)
         except KeyboardInterrupt:
-            with suppress(RunFailed):
-                flower.ask("stop", run_id, CONNECTION)
+            _stop(flower, run_id)
             raise
     if status != COMPLETED:
         raise RunFailed(why_failed(folder, before, details))
@@ -53,6 +57,12 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
         raise RunFailed(
             f"{folder.path}: the run completed, but not here; the ServerApp and this command must see one folder"
         )
+
+
+def _stop(flower: Flower, run_id: str) -> None:
+    """End a run; one that has ended already is none to end."""
+    with suppress(RunFailed):
+        flower.ask("stop", run_id, CONNECTION)
 
 
 def register(nodes: Path, superlink: SuperLink) -> list[str]:

@@ -56,7 +56,8 @@ class Flower:
         except json.JSONDecodeError:
             answer = {"success": False, "error-message": "no answer"}
         if not answer["success"]:
-            raise RunFailed(f"flwr {arguments[0]}: {answer['error-message'].strip()}; see {self.log}")
+            said = answer["error-message"].strip().splitlines()[-1].strip()  # above it: what it was about to do
+            raise RunFailed(f"flwr {arguments[0]}: {said}; see {self.log}")
         return answer
 
     def submit(self, cfg: RunConfig, *federation: str) -> str:
@@ -71,20 +72,21 @@ class Flower:
         Raises:
             RunFailed: the SuperLink has not answered for more than `patience` seconds.
         """
-        answered = monotonic()
+        silent_since = None
         while True:
             # ends with the run; asking for the status again and again would cost a Python process each time
             self.call("log", run_id, CONNECTION, "--stream", output=self.log)
             try:
                 run = self.ask("list", CONNECTION, "--run-id", run_id)["runs"][0]
             except RunFailed:
-                if monotonic() - answered > patience:
+                silent_since = silent_since or monotonic()
+                if monotonic() - silent_since >= patience:
                     raise
                 sleep(1)
                 continue
             if run["status"].startswith("finished"):
                 return run["status"], run["status-details"]
-            answered = monotonic()
+            silent_since = None
 
 
 def app_directory() -> Path:

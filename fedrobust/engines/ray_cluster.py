@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Read by Ray when it is imported or started: report nothing; leave CUDA_VISIBLE_DEVICES as it is where no GPU is asked;
@@ -15,6 +17,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
 
 import ray
+from ray._private import services
 from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from fedrobust.config import RunConfig
@@ -38,10 +41,22 @@ def start_ray(address: str, cpus: int) -> bool:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        ray.init(address="local", num_cpus=cpus, _node_ip_address="127.0.0.1", **quiet)
+        with _loopback_means_loopback():
+            ray.init(address="local", num_cpus=cpus, _node_ip_address="127.0.0.1", **quiet)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there that ends the process on the spot
     return True
+
+
+@contextmanager
+def _loopback_means_loopback() -> Iterator[None]:
+    """Ray exchanges 127.0.0.1 for this host's outward address, and listens for all the world where it is that."""
+    resolve = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = resolve
 
 
 def check_room(cfg: RunConfig) -> None:

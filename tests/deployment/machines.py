@@ -1,10 +1,10 @@
 """A deployment of real processes on this machine: SuperLink, SuperExec, SuperNodes; flags as in docker-compose.yml."""
 
 import os
-import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +16,15 @@ import psutil
 
 from fedrobust.certificates import make_certificates
 from fedrobust.engines.superlink import flwr_environment
+
+NOTES_CONNECTIONS = """
+import os, sys
+def note(event, arguments):
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        with open(os.environ["NOTED_CONNECTIONS"], "a") as file:
+            print(sys.argv[0], arguments[1][0], file=file)
+sys.addaudithook(note)
+"""
 
 
 def free_port() -> int:
@@ -41,6 +50,11 @@ class Machines:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.connections = folder / "connections.txt"
+        (folder / "site").mkdir()
+        (folder / "site" / "sitecustomize.py").write_text(NOTES_CONNECTIONS)
+        path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+        self._environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "NOTED_CONNECTIONS": str(self.connections)}
 
     def start(self, name: str, *command: str, **environment: str) -> None:
         home = self.folder / "homes" / name
@@ -49,7 +63,7 @@ class Machines:
             self.processes[name] = subprocess.Popen(
                 command,
                 cwd=home,
-                env=flwr_environment(home) | {"OMP_NUM_THREADS": "1"} | environment,
+                env=flwr_environment(home) | self._environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -91,6 +105,28 @@ class Machines:
             **environment,
         )
 
+    def deploy(self, name: str, *arguments: str) -> None:
+        """`fedrobust deploy`, talking to this SuperLink."""
+        command = (sys.executable, "-m", "fedrobust", "deploy", *arguments)
+        self.start(name, *command, "--superlink", self.address, "--ca", str(self.certs / "ca.crt"))
+
+    def strangers(self) -> dict[str, list[str]]:
+        """SuperNodes that must not get in: name → flags."""
+        other, ours = self.folder / "other", self.certs / "client-0"
+        if not other.exists():
+            make_certificates(other, ["127.0.0.1"], 1)
+        trust = ["--root-certificates", str(ours / "ca.crt")]
+        foreign = ["--root-certificates", str(other / "ca.crt")]
+        key = ["--auth-supernode-private-key"]
+        flags = {
+            "plaintext": ["--insecure"],
+            "unregistered": [*trust, *key, str(other / "client-0" / "node.key")],
+            "without-a-key": trust,
+            "other-authority": [*foreign, *key, str(ours / "node.key")],
+        }
+        where = ["--superlink", self.address, "--node-config", "partition-id=0 num-partitions=2", "--port"]
+        return {name: [*chosen, *where, str(free_port())] for name, chosen in flags.items()}
+
     def kill(self, name: str) -> None:
         """`kill -9`, of all that this process started too."""
         process = self.processes.pop(name)
@@ -98,11 +134,6 @@ class Machines:
             with suppress(psutil.NoSuchProcess):
                 started.kill()
         process.wait()
-
-    def signal(self, name: str, number: signal.Signals) -> None:
-        for started in [p := psutil.Process(self.processes[name].pid), *p.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                os.kill(started.pid, number)
 
     def close(self) -> None:
         for name in list(self.processes):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
@@ -62,6 +63,19 @@ def test_a_cluster_with_too_few_cores_is_refused_instead_of_waited_for(ray_is_up
     cfg = RunConfig().replace(num_clients=CLIENTS, workers__num=3, workers__threads=2)
     with pytest.raises(ConfigError, match=r"workers.num = 3 with 2 threads .*wants 6 CPUs, the Ray cluster has 4"):
         RayGrid(cfg, SCRIPTED)
+
+
+def test_s7_a_private_ray_listens_on_the_loopback_alone_and_has_no_dashboard(ray_is_up):
+    ray = pytest.importorskip("ray")
+    listening = {
+        (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} == {"127.0.0.1"}
+    assert not ray._private.worker.global_worker.node.webui_url
 
 
 @pytest.fixture

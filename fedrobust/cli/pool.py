@@ -1,0 +1,34 @@
+"""`fedrobust pool`: the shared pool of a run as a file, for clients that hold no public data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fedrobust.cli.settings import add_settings, complete, given_settings
+from fedrobust.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fedrobust pool`."""
+    parser.usage = "fedrobust pool [PRESET] --out FILE [--SETTING VALUE ...]"
+    parser.add_argument("preset", nargs="?", default="", help="whose settings to start from; default: the defaults")
+    parser.add_argument("--out", type=Path, required=True, help="the file, which ends in .safetensors")
+    add_settings(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write it; say how large it is."""
+    from fedrobust.data import Split, load
+    from fedrobust.data.own import save_pool
+    from fedrobust.split import make_split
+
+    cfg = complete(arguments.preset, given_settings(arguments))
+    if not cfg.pool.fraction:
+        raise ConfigError("pool.fraction = 0: there is no pool; set it above 0, at most 0.4")
+    train = load(cfg.data.name, data_dir=cfg.data.dir or None).train
+    chosen = make_split(cfg.replace(data__own=True), train.labels).pool
+    save_pool(arguments.out, cfg, Split(train.images[chosen], train.labels[chosen]))
+    size = arguments.out.stat().st_size / 2**20
+    print(f"wrote {arguments.out}: {len(chosen)} raw images of {cfg.data.name}, {size:.1f} MiB")
+    return 0

@@ -1,0 +1,125 @@
+"""A trained network's last linear layer replaced by a two-layer head that a convex programme trains on its features.
+
+The features are what goes into the last linear layer. A certificate of the head holds in feature space: in pixels only
+for the radius divided by the extractor's Lipschitz constant, which is not known here. So heads are judged through the
+whole network, by attacks on pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedrobust.data.device import DeviceImages
+from fedrobust.errors import ConfigError
+from fedrobust.seeding import torch_stream
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Feature vectors [n, d] and labels, and the projection from raw features to them."""
+
+    x: Tensor
+    y: Tensor
+    projection: Projection
+
+
+class Projection(nn.Module):
+    """(z − centre) · basis / scale: raw features [B, D] → [B, d]. The columns of `basis` [D, d] are orthonormal.
+
+    An l2 radius r behind it is r · scale before it, where no two points are closer.
+    """
+
+    centre: Tensor
+    basis: Tensor
+
+    def __init__(self, centre: Tensor, basis: Tensor, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("centre", centre)
+        self.register_buffer("basis", basis)
+        self.scale = scale
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - self.centre) @ self.basis / self.scale
+
+
+def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and module of the last linear layer. Raises ConfigError where there is none."""
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not found:
+        raise ConfigError(f"{type(model).__name__} has no linear layer, so no head to replace")
+    return found[-1]
+
+
+@torch.no_grad()
+def raw_features(model: nn.Module, data: DeviceImages, index: Tensor, batch_size: int = 500) -> Tensor:
+    """What goes into the last linear layer of `model` in eval mode, [n, D] in float32."""
+    seen: list[Tensor] = []
+    hook = last_linear(model)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model.eval()
+        for chosen in index.split(batch_size):
+            model(data.batch(chosen)[0])
+    finally:
+        hook.remove()
+    return torch.cat(seen)
+
+
+def projected(raw: Tensor, y: Tensor, components: int) -> Features:
+    """Features on their first principal components, scaled so that their coordinates have variance 1 on average."""
+    raw = raw.double()
+    if not 0 < components <= min(raw.shape):
+        raise ConfigError(f"--components {components}: must be 1 to {min(raw.shape)} for these features")
+    centre = raw.mean(0)
+    basis = torch.linalg.svd(raw - centre, full_matrices=False)[2][:components].T
+    found = (raw - centre) @ basis
+    scale = float(found.square().mean().sqrt())
+    projection = Projection(centre.float(), basis.float(), scale)
+    return Features(found / scale, y, projection)
+
+
+def with_head(model: nn.Module, head: nn.Module) -> nn.Module:
+    """A copy of the whole network, pixels to logits, with `head` in place of its last linear layer, in eval mode."""
+    whole = copy.deepcopy(model)
+    name, _ = last_linear(whole)
+    parent, _, leaf = name.rpartition(".")
+    setattr(whole.get_submodule(parent), leaf, head)
+    return whole.eval()
+
+
+def sam_head(
+    model: nn.Module, raw: Tensor, y: Tensor, *, rho: float = 0.05, epochs: int = 20, rate: float = 0.01, seed: int = 0
+) -> nn.Linear:
+    """The last linear layer fine-tuned on features by sharpness-aware minimisation (Foret et al. 2021, algorithm 1).
+
+    w ← w − η ∇L(w + ρ ∇L(w)/‖∇L(w)‖₂), batches of 128, momentum 0.9, on the cross-entropy of the features as they are.
+    """
+    head = copy.deepcopy(last_linear(model)[1])
+    parameters = list(head.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+    generator = torch_stream(seed, "convex", "sam")
+    for chosen in _batches(len(raw), epochs, generator):
+        x, target = raw[chosen], y[chosen]
+        gradients = torch.autograd.grad(F.cross_entropy(head(x), target), parameters)
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt().clamp(min=1e-12)
+        with torch.no_grad():
+            moves = [rho * gradient / norm for gradient in gradients]
+            for parameter, move in zip(parameters, moves, strict=True):
+                parameter.add_(move)
+        optimizer.zero_grad()
+        F.cross_entropy(head(x), target).backward()
+        with torch.no_grad():
+            for parameter, move in zip(parameters, moves, strict=True):
+                parameter.sub_(move)
+        optimizer.step()
+    return head
+
+
+def _batches(size: int, epochs: int, generator: torch.Generator, batch_size: int = 128) -> Iterator[Tensor]:
+    for _ in range(epochs):
+        yield from torch.randperm(size, generator=generator).split(batch_size)

@@ -1,0 +1,91 @@
+"""What is solved, and what a solver returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from fedrobust.convex.lifted import RELU_FIT, Activation, Lifted
+from fedrobust.convex.margins import functions_of, worst_case
+from fedrobust.convex.network import PolynomialNetwork, lift, recover
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """min (1/n) Σ_i (1 − w_i)₊ + β ‖α‖₁ over polynomial networks, w_i the worst margin within ‖δ‖₂ ≤ r.
+
+    Attributes:
+        x: samples [n, d], float64 or float32; solvers other than the first-order one compute in float64.
+        y: labels 0 .. num_classes − 1 [n], int64.
+        radius: r ≥ 0, in the units of x.
+        beta: β > 0.
+    """
+
+    x: Tensor
+    y: Tensor
+    radius: float
+    beta: float
+    num_classes: int = 2
+    activation: Activation = RELU_FIT
+
+    @property
+    def functions(self) -> int:
+        """C."""
+        return functions_of(self.num_classes)
+
+    def objective(self, lifted: Lifted) -> float:
+        """The value at a network, its worst cases taken exactly."""
+        case = worst_case(lifted.forms, self.x.to(lifted.positive), self.y, self.radius)
+        return float((1 - case.margin).clamp(min=0).mean() + self.beta * lifted.path_norm)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A network, what it costs, and a proof of how much better any other could be.
+
+    Attributes:
+        network: the ordinary module, at most 2 (d + 1) hidden units per function.
+        lifted: its (Z, Z′), float64.
+        objective: its value in the programme, worst cases exact: an upper bound on the optimum.
+        lower_bound: no network has less; recomputed by us from the solver's dual variables, never read off a solver.
+        status: "optimal" (gap within the tolerance asked for), else what stopped the solver.
+        rounds: steps, rounds of cuts, or iterations of the interior-point method.
+    """
+
+    network: PolynomialNetwork
+    lifted: Lifted
+    objective: float
+    lower_bound: float
+    status: str
+    seconds: float
+    rounds: int
+
+    @property
+    def gap(self) -> float:
+        """(objective − lower bound) / objective."""
+        return (self.objective - self.lower_bound) / self.objective if self.objective else 0.0
+
+    def judged(self, tolerance: float, otherwise: str) -> Solution:
+        """With status "optimal" where the gap is within `tolerance`, `otherwise` where it is not."""
+        return replace(self, status="optimal" if self.gap <= tolerance else otherwise)
+
+
+def solution(
+    problem: Problem, found: Lifted, lower_bound: float, *, started: float, rounds: int, status: str = ""
+) -> Solution:
+    """Turn what a solver found into a network that is feasible exactly, and into its value."""
+    network = recover(found)
+    lifted = lift(network)
+    return Solution(
+        network, lifted, problem.objective(lifted), max(lower_bound, 0.0), status, perf_counter() - started, rounds
+    )
+
+
+def nothing(problem: Problem) -> Lifted:
+    """The network without neurons, f = 0: its objective is 1."""
+    size = problem.x.shape[1] + 1
+    zero = torch.zeros(problem.functions, size, size, dtype=torch.float64, device=problem.x.device)
+    return Lifted(zero, zero, problem.activation)

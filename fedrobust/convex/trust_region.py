@@ -1,0 +1,68 @@
+"""Quadratic functions on a ball, many at once: the exact worst case of a polynomial network."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_STEPS = 60
+HARD = 1024  # a minimiser shorter than the radius by more than so many roundings is the hard case's
+
+
+class Minimum(NamedTuple):
+    """Of `minimise`: points [n, d] in the eigenbasis, values [n], multipliers μ [n] of ‖δ‖² ≤ r²."""
+
+    point: Tensor
+    value: Tensor
+    multiplier: Tensor
+
+
+@torch.no_grad()
+def minimise(curvature: Tensor, gradient: Tensor, radius: Tensor, *, sphere: bool = False) -> Minimum:
+    """min over ‖δ‖₂ ≤ r of Σ_k (λ_k δ_k² + 2 g_k δ_k), for n functions in their eigenbases at once.
+
+    The minimiser is δ = −(Λ + μ)⁻¹ g with μ ≥ max(0, −λ_min), and ‖δ‖ = r unless μ = 0. The secular equation
+    1/‖δ(ν)‖ = 1/r is solved in ν = μ + λ_min, so that denominators λ_k − λ_min + ν keep their digits near the pole; its
+    left side is concave and increases, so Newton's method climbs to the root without safeguards from
+    max_k (|g_k|/r − (λ_k − λ_min)), which is at or left of it (Conn, Gould and Toint 2000, section 7.3). Hard case, g
+    without a part along λ_min: δ(0) is shorter than r, and an eigenvector of λ_min makes up the length.
+
+    Args:
+        curvature: λ [n, d], not sorted.
+        gradient: g [n, d].
+        radius: r > 0 [n].
+        sphere: minimise over ‖δ‖₂ = r instead: μ may be negative then.
+
+    Returns:
+        `value` is the dual one, −Σ g_k²/(λ_k + μ) − μ r²: below the minimum at any μ, whatever the number of steps.
+    """
+    lowest, position = curvature.min(1)
+    gaps = curvature - lowest[:, None]
+    floor = torch.zeros_like(lowest) if sphere else lowest.clamp(min=0)
+    shift = torch.maximum(floor, (gradient.abs() / radius[:, None] - gaps).amax(1))
+    for _ in range(MAX_STEPS):
+        point = _divide(-gradient, gaps + shift[:, None])
+        length = torch.linalg.vector_norm(point, dim=1)
+        slope = _divide(point.square(), gaps + shift[:, None]).sum(1)
+        step = _divide((length / radius - 1) * length.square(), slope).clamp(min=0)
+        shift = shift + step
+        if (step <= 4 * torch.finfo(shift.dtype).eps * shift).all():
+            break
+    point = _divide(-gradient, gaps + shift[:, None])
+    multiplier = shift - lowest if sphere else (shift - lowest).clamp(min=0)
+    value = (gradient * point).sum(1) - multiplier * radius.square()
+    length = torch.linalg.vector_norm(point, dim=1)
+    point = point * (radius / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)[:, None]
+    on_sphere = multiplier != 0
+    hard = on_sphere & (length < (1 - HARD * torch.finfo(length.dtype).eps) * radius)
+    missing = (radius.square() - length.square()).clamp(min=0).sqrt() * hard
+    # towards lower values, where g has a part along it that rounding left
+    sign = torch.where(gradient.gather(1, position[:, None])[:, 0] > 0, -1.0, 1.0).to(missing.dtype)
+    return Minimum(point.scatter_add(1, position[:, None], (sign * missing)[:, None]), value, multiplier)
+
+
+def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Their quotient, 0 where both are 0."""
+    return torch.where(numerator == 0, 0.0, numerator / denominator)

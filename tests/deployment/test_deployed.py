@@ -1,0 +1,142 @@
+"""One federation of real processes over TLS: strangers at the door (S1–S3), SuperLink killed in round 1 (F5), a client
+in round 2 (F1). What it computes is held against the `local` engine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from fedrobust.checkpoint import load_model
+from fedrobust.config import RunConfig
+from fedrobust.records import RunFolder
+
+pytestmark = pytest.mark.timeout(1200)  # a Python process per message, each of which imports PyTorch
+
+SETTINGS = {
+    "num-clients": 2,
+    "num-rounds": 2,
+    "device": "cpu",
+    "data.train-images": 400,
+    "data.test-images": 100,
+    "attack.steps": 2,
+    "local.batch-size": 32,
+    "strategy.timeout": 300,
+    "strategy.patience": 5,
+    "strategy.fraction-evaluate": 0,
+    "evaluation.attacks": "fgsm",
+    "evaluation.select-by": "natural",
+    "workers.threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory, federation_of_processes):
+    """Play it once; what was seen."""
+    folder = tmp_path_factory.mktemp("deployed")
+    machines, wait_until = federation_of_processes(folder, 2)
+    (folder / "mine.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in SETTINGS.items()))
+    run = RunFolder(folder / "run")
+    try:
+        machines.start_server()
+        for name, flags in machines.strangers().items():
+            machines.start(name, "flower-supernode", *flags)
+        machines.deploy("register", "--register", str(machines.certs / "server" / "nodes"))
+        machines.processes["register"].wait()
+        for number in range(2):
+            machines.start_client(number)
+
+        machines.deploy("deploy", str(folder / "mine.toml"), "--run-dir", str(run.path))
+        wait_until(lambda: "train message" in machines.log("client-1").read_text(), 300, "round 1 begins")
+        machines.kill("superlink")
+        machines.start_server()
+        wait_until(lambda: run.read("rounds.jsonl"), 400, "round 1 ends")
+        wait_until(lambda: machines.log("client-1").read_text().count("train message") > 2, 300, "round 2 begins")
+        machines.kill("client-1")
+        code = machines.processes["deploy"].wait(timeout=400)
+        strangers = {name: machines.processes[name].poll() for name in machines.strangers()}
+        listening = {
+            connection.laddr.ip
+            for process in [machines.processes["superlink"], machines.processes["client-0"]]
+            for connection in psutil.Process(process.pid).net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        }
+    finally:
+        machines.close()
+    return SimpleNamespace(machines=machines, run=run, code=code, strangers=strangers, listening=listening)
+
+
+def test_the_first_round_is_the_simulations_though_the_superlink_was_killed(story, tmp_path):
+    local = tmp_path / "local"
+    mine = ["run", str(story.machines.folder / "mine.toml"), "--num-rounds", "1", "--run-dir", str(local)]
+    # a process of its own: this one may have another number of threads
+    subprocess.run([sys.executable, "-m", "fedrobust", *mine, "--engine", "local"], check=True, capture_output=True)
+
+    def rows(folder):
+        rows = folder.read("rounds.jsonl")[:1] + [r for r in folder.read("clients.jsonl") if r["round"] == 1]
+        return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+
+    for ours, theirs in zip(rows(story.run), rows(RunFolder(local)), strict=True):
+        # norms are sums over buffers that may be aligned differently
+        norms = {key: value for key, value in theirs.items() if "drift" in key or "norm" in key}
+        assert ours == theirs | {key: pytest.approx(value, rel=1e-6) for key, value in norms.items()}
+
+
+def test_f1_the_round_completes_without_the_client_that_was_killed_and_names_it(story):
+    assert story.code == 0, story.machines.log("deploy").read_text()
+    second = story.run.read("rounds.jsonl")[1]
+    assert (second["ok"], second["failed"] + second["missing"]) == (1, 1)
+    (lost,) = [row for row in story.run.read("clients.jsonl") if row["status"] != "ok"]
+    assert (lost["round"], lost["phase"], lost["client"]) == (2, "train", 1)
+    assert second["seconds_train"] < SETTINGS["strategy.timeout"] + 5
+    weights, facts = load_model(story.run.last)
+    assert facts["round"] == 2
+    assert weights
+
+
+def test_the_record_is_like_a_simulations(story):
+    record = story.run.record()
+    assert record["state"] == "completed"
+    assert record["engine"] == "deployment"
+    assert {"command", "commit", "versions", "hardware", "best", "last", "seconds"} <= set(record)
+    assert story.run.read_config() == RunConfig.from_flat({**SETTINGS, "run-dir": str(story.run.path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("plaintext", "Connection attempt failed"),
+        ("unregistered", "Failed to activate SuperNode"),
+        ("without-a-key", "Exit Code: 305"),
+        ("other-authority", "certificate verify failed: unable to get local issuer certificate"),
+    ],
+)
+def test_s1_to_s3_strangers_stay_outside(story, name, reason):
+    log = story.machines.log(name).read_text()
+    assert reason in log
+    assert "train message" not in log
+    assert story.strangers[name] or name == "plaintext"  # which tries for ever; `fedrobust doctor` says why
+
+
+def test_they_listen_on_this_host_alone(story):
+    assert story.listening == {"127.0.0.1"}
+
+
+def test_s8_nothing_is_sent_anywhere_else(story):
+    """Every connection of every Python process, clients and ServerApp included, as an audit hook saw it."""
+    reached = {line.rpartition(" ")[2] for line in story.machines.connections.read_text().splitlines()}
+    programs = {Path(line.split(" ")[0]).name for line in story.machines.connections.read_text().splitlines()}
+    assert {"flower-supernode", "flower-superexec", "flwr-clientapp", "flwr-serverapp", "flwr"} <= programs
+    assert reached == {"127.0.0.1"}
+
+
+def test_no_secret_is_in_a_log(story):
+    secrets = [path.read_text().strip() for path in story.machines.certs.rglob("*.secret")]
+    secrets += ["".join(path.read_text().splitlines()[1:-1])[:40] for path in story.machines.certs.rglob("*.key")]
+    logs = [path.read_text() for path in Path(story.machines.folder).glob("*.log")]
+    logs.append((story.run.path / "flwr.log").read_text())
+    assert len(secrets) >= 8
+    assert not any(secret in log for secret in secrets for log in logs)

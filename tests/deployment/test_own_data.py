@@ -1,0 +1,142 @@
+"""Clients with folders of their own: what is read and refused, what of it leaves the machine, the pool as a file."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from PIL import Image
+
+from clients.app import app
+from clients.local import LocalClient
+from fedrobust.cli import main
+from fedrobust.data import DATASETS, load
+from fedrobust.data.own import load_own, read_folder
+from fedrobust.engines import flower
+from fedrobust.errors import RunFailed, UserError
+from fedrobust.evaluation.measure import Measure
+from fedrobust.split import split_of
+from fedrobust.workbench import workbench
+
+
+def write_folder(folder, counts):
+    test = load("digits").test
+    for label, count in counts.items():
+        (folder / str(label)).mkdir(parents=True)
+        for number, image in enumerate(test.images[test.labels == label][:count]):
+            Image.fromarray(image[..., 0], "L").save(folder / str(label) / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def own(quick, tmp_path, monkeypatch):
+    """The config of a run in which this process is client 1, with images of two classes."""
+    write_folder(tmp_path / "mine", {3: 12, 8: 30})
+    monkeypatch.setenv("FEDROBUST_OWN", str(tmp_path / "mine"))
+    workbench.cache_clear()
+    yield quick(data__own=True, strategy__name="calfat", local__steps=1)
+    workbench.cache_clear()
+
+
+def test_the_folder_is_read_as_it_was_written(own, tmp_path):
+    split = read_folder(tmp_path / "mine", DATASETS["digits"])
+    assert np.bincount(split.labels, minlength=10).tolist() == [0, 0, 0, 12, 0, 0, 0, 0, 30, 0]
+    known = {image.tobytes() for image in load("digits").test.images}
+    assert all(image.tobytes() in known for image in split.images)
+
+
+def test_it_trains_on_its_own_images_and_holds_some_out(own):
+    client = LocalClient(own, 1)
+    shard = client.shard
+    assert sorted([*shard.train, *shard.held_out]) == list(range(42))
+    assert len(shard.held_out) == 4
+    assert client._class_counts().sum() == 38
+
+
+def test_nothing_but_weights_a_number_and_means_leaves_the_machine(own):
+    flower.take_identity(1)
+    weights = {key: Array(value.numpy()) for key, value in workbench(own).weights().items()}
+    config = {"server-round": 1, "learning-rate": 0.01, "objective": "calfat", "proximal-mu": 0.0}
+    content = RecordDict({"arrays": ArrayRecord(weights), "config": ConfigRecord(config)})
+    context = Context(1, 2, {"partition-id": 1, "num-partitions": 3}, RecordDict(), dict(own.to_flat()))
+    sent = app(Message(content, 2, "train"), context).content
+    assert set(sent) == {"arrays", "metrics"}
+    expected = {"num-examples", "loss", "natural_accuracy", "adversarial_accuracy", "seconds", "images", "steps"}
+    assert set(sent["metrics"]) == expected
+    assert all(isinstance(value, int | float) for value in sent["metrics"].values())
+    assert {key: array.shape for key, array in sent["arrays"].items()} == {k: a.shape for k, a in weights.items()}
+    asked = app(Message(RecordDict({"config": ConfigRecord()}), 2, "query"), context).content
+    assert set(asked["metrics"]) == {"partition-id", "num-partitions"}
+    assert not context.state
+
+
+def test_the_server_knows_validation_and_pool_but_no_clients(own):
+    cfg = own.replace(pool__fraction=0.1)
+    split = Measure(cfg).split
+    assert split.clients == ()
+    with_clients = split_of(cfg.replace(data__own=False))
+    np.testing.assert_array_equal(split.pool, with_clients.pool)
+    np.testing.assert_array_equal(split.validation, with_clients.validation)
+
+
+def test_a_federation_whose_clients_own_their_data_writes_no_partition(own, federate):
+    folder = federate(own.replace(num_rounds=1))
+    (row,) = folder.read("rounds.jsonl")
+    assert row["ok"] == 3
+    assert folder.record()["state"] == "completed"
+    assert not folder.partition.exists()
+    assert not {"emd", "pool"} & set(folder.record())
+
+
+@pytest.fixture
+def pool(own, tmp_path, monkeypatch):
+    """The pool of the run, as a file."""
+    cfg, path = own.replace(pool__fraction=0.2), tmp_path / "pool.safetensors"
+    flags = [word for key, value in cfg.to_flat().items() for word in (f"--{key}", str(value)) if key != "resume"]
+    assert main(["pool", "--out", str(path), *flags]) == 0
+    monkeypatch.setenv("FEDROBUST_POOL", str(path))
+    return cfg, path
+
+
+def test_the_pool_that_comes_as_a_file_is_the_servers(pool):
+    cfg, _ = pool
+    data, train = load_own(cfg), load("digits").train
+    expected = split_of(cfg.replace(data__own=False)).pool
+    np.testing.assert_array_equal(data.dataset.train.images[data.pool], train.images[expected])
+    np.testing.assert_array_equal(data.dataset.train.labels[data.pool], train.labels[expected])
+    shard = LocalClient(cfg, 1).shard
+    assert np.isin(data.pool, shard.train).all()
+    assert not np.isin(data.pool, shard.held_out).any()
+
+
+def test_a_pool_that_is_damaged_or_anothers_is_refused(pool):
+    cfg, path = pool
+    with pytest.raises(UserError, match=r"made for seed = 0, the run has 1"):
+        load_own(cfg.replace(seed=1))
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RunFailed, match=r"corrupt .*not loaded"):
+        load_own(cfg)
+
+
+def test_what_is_missing_or_of_another_kind_is_named(own, tmp_path, monkeypatch):
+    folder, spec = tmp_path / "mine", DATASETS["digits"]
+    (folder / "3" / "0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"mine/3/0\.png: image cannot be decoded"):
+        read_folder(folder, spec)
+    Image.new("RGB", (8, 8)).save(folder / "3" / "0.png")
+    with pytest.raises(UserError, match=r"0\.png: image is 8x8 RGB; expected 8x8 L"):
+        read_folder(folder, spec)
+    (folder / "3").rename(folder / "cats")
+    with pytest.raises(UserError, match=r"mine/cats: is no class; allowed: .* or 0 to 9"):
+        read_folder(folder, spec)
+    (tmp_path / "empty" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match="no images"):
+        read_folder(tmp_path / "empty", spec)
+    monkeypatch.delenv("FEDROBUST_OWN")
+    with pytest.raises(UserError, match="FEDROBUST_OWN is not set"):
+        load_own(own)
+
+
+def test_without_a_pool_there_is_no_file(tmp_path, capsys):
+    assert main(["pool", "--out", str(tmp_path / "pool.safetensors")]) == 2
+    assert "pool.fraction = 0: there is no pool" in capsys.readouterr().err
