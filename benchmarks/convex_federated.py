@@ -142,6 +142,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             )
     axes.set_yscale("log")
     axes.set_xlabel("round")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("objective above the centralised one, %")
     style.plain(axes)
     style.legend_below(figure, [axes])
