@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.harness import record, show
 from fedrobust.convex.certificates import accuracy, l2_margins
@@ -142,6 +143,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             )
     axes.set_yscale("log")
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("objective above the centralised one, %")
     style.plain(axes)
     style.legend_below(figure, [axes])
