@@ -49,24 +49,33 @@ def _std(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else math.nan
 
 
-def table(summary: Sequence[Row], *, spread: bool) -> tuple[list[str], list[list[str]]]:
-    """Head and body: accuracies in percent, certified / attacked, with their standard deviation where `spread`."""
+def table(summary: Sequence[Row], *, brief: bool) -> tuple[list[str], list[list[str]]]:
+    """Head and body: accuracies in percent, certified / attacked, with standard deviations.
+
+    brief: means of what is certified, in 80 columns.
+    """
     names = [name.removesuffix(".mean") for name in summary[0] if name.endswith(".mean") and "certified" in name]
+    spread = not brief
     several_betas = len({row["beta"] for row in summary}) > 1
     head = ["", *(["β"] if several_betas else []), "r", "clean", *map(_heading, names)]
-    head += ["objective", "gap", "seconds", "neurons"]
+    head += ["objective", "gap"] if brief else ["objective", "gap", "seconds", "neurons"]
     body = []
     for row in summary:
-        cells = [METHODS[row["method"]], *([f"{row['beta']:g}"] if several_betas else []), f"{row['radius']:g}"]
+        method = METHODS[row["method"]]
+        cells = [
+            method.split()[0] if brief else method,
+            *([f"{row['beta']:g}"] if several_betas else []),
+            f"{row['radius']:g}",
+        ]
         cells.append(_value(row, "clean", 100, 1, spread))
         for name in names:
-            pair = name, name.replace("certified", "attacked")
+            pair = (name,) if brief else (name, name.replace("certified", "attacked"))
             cells.append(" / ".join(_value(row, one, 100, 1, spread) for one in pair))
         cells += [_value(row, "objective", 1, 4, spread), f"{row['gap.mean']:.1%}" if row["lower_bound.mean"] else ""]
-        if spread:
+        if not brief:
             within = row["objective.initialisations"]
             cells[-2] += "" if math.isnan(within) else f" ({within:.4f})"
-        cells += [_value(row, "seconds", 1, 1, spread), f"{row['neurons.mean']:.0f}"]
+            cells += [_value(row, "seconds", 1, 1, spread), f"{row['neurons.mean']:.0f}"]
         body.append(cells)
     return head, body
 
@@ -80,7 +89,7 @@ def write_convex(folder: Path, rows: Sequence[dict[str, Any]], summary: Sequence
         f"mean ± standard deviation over {summary[0]['seeds']} seeds; of objectives, in parentheses, that over "
         f"initialisations within a seed. gap: to the certified lower bound on the optimum. Unit of radii: {unit}."
     )
-    lines = [note, "", *markdown_table(*table(summary, spread=True))]
+    lines = [note, "", *markdown_table(*table(summary, brief=False))]
     write_atomically(folder / "summary.md", ("\n".join(lines) + "\n").encode())
     write_atomically(folder / "record.json", (json.dumps({**provenance(), "samples": name}, indent=2) + "\n").encode())
     betas = list(dict.fromkeys(row["beta"] for row in summary))
