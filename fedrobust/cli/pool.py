@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedrobust.cli.settings import add_settings, complete, given_settings
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +23,18 @@ def main(arguments: argparse.Namespace) -> int:
     from fedrobust.data.own import save_pool
     from fedrobust.split import make_split
 
+    out = arguments.out
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out {out}: must end in .safetensors")
     cfg = complete(arguments.preset, given_settings(arguments))
     if not cfg.pool.fraction:
         raise ConfigError("pool.fraction = 0: there is no pool; set it above 0, at most 0.4")
     train = load(cfg.data.name, data_dir=cfg.data.dir or None).train
     chosen = make_split(cfg.replace(data__own=True), train.labels).pool
-    save_pool(arguments.out, cfg, Split(train.images[chosen], train.labels[chosen]))
-    size = arguments.out.stat().st_size / 2**20
-    print(f"wrote {arguments.out}: {len(chosen)} raw images of {cfg.data.name}, {size:.1f} MiB")
+    try:
+        save_pool(out, cfg, Split(train.images[chosen], train.labels[chosen]))
+    except OSError as error:
+        raise RunFailed(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    size = out.stat().st_size / 2**20
+    print(f"wrote {out}: {len(chosen)} raw images of {cfg.data.name}, {size:.1f} MiB")
     return 0

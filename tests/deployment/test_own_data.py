@@ -140,3 +140,15 @@ def test_what_is_missing_or_of_another_kind_is_named(own, tmp_path, monkeypatch)
 def test_without_a_pool_there_is_no_file(tmp_path, capsys):
     assert main(["pool", "--out", str(tmp_path / "pool.safetensors")]) == 2
     assert "pool.fraction = 0: there is no pool" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("pool.zip", "must end in .safetensors"), ("nowhere/pool.safetensors", "cannot be written (No such file")],
+)
+def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, out, message):
+    assert main(["pool", "--pool.fraction", "0.1", "--out", str(tmp_path / out)]) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
