@@ -69,7 +69,7 @@ def images_per_second(arguments: argparse.Namespace, device: torch.device) -> fl
         )
         return summary.images / summary.seconds
 
-    epoch(2)
+    epoch(min(2, arguments.batches))
     return epoch(arguments.batches)
 
 
