@@ -1,11 +1,35 @@
-"""What an entry of MODELS is."""
+"""What an entry of MODELS is, and what entries of one family share."""
 
 from collections.abc import Callable, Sequence
 
 from torch import nn
+
+from fedrobust.models.normalisation import normalised
 
 Activation = Callable[[], nn.Module]
 """Makes a new one for each place in a network."""
 
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Activation], nn.Module]
 """(num_classes, image_shape, mean, std, activation) → a network; ValueError for images it cannot take."""
+
+
+def builder(name: str, description: str, least: int, network: Callable[[int, int, Activation], nn.Module]) -> Builder:
+    """`network(num_classes, channels, activation)` behind its normalisation; images below `least` squared are refused.
+
+    description: what `fedrobust list` shows of it.
+    """
+
+    def build(
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        activation: Activation,
+    ) -> nn.Module:
+        channels, height, width = image_shape
+        if min(height, width) < least:
+            raise ValueError(f"{name} needs images of at least {least}×{least}, not {height}×{width}")
+        return normalised(network(num_classes, channels, activation), mean, std)
+
+    build.__doc__ = description
+    return build

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fedrobust.models.builder import Activation, Builder
-from fedrobust.models.normalisation import normalised
+from fedrobust.models.builder import Activation, Builder, builder
 
 
 class PreActBlock(nn.Module):
@@ -75,23 +74,10 @@ class PreActResNet(nn.Module):
 
 
 def _builder(name: str, description: str, stem: int, widths: Sequence[int], blocks: int) -> Builder:
-    """An entry of MODELS, whose docstring is the description; it refuses images that are too small."""
-    least = 1 << (len(widths) - 1)
+    def network(num_classes: int, channels: int, activation: Activation) -> nn.Module:
+        return PreActResNet(stem, widths, blocks, num_classes, channels, activation)
 
-    def build(
-        num_classes: int,
-        image_shape: tuple[int, int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        activation: Activation,
-    ) -> nn.Module:
-        channels, height, width = image_shape
-        if min(height, width) < least:
-            raise ValueError(f"{name} needs images of at least {least}×{least}, not {height}×{width}")
-        return normalised(PreActResNet(stem, widths, blocks, num_classes, channels, activation), mean, std)
-
-    build.__doc__ = description
-    return build
+    return builder(name, description, 1 << (len(widths) - 1), network)
 
 
 build_preact_resnet18 = _builder(

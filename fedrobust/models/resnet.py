@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fedrobust.models.builder import Activation, Builder
-from fedrobust.models.normalisation import normalised
+from fedrobust.models.builder import Activation, Builder, builder
 
 
 class BasicBlock(nn.Module):
@@ -114,24 +113,10 @@ def _builder(
     *,
     imagenet_stem: bool = False,
 ) -> Builder:
-    """An entry of MODELS, whose docstring is the description; it refuses images that are too small."""
-    least = 32 if imagenet_stem else 8
+    def network(num_classes: int, channels: int, activation: Activation) -> nn.Module:
+        return ResNet(block, blocks, num_classes, channels, activation, imagenet_stem=imagenet_stem)
 
-    def build(
-        num_classes: int,
-        image_shape: tuple[int, int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        activation: Activation,
-    ) -> nn.Module:
-        channels, height, width = image_shape
-        if min(height, width) < least:
-            raise ValueError(f"{name} needs images of at least {least}×{least}, not {height}×{width}")
-        network = ResNet(block, blocks, num_classes, channels, activation, imagenet_stem=imagenet_stem)
-        return normalised(network, mean, std)
-
-    build.__doc__ = description
-    return build
+    return builder(name, description, 32 if imagenet_stem else 8, network)
 
 
 # Not torchvision's, whose import takes 90 MB and two seconds in every worker; the same networks apart from the stem.
