@@ -38,7 +38,7 @@ def phrase(column: str, value: Any) -> str:
     if column == "pool":
         return f"{_percent(value)} pool" if value else "no pool"
     if column == "clients":
-        return f"{value} clients"
+        return "1 client" if value == 1 else f"{value} clients"
     if column in _PHRASES:
         return _PHRASES[column].format(value)
     return f"{column} {value}" if column in ("objective", *FIELDS) else str(value)
