@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedrobust.cli.arguments import count
 from fedrobust.cli.paths import shown
@@ -94,7 +94,7 @@ def _close(console: Console, folder: Path, states: Counter[str], there: int) -> 
 
 def _print_plan(console: Console, runs: list[Any]) -> None:
     total = sum(run.cost for run in runs)
-    table = Table("run", "state", "share of the work")
+    table = Table(Column("run", overflow="fold"), "state", "share of the work")
     for run in runs:
         table.add_row(run.label, run.folder.record().get("state", ""), f"{run.cost / total:.1%}")
     console.print(table, highlight=False)
