@@ -16,7 +16,7 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Of `results`, the number of seeds n and for each accuracy `<name>.mean` and `<name>.std` (over n - 1).
 
     Runs that repeat a seed of their group are averaged first: they are no further evidence. A mean that not every seed
-    has a part in is left out, and so is the standard deviation of one seed. Rows are in the order of the columns'
+    has a part in is left out, an accuracy with no mean at all, too, and the standard deviation of one seed. Rows are in the order of the columns'
     values; runs without a model or a config are in none.
     """
     names, keys = metrics(table), [*columns, "model"]
@@ -33,7 +33,9 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         for name in names:
             means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
             rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
-    return pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
+    found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
+    empty = [name for name in names[1:] if rows and found[f"{name}.mean"].isna().all()]  # natural accuracy stays
+    return found.drop(columns=[f"{name}.{moment}" for name in empty for moment in ("mean", "std")])
 
 
 def mean_and_std(row: pd.Series, name: str) -> str:

@@ -278,3 +278,13 @@ def test_report_writes_a_table_figures_and_a_page(here, capsys):
 def test_report_of_nothing_is_refused(here, capsys):
     assert main(["report", "."]) == 2
     assert "no run in it" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_that_has_gone_is_no_traceback(here):
+    command = [sys.executable, "-m", "fedrobust", "certs", "--server", "localhost", "--clients", "1"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -48,9 +48,18 @@ def test_an_evaluation_adds_what_the_run_has_not_measured_under_its_own_threat(s
     assert results.loc[("fedavg-0-0", "best"), column] == 0.3
     assert {run for run, _ in results.index[results[column].notna()]} == {"fedavg-0-0"}
     assert not [name for name in results if "pgd-2 (" in str(name) or str(name).endswith("square")]
-    # of two seeds one was evaluated: no mean
-    assert "square (60 images)" in (markdown := summary_markdown(Overview.of([study]).summary, []))
-    assert "| –" in next(line for line in markdown.splitlines() if line.startswith("| fedavg | 0"))
+    # of two seeds one was evaluated: there is no mean yet, and no column for it
+    assert "square" not in summary_markdown(Overview.of([study]).summary, [])
+    source = study / "fedavg-0-0" / "evaluations" / "best-linf"
+    record = json.loads((source / "evaluation.json").read_text())
+    target = RunFolder(study / "fedavg-0-1")
+    record["subject"]["round"] = target.record()["best"]["round"]
+    record["accuracy"]["square"]["accuracy"] = 0.4
+    (target.path / "evaluation").mkdir()
+    (target.path / "evaluation" / "evaluation.json").write_text(json.dumps(record))
+    markdown = summary_markdown(Overview.of([study]).summary, [])
+    assert "| square (60 images) |" in markdown
+    assert "| 35.0 ± 7.1 |" in next(line for line in markdown.splitlines() if line.startswith("| fedavg | 0"))
 
 
 def test_costs_are_sums_over_the_rounds(overview, swept):
