@@ -16,8 +16,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Of `results`, the number of seeds n and for each accuracy `<name>.mean` and `<name>.std` (over n - 1).
 
     Runs that repeat a seed of their group are averaged first: they are no further evidence. A mean that not every seed
-    has a part in is left out, an accuracy with no mean at all, too, and the standard deviation of one seed. Rows are in the order of the columns'
-    values; runs without a model or a config are in none.
+    has a part in is left out, so is an accuracy without any, and the standard deviation of one seed. Rows are in the
+    order of the columns' values; runs without a model or a config are in none.
     """
     names, keys = metrics(table), [*columns, "model"]
     members: dict[tuple[Any, ...], dict[int, list[dict[Any, Any]]]] = {}
