@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, stdev
@@ -99,6 +100,7 @@ def measured(run: PlannedRun) -> list[dict[str, Any]]:
     """A row per round of the run; its folder keeps the objectives."""
     path = run.folder.path / GAPS
     if not (run.complete and path.exists()):
+        shutil.rmtree(run.folder.path, ignore_errors=True)  # one that was broken off begins anew
         federation = Measured(run.cfg)
         federation.run()
         path.write_text("".join(json.dumps(row) + "\n" for row in federation.rows))

@@ -1,11 +1,14 @@
 """Federations of polynomial networks: limit cases, certificates, resume, engines, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from fedrobust.central import Central
 from fedrobust.checkpoint import load_model
+from fedrobust.cli import main
 from fedrobust.convex.certificates import accuracy, l2_margins
 from fedrobust.convex.lifted import Lifted
 from fedrobust.data import load_data
@@ -69,6 +72,16 @@ def test_the_global_model_is_a_network_and_every_round_has_its_certificate(folde
     broken = subject.model(worst_images(subject.model, x, y, radius=0.25)).argmax(1) != y
     assert torch.equal(broken, margins <= 0)
     assert subject.dataset.class_names == ("3", "8")
+
+
+def test_an_evaluation_has_the_certificate_below_every_attack(folder, tmp_path):
+    asked = ["--attacks", "pgd-20-decay,certified", "--num-images", "30", "--threads", "1", "--out", str(tmp_path)]
+    assert main(["evaluate", str(folder.path), *asked]) == 0
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    shares = {name: found["accuracy"] for name, found in record["accuracy"].items()}
+    assert 0 < shares["certified"] <= shares["pgd-20-decay"]
+    assert record["checks"]["planted"]["num_images"] == 0
+    assert record["flags"] == []
 
 
 def test_one_client_with_all_the_data_is_a_central_run(convex, federate):
