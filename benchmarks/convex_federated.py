@@ -67,15 +67,17 @@ def main() -> None:
     study = study.with_seeds(arguments.seeds) if arguments.seeds else study
     settings = {"device": "cpu", "workers.threads": 1}
     rows = [row for run in plan_sweep(study, arguments.runs, settings) for row in measured(run)]
-    results = last_rounds(rows)
+    last = last_rounds(rows)
+    results = over_seeds(last)
     record("convex_federated", {key: str(value) for key, value in vars(arguments).items()}, results)
     columns = (
         "skew",
         "local work",
         "rounds",
+        "EMD",
         "gap, %",
         "std",
-        "centralised gap, %",
+        "its own gap, %",
         "natural",
         "certified",
         "centralised",
@@ -85,14 +87,19 @@ def main() -> None:
         f"{arguments.study}: {results[0]['seeds']} seeds",
         columns,
         [
-            (row["skew"], row["work"], str(row["rounds"]), *(f"{100 * row[key]:.2f}" for key in percent))
+            (
+                row["skew"],
+                row["work"],
+                str(row["round"]),
+                f"{row['emd']:.2f}",
+                *(f"{100 * row[key]:.2f}" for key in percent),
+            )
             for row in results
         ],
     )
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(arguments.out / "rounds.csv", index=False, float_format="%.6g")
-        pd.DataFrame(results).to_csv(arguments.out / "results.csv", index=False, float_format="%.6g")
+        pd.DataFrame(last).to_csv(arguments.out / "results.csv", index=False, float_format="%.6g")
         draw(rows, arguments.out / "gap.png")
 
 
@@ -104,9 +111,11 @@ def measured(run: PlannedRun) -> list[dict[str, Any]]:
         federation = Measured(run.cfg)
         federation.run()
         path.write_text("".join(json.dumps(row) + "\n" for row in federation.rows))
-    test, centre = run.folder.record()["last"], optimum(programme(run.cfg))
+    written, centre = run.folder.record(), optimum(programme(run.cfg))
+    test = written["last"]
     facts = {
         **run.point,
+        "emd": written["emd"]["after"],
         "centralised_objective": centre.objective,
         "centralised_gap": centre.gap,
         "natural": test["natural_accuracy"],
@@ -159,23 +168,20 @@ def lifted(arrays: Arrays) -> Lifted:
 
 
 def last_rounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds after the last round, and the standard deviation of the gap."""
+    """The last row of each run."""
+    return list({(row["work"], row["skew"], row["seed"]): row for row in rows}.values())
+
+
+def over_seeds(last: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, and the standard deviation of the gap."""
     results = []
-    for work, skew in settings_of(rows):
-        part = [row for row in rows if (row["work"], row["skew"]) == (work, skew)]
-        last = [row for row in part if row["round"] == max(row["round"] for row in part)]
-        names = ("objective", "gap", "centralised_gap", "natural", "certified", "centralised_certified")
-        gaps = [row["gap"] for row in last]
-        results.append(
-            {
-                "skew": skew,
-                "work": work,
-                "rounds": last[0]["round"],
-                **{name: fmean(row[name] for row in last) for name in names},
-                "gap_std": stdev(gaps) if len(gaps) > 1 else 0.0,
-                "seeds": len(last),
-            }
-        )
+    for work, skew in settings_of(last):
+        part = [row for row in last if (row["work"], row["skew"]) == (work, skew)]
+        numbers = [name for name, value in part[0].items() if isinstance(value, int | float)]
+        spread = stdev([row["gap"] for row in part]) if len(part) > 1 else 0.0
+        means = {name: fmean(row[name] for row in part) for name in numbers}
+        facts = {"skew": skew, "work": work, "seeds": len(part), "gap_std": spread}
+        results.append(facts | means | {"round": part[0]["round"]})
     return results
 
 
