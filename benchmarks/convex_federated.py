@@ -1,10 +1,12 @@
 """What label skew costs, exactly: the runs of a study of polynomial networks against the certified optimum of all data.
 
     python -m benchmarks.convex_federated --runs sweeps/convex-skew --out experiments/convex/federated
+    python -m benchmarks.convex_federated --of runs/convex-digits-20261121-120000 ...
 
 Every run of the study is carried out in this process, as `fedrobust sweep` would with engine local, and the programme's
 objective over the union of the clients' training images is taken exactly after each round. The gap is (that objective −
-the centralised one) / the centralised one, which is known to be within its own gap of the global optimum.
+the centralised one) / the centralised one, which is known to be within its own gap of the global optimum. `--of` gives
+that gap for the last models of any runs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 
 from benchmarks.harness import record, show
 from clients.app import app
-from fedrobust.checkpoint import Arrays, Checkpoint
+from fedrobust.checkpoint import Arrays, Checkpoint, load_model
 from fedrobust.config import RunConfig
 from fedrobust.convex.certificates import accuracy, l2_margins
 from fedrobust.convex.first_order import solve_first_order
@@ -31,6 +33,7 @@ from fedrobust.convex.lifted import Lifted
 from fedrobust.convex.problem import Problem, Solution
 from fedrobust.data.device import DeviceImages
 from fedrobust.engines.local import LocalGrid
+from fedrobust.records import RunFolder
 from fedrobust.report import style
 from fedrobust.split import split_of
 from fedrobust.studies import load_study
@@ -58,11 +61,19 @@ def main() -> None:
     """Run what is not there yet, print, append the records, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", default="convex-skew")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; what is complete is taken")
+    parser.add_argument("--runs", type=Path, help="folder of the study's runs; what is complete is taken")
+    parser.add_argument("--of", type=Path, nargs="+", help="folders of federated or central runs, in place of a study")
     parser.add_argument("--seeds", default="", help="comma-separated, in place of the study's")
     parser.add_argument("--out", type=Path, help="folder for the tables and the figure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.of:
+        for folder in map(RunFolder, arguments.of):
+            objective, centre = at_the_end(folder)
+            print(f"{folder.path}: gap {100 * (objective - centre.objective) / centre.objective:.2f} %", flush=True)
+        return
+    if not arguments.runs:
+        parser.error("--runs or --of is needed")
     study = load_study(arguments.study)
     study = study.with_seeds(arguments.seeds) if arguments.seeds else study
     settings = {"device": "cpu", "workers.threads": 1}
@@ -101,6 +112,12 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(last).to_csv(arguments.out / "results.csv", index=False, float_format="%.6g")
         draw(rows, arguments.out / "gap.png")
+
+
+def at_the_end(folder: RunFolder) -> tuple[float, Solution]:
+    """The objective of a run's last model, and the centralised solution of its programme."""
+    problem = programme(folder.read_config().replace(device="cpu"))
+    return problem.objective(lifted(load_model(folder.last)[0])), optimum(problem)
 
 
 def measured(run: PlannedRun) -> list[dict[str, Any]]:
