@@ -34,7 +34,7 @@ class Data(Section, frozen=True):
         default="", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download"
     )
     classes: str = Field(
-        default="", description="of the data set, by name or number, such as 3,8 or cat,dog: no others are; unset: all"
+        default="", description="of the data set that are kept, by name or number, such as 3,8 or cat,dog; unset: all"
     )
     own: bool = Field(
         default=False, description="clients train on folders of their own (real machines): FEDROBUST_OWN on each"

@@ -29,7 +29,7 @@ def check_run(cfg: RunConfig) -> None:
 
     check_names(cfg)
     activation_maker(**cfg.model.activations())
-    check_polynomial(cfg, pick_device(cfg.device))
+    _check_polynomial(cfg, pick_device(cfg.device))
     if cfg.kind == "central":
         check_start(cfg.objective.name, cfg.attack.random_start)
         plan_workers(cfg, "local")
@@ -43,7 +43,7 @@ def check_run(cfg: RunConfig) -> None:
             pass
 
 
-def check_polynomial(cfg: RunConfig, device: torch.device) -> None:
+def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
     """Raise ConfigError for what only model polynomial goes with, and for what it does not go with."""
     from fedrobust.evaluation.suite import CERTIFIED
 

@@ -11,7 +11,7 @@ from fedrobust.convex.factors import neurons_at
 from fedrobust.convex.lifted import RELU_FIT, Activation, Lifted
 from fedrobust.convex.network import as_logits
 
-SPARK = 1e-12  # least eigenvalue of a root's square, over the largest: a root of 0 would have no gradient
+SPARK = 1e-12  # least eigenvalue of RᵀR over the largest, or over 1: a root of 0 would have no gradient
 
 
 class RootNetwork(nn.Module):
@@ -25,7 +25,7 @@ class RootNetwork(nn.Module):
     **The state dict holds Z and Z′, not the roots**: what is sent, checkpointed and averaged. A mean of such state
     dicts is that of a network, whose function is the mean of theirs; a mean of roots or of neurons is not. Loading
     takes R = Z^½, of the nearest positive semidefinite matrix where Z is none (a coordinate-wise median need not be),
-    eigenvalues being SPARK of the largest at least. For a network's own (Z, Z′) that is a change of rounding only.
+    its eigenvalues cut off at SPARK from below. For a network's own (Z, Z′) that is a change of rounding only.
 
     Args:
         functions: C; 1 for two classes.
