@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder of the study's runs; what is complete is taken")
     parser.add_argument("--of", type=Path, nargs="+", help="folders of federated or central runs, in place of a study")
     parser.add_argument("--seeds", default="", help="comma-separated, in place of the study's")
+    parser.add_argument("--complete", action="store_true", help="start no run: take those that are complete")
     parser.add_argument("--out", type=Path, help="folder for the tables and the figure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,7 +78,8 @@ def main() -> None:
     study = load_study(arguments.study)
     study = study.with_seeds(arguments.seeds) if arguments.seeds else study
     settings = {"device": "cpu", "workers.threads": 1}
-    rows = [row for run in plan_sweep(study, arguments.runs, settings) for row in measured(run)]
+    runs = plan_sweep(study, arguments.runs, settings)
+    rows = [row for run in runs if there(run) or not arguments.complete for row in measured(run)]
     last = last_rounds(rows)
     results = over_seeds(last)
     record("convex_federated", {key: str(value) for key, value in vars(arguments).items()}, results)
@@ -85,6 +87,7 @@ def main() -> None:
         "skew",
         "local work",
         "rounds",
+        "seeds",
         "EMD",
         "gap, %",
         "std",
@@ -95,13 +98,14 @@ def main() -> None:
     )
     percent = ("gap", "gap_std", "centralised_gap", "natural", "certified", "centralised_certified")
     show(
-        f"{arguments.study}: {results[0]['seeds']} seeds",
+        f"{arguments.study}: means over seeds, and the gap's standard deviation",
         columns,
         [
             (
                 row["skew"],
                 row["work"],
                 str(row["round"]),
+                str(row["seeds"]),
                 f"{row['emd']:.2f}",
                 *(f"{100 * row[key]:.2f}" for key in percent),
             )
@@ -120,10 +124,15 @@ def at_the_end(folder: RunFolder) -> tuple[float, Solution]:
     return problem.objective(lifted(load_model(folder.last)[0])), optimum(problem)
 
 
+def there(run: PlannedRun) -> bool:
+    """Whether the run is complete, and was measured."""
+    return run.complete and (run.folder.path / GAPS).exists()
+
+
 def measured(run: PlannedRun) -> list[dict[str, Any]]:
     """A row per round of the run; its folder keeps the objectives."""
     path = run.folder.path / GAPS
-    if not (run.complete and path.exists()):
+    if not there(run):
         shutil.rmtree(run.folder.path, ignore_errors=True)  # one that was broken off begins anew
         federation = Measured(run.cfg)
         federation.run()
