@@ -220,7 +220,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """The gap against the round, mean over seeds: a colour per skew, dashes per amount of local work."""
     pairs = settings_of(rows)
     works, skews = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
-    names = [f"{skew}, {work} a round" for work, skew in pairs]
+    names = [f"{skew}, {work}" for work, skew in pairs]
     figure = style.figure(5.6, 3.4, names)
     axes = figure.subplots()
     for name, (work, skew) in zip(names, pairs, strict=True):
