@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
         samples = load_samples(
             arguments.samples,
             seed=seed,
-            classes=tuple(split_list(arguments.classes)),
+            classes=arguments.classes,
             images=arguments.num_images,
             label=arguments.label,
             data_dir=arguments.data_dir,

@@ -245,7 +245,8 @@ def test_every_preset_runs_at_smoke_size(here, name, capsys):
     preset = load_preset(name)
     if preset.settings["data.name"] == "cifar10" and not os.environ.get("FEDROBUST_DATA"):
         pytest.skip("needs CIFAR-10: set FEDROBUST_DATA")
-    small = ["--data.train-images", "600", "--data.test-images", "50", "--data.validation-fraction", "0.1"]
+    some = "200" if preset.settings.get("data.classes") else "600"
+    small = ["--data.train-images", some, "--data.test-images", "50", "--data.validation-fraction", "0.1"]
     small += ["--local.steps", "1", "--local.batch-size", "8", "--attack.steps", "1", "--num-rounds", "1"]
     small += ["--evaluation.attacks", "fgsm", "--evaluation.select-by", "fgsm", "--partition.min-samples", "5"]
     variants = list(preset.variants)
