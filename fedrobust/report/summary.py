@@ -34,7 +34,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
             rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
     found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
-    empty = [name for name in names[1:] if rows and found[f"{name}.mean"].isna().all()]  # natural accuracy stays
+    # natural accuracy stays: a table of accuracies without any would be none
+    empty = [name for name in names[1:] if all(missing(row[f"{name}.mean"]) for row in rows)] if rows else []
     return found.drop(columns=[f"{name}.{moment}" for name in empty for moment in ("mean", "std")])
 
 
