@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedrobust.convex.logistic import rivals
 from fedrobust.convex.margins import comparisons
@@ -135,15 +136,15 @@ def solve_relu_first_order(
 def _loss(problem: ReluProblem, masks: Tensor, vectors: Tensor) -> Tensor:
     """The programme's objective, its hinge and norms smoothed."""
     slopes = torch.einsum("pn,pcd->ncd", masks, vectors[0] - vectors[1])
-    below = torch.full(slopes.shape[:2], torch.inf, dtype=slopes.dtype, device=slopes.device)
-    above = -below
-    for weights, index, sign in comparisons(problem.y, problem.functions):
-        slope = torch.einsum("c,ncd->nd", slopes.new_tensor(weights), slopes[index])
-        value = sign.to(slope.dtype) * (problem.rows[index] * slope).sum(1)
-        blurred = problem.radius * torch.linalg.vector_norm(slope[:, :-1], ord=problem.dual_order, dim=1)
-        place = index, rivals(weights, sign)
-        below = below.index_put(place, value - blurred)
-        above = above.index_put(place, value + blurred)
+    if problem.functions == 1:
+        ahead = (2 * problem.y - 1)[:, None, None] * slopes
+        own = torch.zeros_like(problem.y[:, None], dtype=torch.bool)
+    else:
+        ahead = slopes[torch.arange(len(slopes), device=slopes.device), problem.y][:, None] - slopes
+        own = F.one_hot(problem.y, problem.functions).bool()
+    value = torch.einsum("nd,ncd->nc", problem.rows, ahead)
+    blurred = problem.radius * torch.linalg.vector_norm(ahead[..., :-1], ord=problem.dual_order, dim=2)
+    below, above = (value - blurred).masked_fill(own, torch.inf), (value + blurred).masked_fill(own, -torch.inf)
     loss = loss_of(problem.loss, below, above)
     if problem.loss == "hinge":
         loss = torch.where(loss < SMOOTHING, loss.square() / (2 * SMOOTHING), loss - SMOOTHING / 2)
