@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.cli.arguments import count, counts, device, numbers
+from fedrobust.cli.arguments import count, counts, device, numbers, positive
 from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.naming import split_list
@@ -69,18 +69,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--linf-radii", type=numbers, metavar="R,...", help="l∞, of the test [0.1,0.3]")
     add("--seeds", type=counts, default=(0,), metavar="N,...", help="of the split and of random starts [0]")
     add("--solver", metavar="S", help="first-order, cutting-set, sdp, sdp-scs; ReLU: first-order, socp [first-order]")
-    add("--patterns", type=count, help="sampled activation patterns of ReLU networks [20]")
-    add("--initialisations", type=count, help="of PGD and FGSM training of the same network; 0: none [3]")
-    add("--classes", help="of a data set, by name or number, such as cat,dog [all]")
-    add("--num-images", type=count, help="training images; of a data set test images at most, too; 0: all [2000]")
-    add("--components", type=count, help="principal components to project on; of a run, beside its own rows [0]")
-    add("--label", help="column of the labels of a CSV file [its last]")
-    add("--test-images", type=count, help="of a run [1000]")
-    add("--attacks", help="on a run's images, comma-separated: see `fedrobust list suite` [fgsm,pgd-20]")
+    add("--patterns", type=positive, metavar="N", help="sampled activation patterns of ReLU networks [20]")
+    add("--initialisations", type=count, metavar="N", help="of PGD and FGSM training of the same network; 0: none [3]")
+    add("--classes", metavar="A,B", help="of a data set, by name or number, such as cat,dog [all]")
+    add(
+        "--num-images",
+        type=count,
+        metavar="N",
+        help="training images; of a data set test images at most, too; 0: all [2000]",
+    )
+    add(
+        "--components",
+        type=count,
+        metavar="N",
+        help="principal components to project on; of a run, beside its own rows [0]",
+    )
+    add("--label", metavar="NAME", help="column of the labels of a CSV file [its last]")
+    add("--test-images", type=count, metavar="N", help="of a run [1000]")
+    add(
+        "--attacks",
+        metavar="A,...",
+        help="on a run's images, comma-separated: see `fedrobust list suite` [fgsm,pgd-20]",
+    )
     add("--which", choices=("best", "last"), help="of a run's two models [best]")
     add("--data-dir", default="", help="folder of a data set in the Hub's parquet layout")
-    add("--device", type=device, default="auto", help="of first-order solvers: auto, cpu, cuda, cuda:N [auto]")
-    add("--threads", type=count, default=0, help="CPU threads [all cores]")
+    add(
+        "--device",
+        type=device,
+        default="auto",
+        metavar="D",
+        help="of first-order solvers: auto, cpu, cuda, cuda:N [auto]",
+    )
+    add("--threads", type=count, default=0, metavar="N", help="CPU threads [all cores]")
     add("--out", type=Path, help="folder for the rows, the table and the figure")
 
 
