@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedrobust.attacks.norms import Norm
-from fedrobust.convex import certificates, relu
+from fedrobust.convex import certificates, relu_network
 from fedrobust.convex.cutting_set import solve_cutting_set
 from fedrobust.convex.first_order import solve_first_order
 from fedrobust.convex.logistic import LogisticProblem, solve_logistic
@@ -113,7 +113,7 @@ def _methods(
 def margins(found: Solution | ReluSolution, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
     """A lower bound on every sample's margin in the ball [n]; exact at 0, and for polynomial networks in l2."""
     if isinstance(found, ReluSolution):
-        return relu.margins(found.network, x, y, radius, norm)
+        return relu_network.margins(found.network, x, y, radius, norm)
     certify = certificates.l2_margins if norm == "l2" else certificates.linf_margins
     return certify(found.lifted, x, y, radius)
 

@@ -119,8 +119,7 @@ def write_convex(
 
 
 def write_tables(folder: Path, rows: Sequence[Row], summary: Sequence[Row], note: str, record: dict[str, Any]) -> None:
-    """Write results.csv, summary.md and record.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write results.csv, summary.md and record.json into a folder that is there."""
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     lines = [note, "", *markdown_table(*table(summary, brief=False))]
     write_atomically(folder / "summary.md", ("\n".join(lines) + "\n").encode())

@@ -147,6 +147,17 @@ def test_bad_arguments_are_one_line(flag: list[str], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["convex", "--out", str(tmp_path / "file")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "cannot be written" in captured.err
+    assert captured.out == ""
+
+
 def test_breast_cancer_is_the_known_split() -> None:
     samples = load_samples("breast-cancer", seed=0)
     assert samples.x.shape == (455, 30)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrobust.convex.relu import ReluNetwork, ReluProblem, margins, sample_patterns
+from fedrobust.convex.relu import ReluProblem, sample_patterns
+from fedrobust.convex.relu_network import ReluNetwork, margins
 from fedrobust.convex.relu_solvers import solve_relu, solve_relu_first_order
 from fedrobust.convex.usual import attacked
 from fedrobust.errors import ConfigError
