@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from fedrobust.config import WORST_CASE
 from fedrobust.files import write_atomically
 from fedrobust.naming import short_metric
 from fedrobust.report import style
@@ -57,6 +58,12 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Row]:
     return summary
 
 
+def over_seeds(summary: Sequence[Row]) -> str:
+    """ "mean ± standard deviation over 5 seeds"; "one seed"."""
+    seeds = summary[0]["seeds"]
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+
+
 def _std(values: Sequence[float]) -> float:
     """The standard deviation; nan of one value."""
     return stdev(values) if len(values) > 1 else math.nan
@@ -65,15 +72,19 @@ def _std(values: Sequence[float]) -> float:
 def table(summary: Sequence[Row], *, brief: bool) -> tuple[list[str], list[list[str]]]:
     """Head and body: accuracies in percent, certified / attacked where both are there, with standard deviations.
 
-    brief: means, of what is both certified and attacked the certified, in 80 columns.
+    brief: means, of what is both certified and attacked the certified, no worst case, and objectives only where every
+    row has one: 80 columns.
     """
     names = [name.removesuffix(".mean") for name in summary[0] if name.endswith(".mean")]
-    names = [name for name in names if name.startswith(ACCURACIES)]
+    names = [name for name in names if name.startswith(ACCURACIES) and not (brief and name.endswith(WORST_CASE))]
     several_betas = len({row["beta"] for row in summary} - {None}) > 1
+    body = [_cells(row, names, several_betas, brief) for row in summary]
     head = ["", *(["β"] if several_betas else []), "r", *map(_heading, names), "objective", "gap"]
     if not brief:
-        head += ["seconds", "neurons"]
-    return head, [_cells(row, names, several_betas, brief) for row in summary]
+        return [*head, "seconds", "neurons"], body
+    if all("objective.mean" in row for row in summary):
+        return head, body
+    return [*head[:-2], head[-1]], [[*cells[:-2], cells[-1]] for cells in body]
 
 
 def _cells(row: Row, names: Sequence[str], several_betas: bool, brief: bool) -> list[str]:
@@ -107,7 +118,7 @@ def write_convex(
     """Write results.csv, summary.md, record.json with `origin`, and a figure for each β."""
     note = (
         f"Networks trained at {NORMS[norm]} radius r, on the test samples of {name}: accuracy in percent, certified / "
-        f"under PGD, mean ± standard deviation over {summary[0]['seeds']} seeds; of objectives, in parentheses, that "
+        f"under PGD, {over_seeds(summary)}; of objectives, in parentheses, that "
         "over initialisations within a seed. gap: to the certified lower bound on the optimum, of ReLU networks that "
         f"over the sampled patterns; – where there is none. Unit of radii: {unit}."
     )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from fedrobust.naming import short_metric
 from fedrobust.report import style
-from fedrobust.report.convex import METHODS, Row, write_tables
+from fedrobust.report.convex import METHODS, Row, over_seeds, write_tables
 
 UNIT = "the median distance of features to the boundary of the run's own head"
 OWN = "own head (dotted)"
@@ -22,8 +22,8 @@ def write_heads(folder: Path, rows: Sequence[Row], summary: Sequence[Row], name:
     note = (
         f"Heads on the features of {name}, trained at l2 radius r in feature space: accuracy of the whole network in "
         "percent, natural and under attacks on pixels, and of its features, certified in feature space, which says "
-        f"nothing of pixels; mean ± standard deviation over {summary[0]['seeds']} seeds. Unit of radii: {UNIT}. gap: "
-        "to the certified lower bound on the optimum; – where there is none."
+        f"nothing of pixels; {over_seeds(summary)}. Unit of radii: {UNIT}. gap: to the certified lower bound on the "
+        "optimum; – where there is none."
     )
     write_tables(folder, rows, summary, note, {**origin, "run": name})
     betas = list(dict.fromkeys(row["beta"] for row in summary if row["beta"] is not None))
@@ -46,7 +46,7 @@ def draw_heads(summary: Sequence[Row], path: Path) -> None:
         style.plain(axes, METHODS[method])
         axes.set_xlabel("l2 radius of training in feature space\n(1: median distance to the own head's boundary)")
         axes.xaxis.label.set_fontsize(8)
-    panels[0].plot([], [], color="grey", linestyle=":", label=OWN)
+    panels[-1].plot([], [], color="grey", linestyle=":", label=OWN)
     panels[0].set_ylabel("accuracy on test images, %")
     style.legend_below(figure, panels)
     figure.savefig(path, dpi=style.DPI)

@@ -43,6 +43,7 @@ def test_heads_from_end_to_end(run: RunFolder, tmp_path: Path, capsys: pytest.Ca
     assert (convex["lower_bound"] > 0).all()
     printed = capsys.readouterr().out
     assert "features 0.5" in printed
+    assert "…" not in printed
     assert "features: certified there, not in pixels" in printed
     assert (out / "heads.png").stat().st_size > 10_000
     assert "certified in feature space, which says nothing of pixels" in (out / "summary.md").read_text()
