@@ -80,6 +80,10 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
         "data_dir": arguments.data_dir,
     }
     components = chosen.pop("components")
+    if components:
+        if any(arguments.linf_radii or ()) or chosen["norm"] == "linf":
+            raise ConfigError("--components: behind a projection no l∞ ball is one; no --linf-radii, no --norm linf")
+        chosen["linf_radii"] = ()
     chosen["linf_radii"] = tuple(filter(None, chosen["linf_radii"]))
     plan = Plan(**chosen)
     device = double_device(arguments.device) if plan.solver == FIRST_ORDER else torch.device("cpu")

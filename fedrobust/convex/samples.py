@@ -46,7 +46,7 @@ class Samples:
     def projected(self, components: int) -> Samples:
         """On the first principal components of the training samples, an orthogonal projection.
 
-        It moves no two points apart, so that a certificate in l2 holds for the vectors before it, too.
+        It moves no two points apart, so that a certificate in l2 holds for the vectors before it, too; not one in l∞.
 
         Raises:
             DataError: more components than dimensions or samples.

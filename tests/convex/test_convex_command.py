@@ -140,6 +140,8 @@ def test_files_and_names_that_are_not_there(tmp_path: Path) -> None:
         ["--loss", "logistic", "--solver", "sdp"],
         ["--activation", "relu", "--solver", "sdp"],
         ["--which", "last"],
+        ["--components", "5", "--linf-radii", "0.1"],
+        ["--components", "5", "--activation", "relu", "--norm", "linf"],
     ],
 )
 def test_bad_arguments_are_one_line(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
