@@ -56,7 +56,9 @@ def test_a_csv_from_end_to_end(
         assert (rows[f"attacked.{radius}"] <= rows["clean"]).all()
     assert "convex programme" in (out / "summary.md").read_text()
     assert (out / "accuracy.png").stat().st_size > 10_000
-    assert json.loads((out / "record.json").read_text())["samples"].endswith("mine.csv")
+    record = json.loads((out / "record.json").read_text())
+    assert record["samples"].endswith("mine.csv")
+    assert {"cvxpy-base", "clarabel", "scs"} <= set(record["versions"])
     printed = capsys.readouterr().out
     assert "certified accuracy on test samples" in printed
     assert "convex 0.4" in printed
