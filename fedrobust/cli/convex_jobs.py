@@ -115,7 +115,7 @@ def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     return Job(
         plan.count * len(arguments.seeds),
         (row for seed in arguments.seeds for row in run_heads(plan, subject, seed, device)),
-        f"{arguments.subject}: accuracy of the whole network on {plan.test_images} test images in percent",
+        f"{arguments.subject}: accuracy of the whole network on {plan.test_images or 'all'} test images in percent",
         f"r: l2 radius of training in feature space; features: certified there, not in pixels; unit of both: {UNIT}; "
         "gap: to the certified lower bound on the optimum, – where there is none; --out has the spread over seeds, "
         "seconds, neurons, and a figure",

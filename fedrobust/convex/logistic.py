@@ -22,7 +22,7 @@ class LogisticProblem(Programme):
 
     Each w_ik is concave in (Z, Z′), so that the loss is convex: an upper bound on the worst cross-entropy in the ball,
     where one δ has to do for all rivals. Limit case: r = 0, the cross-entropy. The hinge of the worst rival is least
-    for f = 0 wherever no class has a probability of a half (Tewari and Bartlett 2007, section 5.1); this loss is not.
+    for f = 0 wherever no class has a probability of a half (Tewari and Bartlett 2007); this loss is not.
     """
 
     loss = "logistic"
