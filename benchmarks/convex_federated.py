@@ -1,150 +1,235 @@
-"""What label skew costs, exactly: federated averaging of lifted polynomial networks against the certified optimum.
+"""What label skew costs, exactly: the runs of a study of polynomial networks against the certified optimum of all data.
 
-    python -m benchmarks.convex_federated --clients 5 --rounds 20 --seeds 0 1 2 3 4 --out experiments/convex-federated
+    python -m benchmarks.convex_federated --runs sweeps/convex-skew --out experiments/convex/federated
+    python -m benchmarks.convex_federated --of runs/convex-digits-20261121-120000 ...
 
-Breast cancer, the split of `fedrobust convex`; clients as of `partitions`. The gap is (objective of the federated model
-over all training samples) − (objective of the centralised one), and the centralised one is known to be within its own
-gap of the global optimum.
+Every run of the study is carried out in this process, as `fedrobust sweep` would with engine local, and the programme's
+objective over the union of the clients' training images is taken exactly after each round. The gap is (that objective −
+the centralised one) / the centralised one, which is known to be within its own gap of the global optimum. `--of` gives
+that gap for the last models of any runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
+import shutil
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from matplotlib.ticker import MaxNLocator
 
 from benchmarks.harness import record, show
+from clients.app import app
+from fedrobust.checkpoint import Arrays, Checkpoint, load_model
+from fedrobust.config import RunConfig
 from fedrobust.convex.certificates import accuracy, l2_margins
-from fedrobust.convex.federated import federate
 from fedrobust.convex.first_order import solve_first_order
-from fedrobust.convex.problem import Problem
-from fedrobust.convex.samples import BREAST_CANCER, load_samples
+from fedrobust.convex.lifted import Lifted
+from fedrobust.convex.problem import Problem, Solution
+from fedrobust.data.device import DeviceImages
+from fedrobust.engines.local import LocalGrid
+from fedrobust.records import RunFolder
 from fedrobust.report import style
-from fedrobust.seeding import numpy_stream
-from partitions import dirichlet, iid
+from fedrobust.split import split_of
+from fedrobust.studies import load_study
+from fedrobust.studies.plan import PlannedRun, plan_sweep
+from fedrobust.workbench import workbench
+from strategies.federation import Federation
 
-SKEWS = {"Dir(0.1)": 0.1, "Dir(0.5)": 0.5, "IID": math.inf}
+GAPS = "gaps.jsonl"  # in a run's folder
+
+
+class Measured(Federation):
+    """A federation that keeps the programme's objective after each round."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        super().__init__(cfg, LocalGrid(cfg, app))
+        self.programme, self.rows = programme(cfg), []
+
+    def save(self, checkpoint: Checkpoint) -> Checkpoint:
+        objective = self.programme.objective(lifted(checkpoint.last))
+        self.rows.append({"round": checkpoint.progress.server_round, "objective": objective})
+        return super().save(checkpoint)
 
 
 def main() -> None:
-    """Run, print, append the records, draw."""
+    """Run what is not there yet, print, append the records, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--local-steps", type=int, nargs="+", default=[1, 20])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--radius", type=float, default=0.5)
-    parser.add_argument("--beta", type=float, default=0.01)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--study", default="convex-skew")
+    parser.add_argument("--runs", type=Path, help="folder of the study's runs; what is complete is taken")
+    parser.add_argument("--of", type=Path, nargs="+", help="folders of federated or central runs, in place of a study")
+    parser.add_argument("--seeds", default="", help="comma-separated, in place of the study's")
+    parser.add_argument("--complete", action="store_true", help="start no run: take those that are complete")
+    parser.add_argument("--out", type=Path, help="folder for the tables and the figure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for seed in arguments.seeds for row in _of_seed(arguments, seed)]
-    results = _last_rounds(rows)
+    if arguments.of:
+        for folder in map(RunFolder, arguments.of):
+            objective, centre = at_the_end(folder)
+            print(f"{folder.path}: gap {100 * (objective - centre.objective) / centre.objective:.2f} %", flush=True)
+        return
+    if not arguments.runs:
+        parser.error("--runs or --of is needed")
+    study = load_study(arguments.study)
+    study = study.with_seeds(arguments.seeds) if arguments.seeds else study
+    settings = {"device": "cpu", "workers.threads": 1}
+    runs = plan_sweep(study, arguments.runs, settings)
+    rows = [row for run in runs if there(run) or not arguments.complete for row in measured(run)]
+    last = last_rounds(rows)
+    results = over_seeds(last)
     record("convex_federated", {key: str(value) for key, value in vars(arguments).items()}, results)
-    columns = ("skew", "local steps", "gap, %", "std", "centralised gap, %", "clean", "certified", "centralised")
+    columns = (
+        "skew",
+        "local work",
+        "rounds",
+        "seeds",
+        "EMD",
+        "gap, %",
+        "std",
+        "its own gap, %",
+        "natural",
+        "certified",
+        "centralised",
+    )
+    percent = ("gap", "gap_std", "centralised_gap", "natural", "certified", "centralised_certified")
     show(
-        f"breast cancer, {arguments.clients} clients, after {arguments.rounds} rounds, {len(arguments.seeds)} seeds",
+        f"{arguments.study}: means over seeds, and the gap's standard deviation",
         columns,
         [
             (
-                result["skew"],
-                str(result["local_steps"]),
-                f"{100 * result['gap']:.2f}",
-                f"{100 * result['gap_std']:.2f}",
-                f"{100 * result['centralised_gap']:.2f}",
-                f"{100 * result['clean']:.1f}",
-                f"{100 * result['certified']:.1f}",
-                f"{100 * result['centralised_certified']:.1f}",
+                row["skew"],
+                row["work"],
+                str(row["round"]),
+                str(row["seeds"]),
+                f"{row['emd']:.2f}",
+                *(f"{100 * row[key]:.2f}" for key in percent),
             )
-            for result in results
+            for row in results
         ],
     )
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(arguments.out / "rounds.csv", index=False)
-        pd.DataFrame(results).to_csv(arguments.out / "results.csv", index=False)
-        _draw(rows, arguments.out / "gap.png")
+        pd.DataFrame(last).to_csv(arguments.out / "results.csv", index=False, float_format="%.6g")
+        draw(rows, arguments.out / "gap.png")
 
 
-def _of_seed(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    samples = load_samples(BREAST_CANCER, seed=seed)
-    problem = Problem(samples.x, samples.y, arguments.radius, arguments.beta)
-    central = solve_first_order(problem)
-    certified = accuracy(l2_margins(central.lifted, samples.test_x, samples.test_y, arguments.radius))
-    rows = []
-    for skew, concentration in SKEWS.items():
-        rng = numpy_stream(seed, "partition")
-        labels = samples.y.numpy()
-        if math.isinf(concentration):
-            parts = iid(labels, arguments.clients, rng)
-        else:
-            parts = dirichlet(labels, arguments.clients, rng, concentration=concentration, min_samples=5)
-        shards = [torch.from_numpy(part) for part in parts]
-        for local_steps in arguments.local_steps:
-            for state in federate(problem, shards, rounds=arguments.rounds, local_steps=local_steps, seed=seed):
-                margins = (l2_margins(state.model, samples.test_x, samples.test_y, r) for r in (0.0, arguments.radius))
-                clean, robust = map(accuracy, margins)
-                rows.append(
-                    {
-                        "seed": seed,
-                        "skew": skew,
-                        "local_steps": local_steps,
-                        "round": state.number,
-                        "objective": state.objective,
-                        "gap": (state.objective - central.objective) / central.objective,
-                        "clean": clean,
-                        "certified": robust,
-                        "centralised_objective": central.objective,
-                        "centralised_gap": central.gap,
-                        "centralised_certified": certified,
-                    }
-                )
-            print(f"seed {seed}  {skew}  {local_steps} local steps: gap {100 * rows[-1]['gap']:.2f} %", flush=True)
-    return rows
+def at_the_end(folder: RunFolder) -> tuple[float, Solution]:
+    """The objective of a run's last model, and the centralised solution of its programme."""
+    problem = programme(folder.read_config().replace(device="cpu"))
+    return problem.objective(lifted(load_model(folder.last)[0])), optimum(problem)
 
 
-def _last_rounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds after the last round."""
-    last = [row for row in rows if row["round"] == rows[-1]["round"]]
+def there(run: PlannedRun) -> bool:
+    """Whether the run is complete, and was measured."""
+    return run.complete and (run.folder.path / GAPS).exists()
+
+
+def measured(run: PlannedRun) -> list[dict[str, Any]]:
+    """A row per round of the run; its folder keeps the objectives."""
+    path = run.folder.path / GAPS
+    if not there(run):
+        shutil.rmtree(run.folder.path, ignore_errors=True)  # one that was broken off begins anew
+        federation = Measured(run.cfg)
+        federation.run()
+        path.write_text("".join(json.dumps(row) + "\n" for row in federation.rows))
+    written, centre = run.folder.record(), optimum(programme(run.cfg))
+    test = written["last"]
+    facts = {
+        **run.point,
+        "emd": written["emd"]["after"],
+        "centralised_objective": centre.objective,
+        "centralised_gap": centre.gap,
+        "natural": test["natural_accuracy"],
+        "certified": test["robust_accuracy.certified"],
+        "centralised_certified": certified(run.cfg, centre),
+    }
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in found:
+        row["gap"] = (row["objective"] - centre.objective) / centre.objective
+    print(f"{run.label}: gap {100 * found[-1]['gap']:.2f} % after {len(found)} rounds", flush=True)
+    return [row | facts for row in found]
+
+
+@lru_cache(maxsize=1)
+def programme(cfg: RunConfig) -> Problem:
+    """The programme that the clients of a run solve together: all images that any of them trains on, once."""
+    index = np.unique(np.concatenate([client.train for client in split_of(cfg).clients]))
+    x, y = samples(cfg, workbench(cfg).images("train"), torch.from_numpy(index))
+    return Problem(x, y, cfg.attack.epsilon, cfg.local.weight_decay, workbench(cfg).dataset.num_classes)
+
+
+def samples(cfg: RunConfig, images: DeviceImages, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images as the network sees them, float64 [n, d], and their labels."""
+    x, y = images.batch(index)
+    return workbench(cfg).model.get_submodule("normalisation")(x.double()).flatten(1), y
+
+
+SOLVED: dict[tuple[float, float, bytes], Solution] = {}
+
+
+def optimum(problem: Problem) -> Solution:
+    """The centralised solution, once for the same samples in any partition."""
+    key = problem.radius, problem.beta, problem.x.numpy().tobytes()
+    if key not in SOLVED:
+        SOLVED[key] = solve_first_order(problem)
+    return SOLVED[key]
+
+
+def certified(cfg: RunConfig, found: Solution) -> float:
+    """Certified accuracy of a solution on the test images."""
+    images = workbench(cfg).images("test")
+    x, y = samples(cfg, images, torch.arange(len(images)))
+    return accuracy(l2_margins(found.lifted, x, y, cfg.attack.epsilon))
+
+
+def lifted(arrays: Arrays) -> Lifted:
+    """(Z, Z′) as they travel."""
+    positive, negative = (torch.from_numpy(np.array(arrays[f"network.{name}"])) for name in ("positive", "negative"))
+    return Lifted(positive, negative)
+
+
+def last_rounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last row of each run."""
+    return list({(row["work"], row["skew"], row["seed"]): row for row in rows}.values())
+
+
+def over_seeds(last: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, and the standard deviation of the gap."""
     results = []
-    for skew in SKEWS:
-        for steps in dict.fromkeys(row["local_steps"] for row in last):
-            part = [row for row in last if row["skew"] == skew and row["local_steps"] == steps]
-            names = ("gap", "centralised_gap", "clean", "certified", "centralised_certified", "objective")
-            gaps = [row["gap"] for row in part]
-            means = {name: fmean(row[name] for row in part) for name in names}
-            spread = stdev(gaps) if len(gaps) > 1 else 0.0
-            results.append({"skew": skew, "local_steps": steps, **means, "gap_std": spread, "seeds": len(part)})
+    for work, skew in settings_of(last):
+        part = [row for row in last if (row["work"], row["skew"]) == (work, skew)]
+        numbers = [name for name, value in part[0].items() if isinstance(value, int | float)]
+        spread = stdev([row["gap"] for row in part]) if len(part) > 1 else 0.0
+        means = {name: fmean(row[name] for row in part) for name in numbers}
+        facts = {"skew": skew, "work": work, "seeds": len(part), "gap_std": spread}
+        results.append(facts | means | {"round": part[0]["round"]})
     return results
 
 
-def _draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """The gap against the round: a colour per skew, dashes per number of local steps."""
-    figure = style.figure(5.6, 3.4, [f"{skew}, 20 local steps" for skew in SKEWS] * 2)
+def settings_of(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(work, skew) of all runs, in order."""
+    return sorted({(row["work"], row["skew"]) for row in rows})
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The gap against the round, mean over seeds: a colour per skew, dashes per amount of local work."""
+    pairs = settings_of(rows)
+    works, skews = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+    names = [f"{skew}, {work}" for work, skew in pairs]
+    figure = style.figure(5.6, 3.4, names)
     axes = figure.subplots()
-    for colour, skew in enumerate(SKEWS):
-        for dash, steps in enumerate(sorted({row["local_steps"] for row in rows})):
-            part = [row for row in rows if row["skew"] == skew and row["local_steps"] == steps]
-            rounds = sorted({row["round"] for row in part})
-            means = [fmean(row["gap"] for row in part if row["round"] == number) for number in rounds]
-            name = f"{skew}, {steps} local step{'s' if steps > 1 else ''}"
-            axes.plot(
-                rounds,
-                [100 * gap for gap in means],
-                label=name,
-                color=style.colour(colour),
-                linestyle=style.LINES[dash],
-            )
-    axes.set_yscale("log")
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("objective above the centralised one, %")
+    for name, (work, skew) in zip(names, pairs, strict=True):
+        part = [row for row in rows if (row["work"], row["skew"]) == (work, skew)]
+        rounds = sorted({row["round"] for row in part})
+        means = [100 * fmean(row["gap"] for row in part if row["round"] == number) for number in rounds]
+        line = style.LINES[works.index(work)]
+        axes.plot(rounds, means, label=name, color=style.colour(skews.index(skew)), linestyle=line)
+    axes.set(xscale="log", yscale="log", xlabel="round", ylabel="objective above the centralised one, %")
     style.plain(axes)
     style.legend_below(figure, [axes])
     figure.savefig(path, dpi=style.DPI)

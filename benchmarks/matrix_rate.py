@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.harness import middle, record, show, spread
 from fedrobust.attacks import make_attack
-from fedrobust.config import Model
+from fedrobust.config import Data, Model
 from fedrobust.data import DATASETS
 from fedrobust.data.augment import random_crop_flip
 from fedrobust.data.device import DeviceImages
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     device = pick_device(arguments.device)
-    flops = forward_flops(Model(name=arguments.model), "cifar10") * (2 * arguments.steps + 3)
+    flops = forward_flops(Model(name=arguments.model), Data(name="cifar10")) * (2 * arguments.steps + 3)
     rows = []
     for _ in range(arguments.repeats):
         rate = matrix_rate(arguments.size, getattr(torch, arguments.precision), device)

@@ -60,6 +60,7 @@ class LocalClient:
             told.objective,
             attack=attack,
             class_counts=torch.from_numpy(self._class_counts()).to(bench.device),
+            epsilon=cfg.attack.epsilon,
             **cfg.objective.model_dump(exclude={"name"}),
         )
         schedule = Schedule(

@@ -33,6 +33,9 @@ class Data(Section, frozen=True):
     dir: str = Field(
         default="", description="folder in the Hub's parquet layout; unset: FEDROBUST_DATA, else a download"
     )
+    classes: str = Field(
+        default="", description="of the data set that are kept, by name or number, such as 3,8 or cat,dog; unset: all"
+    )
     own: bool = Field(
         default=False, description="clients train on folders of their own (real machines): FEDROBUST_OWN on each"
     )
@@ -248,6 +251,8 @@ class RunConfig(Section, frozen=True):
             )
         if self.attack.random_start == "n-fgsm" and self.attack.name != "fgsm":
             raise ValueError("attack.random-start = 'n-fgsm': is for attack.name fgsm only")
+        if self.data.own and self.data.classes:
+            raise ValueError(f"data.classes = {self.data.classes!r}: is not for data.own; leave it unset")
         if self.kind == "central" and self.pool.fraction:
             raise ValueError(f"pool.fraction = {self.pool.fraction}: a central run has all the data, and no pool")
         if self.kind == "central" and self.strategy.name != "fedavg":

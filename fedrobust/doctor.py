@@ -45,12 +45,14 @@ class Trouble(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """A client's machine: the server as it is reached from here, its bundle (None for plaintext), its data set."""
+    """A client's machine: the server as it is reached from here, its bundle (None for plaintext), its data set, and
+    its own folder of images of that kind where it trains on one (`data.own`)."""
 
     host: str
     port: int
     bundle: Path | None
     data: str
+    own: Path | None = None
 
 
 def examine(client: Client) -> Iterator[Finding]:
@@ -174,8 +176,17 @@ def _device(client: Client) -> str:
 
 
 def _data(client: Client) -> str:
-    from fedrobust.data import load
+    from fedrobust.data import DATASETS, load
+    from fedrobust.data.own import read_folder
 
+    spec = DATASETS[client.data]
+    if client.own:
+        try:
+            own = read_folder(client.own, spec)
+        except UserError as error:
+            raise Trouble(str(error), "mount the folder (OWN), and mend what is said of it") from error
+        classes = f"{len(set(own.labels.tolist()))} of {len(spec.class_names)} classes of {client.data}"
+        return f"{client.own}: {len(own):,} images of {classes}"
     try:
         dataset = load(client.data)
     except UserError as error:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list
 from fedrobust.records import RunFolder
 
 
@@ -25,7 +29,7 @@ def check_run(cfg: RunConfig) -> None:
 
     check_names(cfg)
     activation_maker(**cfg.model.activations())
-    pick_device(cfg.device)
+    _check_polynomial(cfg, pick_device(cfg.device))
     if cfg.kind == "central":
         check_start(cfg.objective.name, cfg.attack.random_start)
         plan_workers(cfg, "local")
@@ -37,3 +41,32 @@ def check_run(cfg: RunConfig) -> None:
     if cfg.resume:
         with RunFolder(cfg.run_dir).held():
             pass
+
+
+def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
+    """Raise ConfigError for what only model polynomial goes with, and for what it does not go with."""
+    from fedrobust.evaluation.suite import CERTIFIED
+
+    convex, central = cfg.objective.name == "convex", cfg.kind == "central"
+    if cfg.model.name != "polynomial" or cfg.attack.norm != "l2":
+        for name, asked in (
+            ("objective.name = 'convex'", convex),
+            (f"evaluation.attacks has {CERTIFIED!r}", CERTIFIED in split_list(cfg.evaluation.attacks)),
+        ):
+            if asked:
+                raise ConfigError(f"{name}: is for model.name polynomial with attack.norm l2")
+    if convex and cfg.objective.awp_gamma:
+        raise ConfigError(f"objective.awp-gamma = {cfg.objective.awp_gamma:g}: must be 0 for objective convex")
+    if cfg.model.name != "polynomial":
+        return
+    # each round takes the roots of (Z, Z′) anew: what is kept of the last round's roots belongs to others
+    for refused, line in (
+        (cfg.model.activation != "polynomial", f"model.activation = {cfg.model.activation!r}: must be polynomial"),
+        (cfg.model.input_size, f"model.input-size = {cfg.model.input_size}: must be 0, balls are those of the pixels"),
+        (cfg.precision == "bfloat16", f"precision = {cfg.precision!r}: must be auto, all is in float64"),
+        (device.type == "mps", f"device = {cfg.device!r}: has no float64; take cpu or cuda"),
+        (central and cfg.local.momentum, f"local.momentum = {cfg.local.momentum:g}: must be 0 in a central run"),
+        (central and cfg.central.average != "none", f"central.average = {cfg.central.average!r}: must be none"),
+    ):
+        if refused:
+            raise ConfigError(f"{line} (model polynomial)")

@@ -43,7 +43,7 @@ def absolute(path: str) -> str:
 def model_facts(cfg: RunConfig) -> dict[str, Any]:
     """What a model's file says of itself: all that it takes to build the model, and the data it is for."""
     settings = cfg.model.model_dump()
-    return {"model": settings.pop("name"), **settings, "data": cfg.data.name}
+    return {"model": settings.pop("name"), **settings, "data": cfg.data.name, "classes": cfg.data.classes}
 
 
 class RunFolder:

@@ -64,16 +64,19 @@ def resolve(kind: str, name: str) -> Any:
 
 
 def check_names(cfg: RunConfig) -> None:
-    """Every name in the config is in its registry, evaluation attacks included.
+    """Every name in the config is in its registry, evaluation attacks and classes of the data included.
 
     Raises:
         ConfigError: one line for the first name that is not.
+        DataError: the same for a class.
     """
+    from fedrobust.data import DATASETS, class_numbers
     from fedrobust.evaluation import parse_attack
 
     flat = cfg.to_flat()
     for key, kind in NAMED_BY.items():
         if flat[key] or key not in MAY_BE_UNSET:
             resolve(kind, str(flat[key]))
+    class_numbers(cfg.data.classes, DATASETS[cfg.data.name].class_names)
     for name in split_list(cfg.evaluation.attacks):
         parse_attack(name)

@@ -15,7 +15,7 @@ import numpy as np
 
 import partitions
 from fedrobust.config import RunConfig
-from fedrobust.data import Dataset, hold_out, load, subset
+from fedrobust.data import Dataset, hold_out, load_data, subset
 from fedrobust.errors import ConfigError
 from fedrobust.lookup import configure
 from fedrobust.seeding import numpy_stream
@@ -122,4 +122,4 @@ def summarise_split(dataset: Dataset, split: FederatedSplit) -> partitions.Parti
 @lru_cache(maxsize=2)
 def split_of(cfg: RunConfig) -> FederatedSplit:
     """`make_split` for the run's own data set, computed once per process."""
-    return make_split(cfg, load(cfg.data.name, data_dir=cfg.data.dir or None).train.labels)
+    return make_split(cfg, load_data(cfg.data).train.labels)

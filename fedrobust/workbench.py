@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.config import RunConfig
-from fedrobust.data import Dataset, load
+from fedrobust.data import Dataset, load_data
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.data.spec import SplitName
 from fedrobust.models import build_model
@@ -69,7 +69,7 @@ def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
     """
     keep_freed_memory()
     device = pick_device(cfg.device)
-    dataset = own or load(cfg.data.name, data_dir=cfg.data.dir or None)
+    dataset = own or load_data(cfg.data)
     model = build_model(
         cfg.model.name,
         num_classes=dataset.num_classes,

@@ -129,6 +129,7 @@ class Trainer:
             self.cfg.objective.name or DEFAULT_OBJECTIVE,
             attack=self.attack,
             class_counts=torch.from_numpy(counts).to(self.bench.device),
+            epsilon=self.cfg.attack.epsilon,
             **settings,
         )
 

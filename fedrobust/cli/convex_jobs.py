@@ -74,7 +74,7 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     from fedrobust.report.convex import NORMS, write_convex
 
     of_data = {
-        "classes": tuple(split_list(chosen.pop("classes"))),
+        "classes": chosen.pop("classes"),
         "images": chosen.pop("num_images"),
         "label": chosen.pop("label"),
         "data_dir": arguments.data_dir,

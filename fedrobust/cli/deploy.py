@@ -16,6 +16,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.preflight import check_run
 from fedrobust.presets import preset_names
 from fedrobust.records import RunFolder
+from fedrobust.report import labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) 
 
     if is_complete(label, cfg, [], console):
         return 0
-    console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients")
+    console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients")
     console.print(f"SuperNodes of {superlink.address}", highlight=False)
     folder = RunFolder(cfg.run_dir)
     if not cfg.resume:

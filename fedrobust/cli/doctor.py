@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedrobust.errors import ConfigError
+from fedrobust.naming import unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--certs", metavar="FOLDER", type=Path, default=Path("certs"), help="this client's bundle [%(default)s]")
     add("--insecure", action="store_true", help="the server is without TLS")
     add("--data", metavar="NAME", default="digits", help="the data set it is to train on [%(default)s]")
+    add("--own", metavar="FOLDER", type=Path, help="its own images of that kind, where it trains on them (data.own)")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a line per check; 1 where there is something to mend."""
+    from fedrobust.data import DATASETS
     from fedrobust.doctor import Client, examine
 
+    if arguments.data not in DATASETS:
+        raise ConfigError(f"--data: {unknown('data set', arguments.data, DATASETS)}")
     host, _, port = arguments.server.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--server {arguments.server!r}: must be HOST:PORT, such as fl.example.org:8443")
     console, healthy = Console(soft_wrap=True), True
-    client = Client(host.strip("[]"), int(port), None if arguments.insecure else arguments.certs, arguments.data)
+    bundle = None if arguments.insecure else arguments.certs
+    client = Client(host.strip("[]"), int(port), bundle, arguments.data, arguments.own)
     for finding in examine(client):
         mark = "[red]✗[/red]" if finding.remedy else "[green]✓[/green]"
         console.print(f"{mark} {finding.check:8}", end="")

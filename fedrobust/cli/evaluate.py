@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source", metavar="RUN_OR_CHECKPOINT", help="make the adversarial examples on this model: a transfer attack")
     add("--model", default="", help="model of a file that does not say: see `fedrobust list models`")
     add("--data", default="", help="its data set: see `fedrobust list datasets`")
+    add("--classes", default="", help="of the data set, by name or number [the run's; all]")
     add("--data-dir", default="", help="folder of the data in the Hub's parquet layout")
     add("--seed", type=count, default=0, help="of the choice of images and of random starts [0]")
     add("--batch-size", type=count, default=0, help="images at once [what fits the device]")
@@ -66,7 +67,12 @@ def main(arguments: argparse.Namespace) -> int:
     keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    settings = {"model_name": arguments.model, "data_name": arguments.data, "data_dir": arguments.data_dir}
+    settings = {
+        "model_name": arguments.model,
+        "data_name": arguments.data,
+        "classes": arguments.classes,
+        "data_dir": arguments.data_dir,
+    }
     subject = load_subject(arguments.subject, which=arguments.which, **settings)
     source = load_subject(arguments.source, which=arguments.which, **settings) if arguments.source else None
     threat = _threat(arguments, subject.cfg, Threat)

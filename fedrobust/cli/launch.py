@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedrobust.cli.follow import Following, Watcher
 from fedrobust.cli.live import LiveDisplay
@@ -114,7 +114,9 @@ def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console)
 
 def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
-    table = Table("run", "strategy", "model", "round", title="on the test set", title_justify="left")
+    table = Table(
+        Column("run", overflow="fold"), "strategy", "model", "round", title="on the test set", title_justify="left"
+    )
     records: list[tuple[str, RunConfig, dict[str, Any]]] = [
         (label, cfg, RunFolder(cfg.run_dir).record()) for label, cfg in runs.items()
     ]

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; write the files that are asked for."""
-    from fedrobust.data import load
+    from fedrobust.data import load_data
     from fedrobust.registry import check_names
     from fedrobust.split import split_of, summarise_split
 
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--figure {arguments.figure}: must end in {', '.join(FORMATS)}")
     cfg = complete(arguments.preset, given_settings(arguments))
     check_names(cfg)
-    dataset = load(cfg.data.name, data_dir=cfg.data.dir or None)
+    dataset = load_data(cfg.data)
     summary = summarise_split(dataset, split_of(cfg))
     console = Console()
     _print(console, cfg, summary, dataset.class_names)

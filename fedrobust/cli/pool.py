@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write it; say how large it is."""
-    from fedrobust.data import Split, load
+    from fedrobust.data import Split, load_data
     from fedrobust.data.own import save_pool
     from fedrobust.split import make_split
 
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     cfg = complete(arguments.preset, given_settings(arguments))
     if not cfg.pool.fraction:
         raise ConfigError("pool.fraction = 0: there is no pool; set it above 0, at most 0.4")
-    train = load(cfg.data.name, data_dir=cfg.data.dir or None).train
+    train = load_data(cfg.data).train
     chosen = make_split(cfg.replace(data__own=True), train.labels).pool
     try:
         save_pool(out, cfg, Split(train.images[chosen], train.labels[chosen]))

@@ -17,6 +17,7 @@ from fedrobust.config import RunConfig
 from fedrobust.preflight import check_run
 from fedrobust.presets import preset_names
 from fedrobust.records import RunFolder
+from fedrobust.report import labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,10 +100,10 @@ def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
     if cfg.kind == "central":
         cfg, _ = plan_workers(cfg, "local")
         trained = f"{cfg.objective.name or 'at'} of {cfg.model.name} with {cfg.model.activation}"
-        return cfg, "", [f"{trained} on all of {cfg.data.name}, {cfg.workers.threads} CPU threads"]
+        return cfg, "", [f"{trained} on all of {labels.data(cfg)}, {cfg.workers.threads} CPU threads"]
     engine, why = pick_engine(cfg, asked)
     cfg, plan = plan_workers(cfg, engine)
-    clients = f"{cfg.strategy.name} on {cfg.data.name}, {cfg.num_clients} clients"
+    clients = f"{cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients"
     return cfg, engine, [clients, f"engine {engine} ({why}): {plan}"]
 
 

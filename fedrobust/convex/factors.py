@@ -19,6 +19,14 @@ def rows(factors: Tensor) -> Tensor:
     return torch.cat([factors, torch.linalg.vector_norm(factors, dim=-1, keepdim=True)], -1)
 
 
+def neurons_at(rows: Tensor, x: Tensor, activation: Activation) -> Tensor:
+    """a (vᵀx)² + b t vᵀx + c t² for rows [v; t] [C, m, d + 1] at x [B, d]: what each adds to f_c but for its sign."""
+    a, b, c = activation
+    last = rows[..., -1]
+    products = torch.einsum("bd,cmd->bcm", x, rows[..., :-1])
+    return a * products.square() + b * last * products + c * last.square()
+
+
 def lifted_of(factors: Tensor, activation: Activation) -> Lifted:
     """(Z, Z′) of factors v [C, m, d]."""
     half = factors.shape[1] // 2
@@ -47,10 +55,7 @@ class FactorNetwork(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b, c = self.activation
-        length = torch.linalg.vector_norm(self.factors, dim=-1)
-        products = torch.einsum("bd,cmd->bcm", x.flatten(1), self.factors)
-        neurons = a * products.square() + b * length * products + c * length.square()
+        neurons = neurons_at(rows(self.factors), x.flatten(1), self.activation)
         return as_logits((neurons * signs(self.factors.shape[1], self.factors)).sum(2))
 
     def lifted(self) -> Lifted:

@@ -66,18 +66,6 @@ class Lifted:
         return float(torch.maximum(negative.clamp(min=0), trace) / (1 + self.path_norm))
 
 
-def mean_of(models: list[Lifted], weights: list[float]) -> Lifted:
-    """Σ_k n_k (Z_k, Z_k′) / Σ_k n_k: a network again, with ‖α‖₁ no larger than the mean of theirs."""
-    shares = [weight / sum(weights) for weight in weights]
-
-    def mean(parts: list[Tensor]) -> Tensor:
-        return torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
-
-    return Lifted(
-        mean([model.positive for model in models]), mean([model.negative for model in models]), models[0].activation
-    )
-
-
 def values(forms: Tensor, x: Tensor) -> Tensor:
     """f_c(x_i) [n, C] of H [C, d + 1, d + 1] at x [n, d]; memory n · d at a time."""
     quadratic, linear, constant = forms[:, :-1, :-1], forms[:, :-1, -1], forms[:, -1, -1]

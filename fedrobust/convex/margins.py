@@ -12,6 +12,8 @@ from torch import Tensor
 from fedrobust.convex.lifted import values
 from fedrobust.convex.trust_region import minimise
 
+CACHED = 1 << 16  # numbers per matrix of a block of rows: Newton's few matrices then stay in a CPU core's cache
+
 
 @dataclass(frozen=True)
 class WorstCase:
@@ -97,8 +99,15 @@ def of_pair(form: Tensor, x: Tensor, sign: Tensor, radius: float | Tensor) -> Pa
             return PairMinimum(sign * values(form[None], x)[:, 0], x, torch.zeros_like(sign))
         radius = x.new_full((len(x),), radius)
     curvature, basis = torch.linalg.eigh(form[:-1, :-1])
-    turned, linear = x @ basis, form[:-1, -1] @ basis
-    slope = turned * curvature + linear
-    at_x = sign * ((turned * (slope + linear)).sum(1) + form[-1, -1])
-    found = minimise(sign[:, None] * curvature, sign[:, None] * slope, radius)
-    return PairMinimum(at_x + found.value, x + found.point @ basis.T, found.multiplier)
+    linear = form[:-1, -1] @ basis
+
+    def of_rows(x: Tensor, sign: Tensor, radius: Tensor) -> PairMinimum:
+        turned = x @ basis
+        slope = turned * curvature + linear
+        at_x = sign * ((turned * (slope + linear)).sum(1) + form[-1, -1])
+        found = minimise(sign[:, None] * curvature, sign[:, None] * slope, radius)
+        return PairMinimum(at_x + found.value, x + found.point @ basis.T, found.multiplier)
+
+    rows = max(1, len(x) if x.is_cuda else CACHED // x.shape[1])
+    blocks = zip(*(whole.split(rows) for whole in (x, sign, radius)), strict=True)
+    return PairMinimum(*map(torch.cat, zip(*(of_rows(*block) for block in blocks), strict=True)))

@@ -63,7 +63,7 @@ class Samples:
 
 
 def load_samples(
-    name: str, *, seed: int, classes: tuple[str, ...] = (), images: int = 2000, label: str = "", data_dir: str = ""
+    name: str, *, seed: int, classes: str = "", images: int = 2000, label: str = "", data_dir: str = ""
 ) -> Samples:
     """The samples called `name`, split by `seed`, checked.
 
@@ -149,28 +149,22 @@ def _read_csv(name: str, label: str, seed: int) -> Samples:
     return from_table(Path(name).stem, values.to_numpy(np.float64), y, tuple(map(str, names)), seed)
 
 
-def _of_images(name: str, classes: tuple[str, ...], images: int, seed: int, data_dir: str) -> Samples:
-    dataset = load(name, data_dir=data_dir or None)
-    numbers = [_class_number(word, dataset.class_names) for word in classes] or list(range(dataset.num_classes))
-    if len(set(numbers)) < 2:
-        raise DataError("--classes: name two classes or more")
+def _of_images(name: str, classes: str, images: int, seed: int, data_dir: str) -> Samples:
+    dataset = load(name, data_dir=data_dir or None, classes=classes)
     parts = []
     for split, kind in ((dataset.train, "train"), (dataset.test, "test")):
-        members = np.flatnonzero(np.isin(split.labels, numbers))
+        members = np.arange(len(split))
         if 0 < images < len(members):
-            members = members[subset(split.labels[members], images, numpy_stream(seed, "convex", kind))]
+            members = subset(split.labels, images, numpy_stream(seed, "convex", kind))
         pixels = split.images[members].reshape(len(members), -1) / 255
-        parts += [torch.from_numpy(pixels), torch.from_numpy(np.searchsorted(np.sort(numbers), split.labels[members]))]
+        parts += [torch.from_numpy(pixels), torch.from_numpy(split.labels[members])]
     centre = parts[0].mean(0)
-    names = tuple(dataset.class_names[number] for number in sorted(numbers))
     return Samples(
-        name, parts[0] - centre, parts[1], parts[2] - centre, parts[3], names, "1 where pixels lie in [0, 1]"
+        name,
+        parts[0] - centre,
+        parts[1],
+        parts[2] - centre,
+        parts[3],
+        dataset.class_names,
+        "1 where pixels lie in [0, 1]",
     )
-
-
-def _class_number(word: str, names: tuple[str, ...]) -> int:
-    if word in names:
-        return names.index(word)
-    if word.isdigit() and int(word) < len(names):
-        return int(word)
-    raise DataError(unknown("class", word, names))

@@ -43,14 +43,16 @@ def minimise(curvature: Tensor, gradient: Tensor, radius: Tensor, *, sphere: boo
     floor = torch.zeros_like(lowest) if sphere else lowest.clamp(min=0)
     shift = torch.maximum(floor, (gradient.abs() / radius[:, None] - gaps).amax(1))
     for _ in range(MAX_STEPS):
-        point = _divide(-gradient, gaps + shift[:, None])
-        length = torch.linalg.vector_norm(point, dim=1)
-        slope = _divide(point.square(), gaps + shift[:, None]).sum(1)
-        step = _divide((length / radius - 1) * length.square(), slope).clamp(min=0)
+        point, inverse = _stationary(gradient, gaps, shift)
+        squares = point.square()
+        length = squares.sum(1).sqrt()
+        slope = squares.mul_(inverse).sum(1)
+        # no slope: no gradient, so the least shift is the root
+        step = torch.where(slope > 0, (length / radius - 1) * length.square() / slope, 0.0).clamp(min=0)
         shift = shift + step
         if (step <= 4 * torch.finfo(shift.dtype).eps * shift).all():
             break
-    point = _divide(-gradient, gaps + shift[:, None])
+    point, _ = _stationary(gradient, gaps, shift)
     multiplier = shift - lowest if sphere else (shift - lowest).clamp(min=0)
     value = (gradient * point).sum(1) - multiplier * radius.square()
     length = torch.linalg.vector_norm(point, dim=1)
@@ -63,6 +65,7 @@ def minimise(curvature: Tensor, gradient: Tensor, radius: Tensor, *, sphere: boo
     return Minimum(point.scatter_add(1, position[:, None], (sign * missing)[:, None]), value, multiplier)
 
 
-def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Their quotient, 0 where both are 0."""
-    return torch.where(numerator == 0, 0.0, numerator / denominator)
+def _stationary(gradient: Tensor, gaps: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """δ = −g / (gaps + shift), 0 where g is 0, and 1 / (gaps + shift), large where that is 1 / 0."""
+    inverse = gaps.add(shift[:, None]).clamp_(min=torch.finfo(gaps.dtype).tiny).reciprocal_()
+    return (gradient * inverse).neg_(), inverse

@@ -7,7 +7,9 @@ needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) a
 import difflib
 from pathlib import Path
 
+from fedrobust.config import Data
 from fedrobust.data import class_names as names
+from fedrobust.data.classes import class_numbers, restricted
 from fedrobust.data.loading import assemble
 from fedrobust.data.slices import hold_out, subset
 from fedrobust.data.spec import AugmentationName, DataError, Dataset, DatasetSpec, Split, SplitName
@@ -20,8 +22,10 @@ __all__ = [
     "DatasetSpec",
     "Split",
     "SplitName",
+    "class_numbers",
     "hold_out",
     "load",
+    "load_data",
     "subset",
 ]
 
@@ -93,8 +97,15 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def load(name: str, *, data_dir: str | Path | None = None) -> Dataset:
+def load_data(settings: Data) -> Dataset:
+    """The data set of a run. Raises DataError as `load`."""
+    return load(settings.name, data_dir=settings.dir or None, classes=settings.classes)
+
+
+def load(name: str, *, data_dir: str | Path | None = None, classes: str = "") -> Dataset:
     """The data set `name`, decoded once per machine and opened as memory maps from then on.
+
+    With `classes`, those alone (`data.classes.restricted`), copied into memory.
 
     Where it comes from, the first that applies:
 
@@ -106,11 +117,11 @@ def load(name: str, *, data_dir: str | Path | None = None) -> Dataset:
     The cache folder is `FEDROBUST_CACHE`, else `$XDG_CACHE_HOME/fedrobust`, else `~/.cache/fedrobust`.
 
     Raises:
-        DataError: an unknown name; a source that is missing, partial or corrupt; a failed download; a cache
+        DataError: an unknown name or class; a source that is missing, partial or corrupt; a failed download; a cache
             folder that cannot be written.
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(DATASETS)}")
-    return assemble(name, DATASETS[name], None if data_dir is None else Path(data_dir))
+    return restricted(assemble(name, DATASETS[name], None if data_dir is None else Path(data_dir)), classes)

@@ -119,6 +119,7 @@ def flwr_environment(home: Path, address: str = "127.0.0.1") -> Environment:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_ADDRESS": "local",  # a cluster of its own, also where another one runs
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # which is of this host alone: Ray then listens on the loopback
         # Flower finds its commands by PATH, on which an environment that is not activated does not lie
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]),
     }

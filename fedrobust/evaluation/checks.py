@@ -10,7 +10,7 @@ from fedrobust.evaluation import flags
 from fedrobust.evaluation.campaign import Campaign, accuracy
 from fedrobust.evaluation.flags import Flag
 from fedrobust.evaluation.journal import AttackState
-from fedrobust.evaluation.planted import planted_test
+from fedrobust.evaluation.planted import Planted, has_readout, planted_test
 from fedrobust.evaluation.probes import probe
 from fedrobust.evaluation.suite import Threat
 
@@ -46,14 +46,16 @@ def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[di
         order = flags.strength_flags(strength)
     curve = list(_curve(campaign))
     campaign.watch("planted examples", 0.0)
-    planted = planted_test(
-        campaign.model,
-        campaign.data,
-        campaign.index[:PLANTED_IMAGES],
-        request.threat,
-        batch_size=request.batch_size,
-        seed=request.seed,
-    )
+    planted = Planted(0, 0.0, 0.0)
+    if has_readout(campaign.model):
+        planted = planted_test(
+            campaign.model,
+            campaign.data,
+            campaign.index[:PLANTED_IMAGES],
+            request.threat,
+            batch_size=request.batch_size,
+            seed=request.seed,
+        )
     measured = {
         "probes": vars(probes),
         "strength": strength,

@@ -147,8 +147,12 @@ def _plant(model: nn.Module, x: Tensor, threat: Threat, generator: torch.Generat
     return Readout(model, weight, bias), score > highest
 
 
+def has_readout(model: nn.Module) -> bool:
+    """Whether there is a linear layer to plant an example behind; a polynomial network has none."""
+    return any(isinstance(module, nn.Linear) for module in model.modules())
+
+
 def _last_linear(model: nn.Module) -> nn.Linear:
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not layers:
+    if not has_readout(model):
         raise ConfigError("planted examples need a linear layer at the end of the model; leave that check out")
-    return layers[-1]
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]

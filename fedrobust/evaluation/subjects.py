@@ -41,7 +41,13 @@ class Subject:
 
 
 def load_subject(
-    name: str, *, which: Which = "best", model_name: str = "", data_name: str = "", data_dir: str = ""
+    name: str,
+    *,
+    which: Which = "best",
+    model_name: str = "",
+    data_name: str = "",
+    classes: str = "",
+    data_dir: str = "",
 ) -> Subject:
     """The model at `name`.
 
@@ -49,7 +55,7 @@ def load_subject(
         name: a run's folder (also of an unfinished run: its checkpoint is read); a safetensors file; or
             "package.module:object", a `torch.nn.Module` or a function without arguments that returns one.
         which: the run's best or last model.
-        model_name, data_name: for a file that does not say, and in place of what it says.
+        model_name, data_name, classes: for a file that does not say, and in place of what it says.
         data_dir: as the setting data.dir.
 
     Raises:
@@ -66,10 +72,12 @@ def load_subject(
         arrays, model = {}, _import(name)
     else:
         raise ConfigError(f"{name}: neither a run's folder, nor a .safetensors file, nor package.module:object")
-    facts |= {key: value for key, value in (("model", model_name), ("data", data_name)) if value}
+    told = {"model": model_name, "data": data_name, "classes": classes}
+    facts |= {key: value for key, value in told.items() if value}
     if not facts.get("data") or (model is None and not facts.get("model")):
         raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
-    dataset = load(str(facts["data"]), data_dir=data_dir or (cfg.data.dir if cfg else "") or None)
+    folder = data_dir or (cfg.data.dir if cfg else "")
+    dataset = load(str(facts["data"]), data_dir=folder or None, classes=str(facts.get("classes", "")))
     if model is None:
         model = _build(name, facts, dataset, arrays)
     return Subject(name, model, dataset, weights_digest(model), facts, cfg)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fedrobust.attacks import make_evaluation_attack
 from fedrobust.attacks.norms import Norm
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.models.polynomial import worst_images
 from fedrobust.naming import split_list, unknown
 
+CERTIFIED = "certified"
+DLR_CLASSES = 4  # without which the targeted DLR loss is none
 NUM_TARGETS = 9  # classes a targeted attack of AutoAttack aims at, from the second most likely on
 
 Settings = tuple[str, dict[str, Any]]  # an attack's name in its registry, and how it is set
@@ -58,17 +62,24 @@ SUITE: dict[str, str] = {
     "autoattack": "The four before this in a chain: AutoAttack, standard version.",
     "gaussian-noise": "No attack but a control.",
     "uniform-noise": "No attack but a control.",
+    CERTIFIED: "No attack but the exact worst case in the whole l2 ball: what no attack can break (model polynomial).",
 }
 
 
 def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
     """The chain of attacks behind the name of an evaluation attack, with the settings that make it this one.
 
-    SUITE says what each is; the members of AutoAttack are as in Croce and Hein 2020, the standard version.
+    SUITE says what each is; the members of AutoAttack are as in Croce and Hein 2020, the standard version. Empty for
+    "certified", which is none.
 
     Raises:
-        ConfigError: any other name.
+        ConfigError: any other name, or a loss that is not defined for so few classes.
     """
+    if name in ("apgd-t", "autoattack") and num_classes < DLR_CLASSES:
+        raise ConfigError(
+            f"{name}: its targeted DLR loss wants {DLR_CLASSES} classes or more, not {num_classes}; "
+            "take apgd-ce, fab-t and square"
+        )
     targets = range(1, min(NUM_TARGETS, num_classes - 1) + 1)
     autoattack: dict[str, list[Settings]] = {
         "apgd-ce": [("apgd", {})],
@@ -84,6 +95,7 @@ def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
         "autoattack": [stage for member in autoattack.values() for stage in member],
         "gaussian-noise": [("gaussian-noise", {})],
         "uniform-noise": [("uniform-noise", {})],
+        CERTIFIED: [],
     }
     if name in chains:
         return chains[name]
@@ -105,8 +117,12 @@ def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float 
         step_size: of PGD, BIM and MIM; unset, epsilon / 4 (2/255 at 8/255). FGSM's is epsilon.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, or a certificate in another norm than l2.
     """
+    if name == CERTIFIED:
+        if threat.norm != "l2":
+            raise ConfigError(f"{CERTIFIED}: is for norm l2, not {threat.norm}")
+        return EvaluationAttack(name, (Stage(name, partial(worst_images, radius=threat.epsilon)),))
     stages: dict[str, Stage] = {}
     for attack, settings in parse_attack(name, num_classes):
         given: dict[str, Any] = {"epsilon": threat.epsilon, "norm": threat.norm, **settings}

@@ -11,6 +11,7 @@ from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_wei
 from fedrobust.models.builder import Builder
 from fedrobust.models.calfat_cnn import build_calfat_cnn
 from fedrobust.models.efficientnet import build_efficientnet_b0
+from fedrobust.models.polynomial import build_polynomial
 from fedrobust.models.preact import build_preact_resnet18, build_wrn_28_10, build_wrn_34_10
 from fedrobust.models.resnet import build_resnet18, build_resnet18_imagenet, build_resnet34, build_resnet50
 from fedrobust.models.small_cnn import build_small_cnn
@@ -21,6 +22,7 @@ __all__ = ["ACTIVATIONS", "MODELS", "build_model"]
 MODELS: dict[str, Builder] = {
     "calfat-cnn": build_calfat_cnn,
     "efficientnet-b0": build_efficientnet_b0,
+    "polynomial": build_polynomial,
     "preact-resnet18": build_preact_resnet18,
     "resnet18": build_resnet18,
     "resnet18-imagenet": build_resnet18_imagenet,

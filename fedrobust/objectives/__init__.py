@@ -15,6 +15,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.lookup import configure
 from fedrobust.objectives.adversarial import at, mixed
 from fedrobust.objectives.calfat import calfat
+from fedrobust.objectives.convex import convex
 from fedrobust.objectives.natural import natural
 from fedrobust.objectives.step import Step
 from fedrobust.objectives.trades import trades
@@ -28,6 +29,7 @@ __all__ = [
     "at",
     "calfat",
     "check_start",
+    "convex",
     "make_objective",
     "mixed",
     "natural",
@@ -40,6 +42,7 @@ OBJECTIVES: dict[str, Callable[..., Step]] = {
     "mixed": mixed,
     "trades": trades,
     "calfat": calfat,
+    "convex": convex,
 }
 
 ATTACK_BY_DIVERGENCE = frozenset({"trades", "calfat"})
@@ -66,20 +69,22 @@ def make_objective(
     *,
     attack: Attack | None = None,
     class_counts: Tensor | None = None,
+    epsilon: float | None = None,
     awp_gamma: float = 0.0,
     **settings: Any,
 ) -> Objective:
     """The objective of this name with its settings bound; what only other objectives take is left out.
 
     Args:
-        attack: needed by all but `natural`.
+        attack: needed by all but `natural` and `convex`.
         class_counts: of the client, [K], on the model's device; needed by `calfat`.
+        epsilon: radius of the l2 ball; needed by `convex`.
         awp_gamma: above 0 the loss is that at adversarially perturbed weights (`weight_perturbation`).
 
     Raises:
         ConfigError: unknown name.
         ValueError: a setting that no objective takes, or one missing that this objective needs.
     """
-    bound = {"attack": attack, "class_counts": class_counts, **settings}
+    bound = {"attack": attack, "class_counts": class_counts, "epsilon": epsilon, **settings}
     objective = configure("objective", OBJECTIVES, name, bound)
     return with_perturbed_weights(objective, awp_gamma) if awp_gamma else objective

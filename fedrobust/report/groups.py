@@ -46,7 +46,7 @@ def describe(run: Run) -> dict[str, Value]:
         "clients": cfg.num_clients if cfg.kind == "federated" else 1,
         "pool": cfg.pool.fraction,
         "mode": cfg.pool.mode if cfg.pool.fraction else "",
-        "data": cfg.data.name,
+        "data": labels.data(cfg),
         "network": cfg.model.name,
         "activation": cfg.model.activation,
         "objective": run.record.get("objective", cfg.objective.name),

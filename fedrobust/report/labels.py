@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedrobust.config import FIELDS, RunConfig
+from fedrobust.naming import split_list
 
 UNKNOWN = "–"
 
@@ -27,10 +28,16 @@ def attack(cfg: RunConfig) -> str:
     return cfg.attack.name if cfg.attack.name == "fgsm" else f"{cfg.attack.name}-{cfg.attack.steps}"
 
 
+def data(cfg: RunConfig) -> str:
+    """The data set, with the classes of it that a run is about: "digits", "digits (3, 8)"."""
+    classes = ", ".join(split_list(cfg.data.classes))
+    return f"{cfg.data.name} ({classes})" if classes else cfg.data.name
+
+
 def partition(cfg: RunConfig) -> str:
     """Who holds what, in a line: data set, skew, clients, pool, seed."""
     pool = f", {_percent(cfg.pool.fraction)} pool ({cfg.pool.mode})" if cfg.pool.fraction else ""
-    return f"{cfg.data.name}, {skew(cfg)}, {cfg.num_clients} clients{pool}, seed {cfg.seed}"
+    return f"{data(cfg)}, {skew(cfg)}, {cfg.num_clients} clients{pool}, seed {cfg.seed}"
 
 
 def phrase(column: str, value: Any) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from fedrobust import toml
@@ -18,8 +16,8 @@ PLACES = ("run-dir", "data.dir", "init", "resume")  # of a machine, not of a run
 
 def run_details(run: Run, anchor: str) -> str:
     """A closed <details>: provenance, evaluations, the config as TOML."""
-    evaluations = list(_evaluations(run.folder.path))
-    flags = sum(len(record["flags"]) for _, record in evaluations)
+    evaluations = run.evaluations
+    flags = sum(len(record["flags"]) for record in evaluations.values())
     seed = f", seed {run.config.seed}" if run.config else ""
     flagged = f" · {flags} flag{'s' if flags != 1 else ''} in {len(evaluations)} evaluation(s)" if evaluations else ""
     parts = [
@@ -28,7 +26,7 @@ def run_details(run: Run, anchor: str) -> str:
         "<dl>",
         *(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _provenance(run.record) if value),
         "</dl>",
-        *(part for name, record in evaluations for part in _evaluation(name, record)),
+        *(part for name, record in evaluations.items() for part in _evaluation(name, record)),
     ]
     if run.config:
         flat = {key: value for key, value in run.config.to_flat().items() if key not in PLACES}
@@ -51,12 +49,6 @@ def _provenance(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "seconds", f"{record['seconds']:.0f}" if "seconds" in record else ""
     yield "peak memory", f"{record['peak_memory_bytes'] / 2**20:.0f} MiB" if "peak_memory_bytes" in record else ""
     yield "data digest", record.get("data_digest", "")
-
-
-def _evaluations(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and record of each finished evaluation in a run's folder."""
-    for path in sorted([*folder.glob("evaluations/*/evaluation.json"), *folder.glob("evaluation/evaluation.json")]):
-        yield path.parent.name, json.loads(path.read_text(encoding="utf-8"))
 
 
 def _evaluation(name: str, record: dict[str, Any]) -> Iterator[str]:

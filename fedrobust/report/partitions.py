@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedrobust.data import DATASETS
+from fedrobust.config import Data
+from fedrobust.data import DATASETS, class_numbers
 from fedrobust.report import labels
 from fedrobust.report.groups import Group
 from fedrobust.report.partition_figure import LABELLED_CLIENTS, draw_partition
@@ -28,13 +29,16 @@ def draw_partitions(groups: Sequence[Group], folder: Path) -> list[tuple[Path, s
         table = run.folder.partition.read_bytes()
         if table not in drawn:
             path, title = folder / f"partition-{len(drawn) + 1}.png", labels.partition(run.config)
-            _draw(pd.read_csv(run.folder.partition), run.config.data.name, title, path)
+            _draw(pd.read_csv(run.folder.partition), run.config.data, title, path)
             drawn[table] = path, title
     return list(drawn.values())
 
 
-def _draw(table: pd.DataFrame, data: str, title: str, path: Path) -> None:
+def _draw(table: pd.DataFrame, data: Data, title: str, path: Path) -> None:
     counts = table[[column for column in table if str(column).startswith("class_")]].to_numpy()
-    names = DATASETS[data].class_names if data in DATASETS else [str(number) for number in range(counts.shape[1])]
+    names = [str(number) for number in range(counts.shape[1])]
+    if data.name in DATASETS:
+        known = DATASETS[data.name].class_names
+        names = [known[number] for number in class_numbers(data.classes, known)]
     style = "bars" if len(counts) <= LABELLED_CLIENTS else "bubbles"
     draw_partition(counts, table["emd"].to_numpy(), names, path, style=style, title=title)

@@ -25,7 +25,7 @@ def results(runs: Sequence[Run], groups: Sequence[Group], target: float | None =
     columns = list(groups[0].values) if groups else []
     parts = [
         [_identity(run, columns) | {"model": model} for run, model in rows],
-        [_accuracies(run, model) for run, model in rows],
+        [_accuracies(run, model) | _evaluated(run, model) for run, model in rows],
         [_costs(run, target) for run, _ in rows],
     ]
     table = pd.concat([pd.DataFrame(part) for part in parts], axis=1)
@@ -58,6 +58,24 @@ def _accuracies(run: Run, model: str) -> dict[str, Any]:
         if key.startswith(worst) and "accuracy" in key
     }
     return found | clients
+
+
+def _evaluated(run: Run, model: str) -> dict[str, float]:
+    """What `fedrobust evaluate` adds: accuracies of this model under the run's threat, against attacks the run has not.
+
+    A column names the number of images where it is not that of the run's test set.
+    """
+    result, found = run.record.get(model, {}), {}
+    for record in run.evaluations.values():
+        assert run.config, "a run without a config is not evaluated"
+        threat = str(run.config.attack.epsilon), run.config.attack.norm
+        same = (record["epsilon"], record["norm"]) == threat and not record["source"]
+        if not same or record["subject"].get("round") != result.get("round"):
+            continue
+        on = "" if record["num_images"] == result["test_images"] else f" ({record['num_images']:,} images)"
+        names = (name for name in record["attacks"] if f"robust_accuracy.{name}" not in result)
+        found |= {f"robust_accuracy.{name}{on}": record["accuracy"][name]["accuracy"] for name in names}
+    return found
 
 
 def _costs(run: Run, target: float | None) -> dict[str, Any]:

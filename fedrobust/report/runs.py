@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -37,6 +38,15 @@ class Run:
     def rounds(self) -> list[dict[str, Any]]:
         """The rows of rounds.jsonl."""
         return self.folder.read(ROUNDS)
+
+    @cached_property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Name → record of each finished `fedrobust evaluate` in its folder."""
+        paths = [
+            *self.folder.path.glob("evaluations/*/evaluation.json"),
+            *self.folder.path.glob("evaluation/evaluation.json"),
+        ]
+        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(paths)}
 
     @property
     def state(self) -> str:

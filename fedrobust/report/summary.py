@@ -16,8 +16,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Of `results`, the number of seeds n and for each accuracy `<name>.mean` and `<name>.std` (over n - 1).
 
     Runs that repeat a seed of their group are averaged first: they are no further evidence. A mean that not every seed
-    has a part in is left out, and so is the standard deviation of one seed. Rows are in the order of the columns'
-    values; runs without a model or a config are in none.
+    has a part in is left out, so is an accuracy without any, and the standard deviation of one seed. Rows are in the
+    order of the columns' values; runs without a model or a config are in none.
     """
     names, keys = metrics(table), [*columns, "model"]
     members: dict[tuple[Any, ...], dict[int, list[dict[Any, Any]]]] = {}
@@ -33,7 +33,10 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         for name in names:
             means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
             rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
-    return pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
+    found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
+    # natural accuracy stays: a table of accuracies without any would be none
+    empty = [name for name in names[1:] if all(missing(row[f"{name}.mean"]) for row in rows)] if rows else []
+    return found.drop(columns=[f"{name}.{moment}" for name in empty for moment in ("mean", "std")])
 
 
 def mean_and_std(row: pd.Series, name: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedrobust.config import Model, RunConfig
-from fedrobust.data import DATASETS, load
+from fedrobust.config import Data, Model, RunConfig
+from fedrobust.data import DATASETS, class_numbers, load_data
 from fedrobust.errors import ConfigError
 from fedrobust.models import build_model
 from fedrobust.naming import split_list, unknown
@@ -102,25 +102,25 @@ def training_flops(cfg: RunConfig) -> float:
     Raises:
         ConfigError: the partition or the pool cannot be had.
     """
-    split = make_split(cfg, load(cfg.data.name, data_dir=cfg.data.dir or None).train.labels)
+    split = make_split(cfg, load_data(cfg.data).train.labels)
     if cfg.local.steps:
         images = cfg.local.steps * cfg.local.batch_size * len(split.clients)
     else:
         images = cfg.local.epochs * sum(len(client.train) for client in split.clients)
     steps = 1 if cfg.attack.name == "fgsm" else cfg.attack.steps * cfg.attack.restarts
     passes = 3 if cfg.objective.name == "natural" else 2 * steps + 3
-    return forward_flops(cfg.model, cfg.data.name) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
+    return forward_flops(cfg.model, cfg.data) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
 
 
 @lru_cache
-def forward_flops(model: Model, data: str) -> float:
+def forward_flops(model: Model, data: Data) -> float:
     """Of one image."""
-    spec = DATASETS[data]
+    spec = DATASETS[data.name]
     height, width, channels = spec.shape
     shape = (channels, height, width)
     network = build_model(
         model.name,
-        num_classes=len(spec.class_names),
+        num_classes=len(class_numbers(data.classes, spec.class_names)),
         image_shape=shape,
         mean=spec.mean,
         std=spec.std,

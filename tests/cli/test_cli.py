@@ -245,7 +245,8 @@ def test_every_preset_runs_at_smoke_size(here, name, capsys):
     preset = load_preset(name)
     if preset.settings["data.name"] == "cifar10" and not os.environ.get("FEDROBUST_DATA"):
         pytest.skip("needs CIFAR-10: set FEDROBUST_DATA")
-    small = ["--data.train-images", "600", "--data.test-images", "50", "--data.validation-fraction", "0.1"]
+    some = "200" if preset.settings.get("data.classes") else "600"
+    small = ["--data.train-images", some, "--data.test-images", "50", "--data.validation-fraction", "0.1"]
     small += ["--local.steps", "1", "--local.batch-size", "8", "--attack.steps", "1", "--num-rounds", "1"]
     small += ["--evaluation.attacks", "fgsm", "--evaluation.select-by", "fgsm", "--partition.min-samples", "5"]
     variants = list(preset.variants)
@@ -278,3 +279,13 @@ def test_report_writes_a_table_figures_and_a_page(here, capsys):
 def test_report_of_nothing_is_refused(here, capsys):
     assert main(["report", "."]) == 2
     assert "no run in it" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_that_has_gone_is_no_traceback(here):
+    command = [sys.executable, "-m", "fedrobust", "certs", "--server", "localhost", "--clients", "1"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -123,9 +123,9 @@ def test_files_and_names_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'a' does not hold numbers"):
         load_samples(str(tmp_path / "words.csv"), seed=0)
     with pytest.raises(DataError, match="unknown class 'elephant'"):
-        load_samples("digits", seed=0, classes=("elephant", "1"))
+        load_samples("digits", seed=0, classes="elephant,1")
     with pytest.raises(DataError, match="two classes or more"):
-        load_samples("digits", seed=0, classes=("1",))
+        load_samples("digits", seed=0, classes="1")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_breast_cancer_is_the_known_split() -> None:
 
 
 def test_components_move_no_points_apart_and_images_have_pixel_units() -> None:
-    samples = load_samples("digits", seed=0, classes=("3", "8"), images=120)
+    samples = load_samples("digits", seed=0, classes="3,8", images=120)
     assert samples.class_names == ("3", "8")
     assert len(samples.x) == len(samples.test_x) * 120 // len(samples.test_x) == 120
     assert set(samples.y.tolist()) == {0, 1}

@@ -13,9 +13,9 @@ from fedrobust.convex.cutting_set import solve_cutting_set
 from fedrobust.convex.dual import largest_response, lower_bound, moments
 from fedrobust.convex.factors import lifted_of
 from fedrobust.convex.first_order import SMOOTHING, Evaluation, solve_first_order, start
-from fedrobust.convex.lifted import Activation, Lifted, mean_of, values
+from fedrobust.convex.lifted import Activation, Lifted, values
 from fedrobust.convex.margins import worst_case
-from fedrobust.convex.network import PolynomialNetwork, lift, neurons, recover
+from fedrobust.convex.network import PolynomialNetwork, lift, neurons
 from fedrobust.convex.problem import Problem, Solution, nothing
 from fedrobust.convex.sdp import solve_sdp
 from fedrobust.errors import ConfigError, RunFailed
@@ -123,18 +123,6 @@ def test_neurons_of_a_matrix_with_many() -> None:
     assert (weights > 0).all()
     none, _ = neurons(torch.zeros(7, 7, dtype=torch.float64))
     assert none.shape == (0, 6)
-
-
-def test_lifted_networks_average_and_neurons_do_not(
-    random_network: Callable[..., Lifted], blobs: Callable[..., tuple[Tensor, Tensor]]
-) -> None:
-    one, two = (random_network(4, seed=seed) for seed in (0, 1))
-    mean, (x, _) = mean_of([one, two], [1, 3]), blobs(10, 4)
-    expected = 0.25 * values(one.forms, x) + 0.75 * values(two.forms, x)
-    assert torch.allclose(values(mean.forms, x), expected, atol=1e-12)
-    assert mean.residual() < 1e-12
-    assert mean.path_norm <= 0.25 * one.path_norm + 0.75 * two.path_norm + 1e-12
-    assert torch.allclose(recover(mean)(x).diff(dim=1), expected, atol=1e-9)
 
 
 def test_gradient_of_the_first_order_solver(small: Problem) -> None:

@@ -15,10 +15,11 @@ from fedrobust.models.preact import PreActBlock
 
 CIFAR = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.49, 0.48, 0.45), "std": (0.2, 0.2, 0.3)}
 DIGITS = {"num_classes": 10, "image_shape": (1, 8, 8), "mean": (0.3,), "std": (0.4,)}
-SHAPES = {name: DIGITS if name == "small-cnn" else CIFAR for name in MODELS}
+SHAPES = {name: DIGITS if name in ("polynomial", "small-cnn") else CIFAR for name in MODELS}
 PARAMETERS = {
     "calfat-cnn": 319_242,
     "efficientnet-b0": 4_020_358,
+    "polynomial": 84_500,
     "preact-resnet18": 11_172_170,
     "resnet18": 11_173_962,
     "resnet18-imagenet": 11_181_642,

@@ -13,6 +13,7 @@ X = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
 ATTACK = make_attack("pgd", epsilon=0.1, step_size=0.05, steps=2, random_start="gaussian")
 COUNTS = torch.tensor([2, 2, 2])
+ANY_MODEL = [name for name in OBJECTIVES if name != "convex"]
 
 
 def network(*, norm: bool = False) -> nn.Sequential:
@@ -44,7 +45,7 @@ def test_awp_is_the_loss_and_the_gradient_at_the_worst_weights_nearby():
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ANY_MODEL)
 def test_awp_leaves_weights_and_modes_and_counts_the_training_passes_once(name):
     model, plain = network(norm=True).train(), network(norm=True).train()
     before = {key: value.clone() for key, value in model.named_parameters()}
@@ -57,7 +58,7 @@ def test_awp_leaves_weights_and_modes_and_counts_the_training_passes_once(name):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ANY_MODEL)
 def test_awp_with_gamma_near_zero_is_the_objective(name):
     (step, found), (plain, expected) = gradients(network(), name=name, awp_gamma=1e-9), gradients(network(), name=name)
     torch.testing.assert_close(step.loss, plain.loss)

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
+from unittest.mock import patch
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
 
+from fedrobust import certificates
 from fedrobust.certificates import make_certificates
 from fedrobust.engines.superlink import flwr_environment
 
@@ -50,6 +53,7 @@ class Machines:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._doors: list[socket.socket] = []
         self.connections = folder / "connections.txt"
         (folder / "site").mkdir()
         (folder / "site" / "sitecustomize.py").write_text(NOTES_CONNECTIONS)
@@ -111,21 +115,51 @@ class Machines:
         self.start(name, *command, "--superlink", self.address, "--ca", str(self.certs / "ca.crt"))
 
     def strangers(self) -> dict[str, list[str]]:
-        """SuperNodes that must not get in: name → flags."""
-        other, ours = self.folder / "other", self.certs / "client-0"
-        if not other.exists():
-            make_certificates(other, ["127.0.0.1"], 1)
+        """SuperNodes that must not get in, or must not go in: name → flags."""
+        ours = self.certs / "client-0"
+        other = self._bundles("other")
+        expired = self._bundles("expired", days=1e-3)  # 86 s, and they began five minutes ago
         trust = ["--root-certificates", str(ours / "ca.crt")]
         foreign = ["--root-certificates", str(other / "ca.crt")]
-        key = ["--auth-supernode-private-key"]
+        key = ["--auth-supernode-private-key", str(ours / "node.key")]
         flags = {
-            "plaintext": ["--insecure"],
-            "unregistered": [*trust, *key, str(other / "client-0" / "node.key")],
-            "without-a-key": trust,
-            "other-authority": [*foreign, *key, str(ours / "node.key")],
+            "plaintext": (self.address, ["--insecure"]),
+            "unregistered": (self.address, [*trust, *key[:1], str(other / "client-0" / "node.key")]),
+            "without-a-key": (self.address, trust),
+            "other-authority": (self.address, [*foreign, *key]),
+            "expired": (self._door("127.0.0.1", expired), ["--root-certificates", str(expired / "ca.crt"), *key]),
+            "wrong-name": (self._door("127.0.0.2", self.certs), [*trust, *key]),
         }
-        where = ["--superlink", self.address, "--node-config", "partition-id=0 num-partitions=2", "--port"]
-        return {name: [*chosen, *where, str(free_port())] for name, chosen in flags.items()}
+        where = ["--node-config", "partition-id=0 num-partitions=2", "--port"]
+        return {
+            name: ["--superlink", address, *chosen, *where, str(free_port())]
+            for name, (address, chosen) in flags.items()
+        }
+
+    def _bundles(self, name: str, days: float = certificates.LEAF_DAYS) -> Path:
+        """The keys of another authority, whose certificates last so long."""
+        with patch.object(certificates, "LEAF_DAYS", days):
+            make_certificates(self.folder / name, ["127.0.0.1"], 1)
+        return self.folder / name
+
+    def _door(self, host: str, certs: Path) -> str:
+        """Address of a TLS server with the certificate of `certs`, which says nothing to those who come in."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certs / "server" / "server.crt", certs / "server" / "server.key")
+        listener = socket.create_server((host, 0))
+        self._doors.append(listener)
+
+        def answer() -> None:
+            while True:
+                try:
+                    visitor, _ = listener.accept()
+                except OSError:  # it was closed
+                    return
+                with suppress(OSError), context.wrap_socket(visitor, server_side=True):
+                    pass
+
+        Thread(target=answer, daemon=True).start()
+        return f"{host}:{listener.getsockname()[1]}"
 
     def kill(self, name: str) -> None:
         """`kill -9`, of all that this process started too."""
@@ -139,3 +173,6 @@ class Machines:
         for name in list(self.processes):
             with suppress(psutil.NoSuchProcess):
                 self.kill(name)
+        for door in self._doors:
+            door.shutdown(socket.SHUT_RDWR)
+            door.close()

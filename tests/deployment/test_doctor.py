@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from time import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fedrobust import doctor
 from fedrobust.certificates import make_certificates
@@ -144,6 +146,26 @@ def test_data_that_is_not_there_and_a_disk_that_is_full(proxy, tmp_path, monkeyp
     assert "is not a folder" in found["data"].seen
     assert "MiB free" in found["disk"].seen
     assert "make room" in found["disk"].remedy
+
+
+def test_a_folder_of_its_own_is_read(proxy, tmp_path):
+    (tmp_path / "own" / "3").mkdir(parents=True)
+    port, bundle = proxy(), tmp_path / "certs" / "client-0"
+
+    def seen():
+        client = Client("127.0.0.1", port, bundle, "digits", tmp_path / "own")
+        return {finding.check: finding for finding in examine(client)}["data"]
+
+    assert "no images; expected <class>/<name>.png" in seen().seen
+    assert "mount the folder (OWN)" in seen().remedy
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "own" / "3" / "a.png")
+    assert seen().seen == f"{tmp_path / 'own'}: 1 images of 1 of 10 classes of digits"
+    assert not seen().remedy
+
+
+def test_an_unknown_data_set_is_named(capsys):
+    assert main(["doctor", "--server", "fl.example.org:8443", "--data", "cifar"]) == 2
+    assert "--data: unknown data set 'cifar'; did you mean 'cifar10'?" in capsys.readouterr().err
 
 
 def test_an_address_without_a_port_is_refused(capsys):

@@ -5,6 +5,7 @@ import signal
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -44,6 +45,7 @@ class Watch(threading.Thread):
     def __init__(self, interrupt_at: str = "") -> None:
         super().__init__(daemon=True)
         self._seen: set[psutil.Process] = set()
+        self.listening: set[tuple[str | None, str]] = set()  # name of a process, address
         self._over = threading.Event()
         self._interrupt_at = interrupt_at
 
@@ -51,6 +53,13 @@ class Watch(threading.Thread):
         while not self._over.wait(0.3):
             children = psutil.Process().children(recursive=True)
             self._seen.update(children)
+            for process in children:
+                with suppress(psutil.NoSuchProcess):
+                    self.listening |= {
+                        (name_of(process), connection.laddr.ip.removeprefix("::ffff:"))
+                        for connection in process.net_connections("inet")
+                        if connection.status == psutil.CONN_LISTEN
+                    }
             if self._interrupt_at in map(name_of, children):
                 self._interrupt_at = ""
                 os.kill(os.getpid(), signal.SIGINT)
@@ -97,6 +106,9 @@ def test_same_numbers_as_the_local_engine_and_both_apps_from_the_bundle(tmp_path
     with Watch() as watch:
         run(config(Path("flower")), "flwr")
     watch.check_nothing_is_left()
+    # S7, for the Ray that Flower starts
+    assert {"gcs_server", "raylet"} <= {name for name, _ in watch.listening}
+    assert {address for _, address in watch.listening} == {"127.0.0.1"}
     run(config(tmp_path / "local"), "local")
 
     ours, theirs = RunFolder(tmp_path / "local"), RunFolder(tmp_path / "flower")

@@ -220,8 +220,21 @@ def test_a_round_that_is_broken_off_leaves_a_working_pool(pool, tmp_path, ask):
     assert list(ask(pool)) == list(range(CLIENTS))
 
 
-def test_local_and_ray_give_the_same_bits(quick, ray_is_up, metrics_of):
-    settings = {"num_clients": 5, "strategy__fraction_train": 0.6, "pool__fraction": 0.2, "pool__share": 0.5}
+POLYNOMIAL = {
+    "num_rounds": 1,
+    "model__name": "polynomial",
+    "model__activation": "polynomial",
+    "objective__name": "convex",
+    "attack__norm": "l2",
+    "data__classes": "3,8",
+    "data__train_images": 200,
+    "data__test_images": 20,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, POLYNOMIAL], ids=["small-cnn", "polynomial"])
+def test_local_and_ray_give_the_same_bits(changes, quick, ray_is_up, metrics_of):
+    settings = {"num_clients": 5, "strategy__fraction_train": 0.6, "pool__fraction": 0.2, "pool__share": 0.5, **changes}
     local, ray = quick(**settings), quick(**settings)
     engines.run(local, "local")
     engines.run(ray, "ray")

@@ -6,9 +6,10 @@ import pytest
 
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Threat, make_chain, parse_attack
-from fedrobust.evaluation.suite import SUITE
+from fedrobust.evaluation.suite import CERTIFIED, SUITE
 
 EXAMPLES = [name.replace("K", "4").replace("xR", "x2") for name in SUITE] + ["pgd-4-decay", "square-50"]
+EXAMPLES.remove(CERTIFIED)  # in one norm only
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -35,6 +36,14 @@ def test_autoattack_is_its_four_members_one_stage_per_target():
     ]
     few = make_chain("autoattack", Threat(0.1), num_classes=4).stages
     assert len(few) == 1 + 3 + 3 + 1
+
+
+def test_the_certificate_is_in_l2_and_autoattack_for_four_classes_or_more():
+    assert make_chain(CERTIFIED, Threat(0.1, "l2"), num_classes=2).stages[0].name == CERTIFIED
+    with pytest.raises(ConfigError, match="certified: is for norm l2, not linf"):
+        make_chain(CERTIFIED, Threat(0.1), num_classes=2)
+    with pytest.raises(ConfigError, match=r"autoattack: .* wants 4 classes or more, not 2; take apgd-ce, fab-t"):
+        make_chain("autoattack", Threat(0.1), num_classes=2)
 
 
 def test_step_sizes():

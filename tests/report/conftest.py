@@ -14,11 +14,16 @@ SEEDS = (0, 1)
 EVALUATION = {
     "subject": {"name": "net", "which": "best"},
     "source": None,
-    "num_images": 100,
+    "num_images": 60,
     "norm": "linf",
     "epsilon": "0.1",
     "seed": 0,
-    "accuracy": {"natural": {"accuracy": 0.5, "low": 0.4, "high": 0.6}},
+    "attacks": ["pgd-2", "square"],
+    "accuracy": {
+        "natural": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
+        "pgd-2": {"accuracy": 0.4, "low": 0.3, "high": 0.5},
+        "square": {"accuracy": 0.3, "low": 0.2, "high": 0.4},
+    },
     "flags": [{"name": "zero-gradients", "seen": "31 of 100 <gradients> are 0", "about": ""}],
 }
 
@@ -49,9 +54,14 @@ def study(swept, tmp_path) -> Iterator[Path]:
     """A copy of it, with an evaluation, a run that failed in its last round, one before its first, one at work."""
     folder = tmp_path / "study"
     shutil.copytree(swept, folder)
-    evaluation = folder / "fedavg-0-0" / "evaluations" / "best-linf"
-    evaluation.mkdir(parents=True)
-    (evaluation / "evaluation.json").write_text(json.dumps(EVALUATION))
+    evaluated = RunFolder(folder / "fedavg-0-0")
+    subject = EVALUATION["subject"] | {"round": evaluated.record()["best"]["round"]}
+    epsilon = str(evaluated.read_config().attack.epsilon)
+    for name, radius in (("best-linf", epsilon), ("best-linf-wider", "0.5")):
+        evaluation = evaluated.path / "evaluations" / name
+        evaluation.mkdir(parents=True)
+        record = EVALUATION | {"subject": subject, "epsilon": radius}
+        (evaluation / "evaluation.json").write_text(json.dumps(record))
 
     failed = RunFolder(shutil.copytree(swept / "fedavg-0-0", folder / "failed"))
     record = {key: value for key, value in failed.record().items() if key not in ("best", "last")}
