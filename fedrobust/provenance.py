@@ -18,6 +18,7 @@ import torch
 from fedrobust.process import available_cores
 
 PACKAGES = ("fedrobust", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "safetensors")
+OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # named where they are installed
 
 
 def provenance() -> dict[str, Any]:
@@ -26,7 +27,7 @@ def provenance() -> dict[str, Any]:
         "command": _command(),
         "started": now(),
         "commit": commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": _versions(),
         "hardware": hardware(),
     }
 
@@ -68,6 +69,11 @@ def commit() -> str:
 def _git(where: Path, *arguments: str) -> str:
     command = ["git", "-C", str(where), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    optional = {name: found for name in OPTIONAL if (found := _version(name))}
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}, **optional}
 
 
 def _version(package: str) -> str:

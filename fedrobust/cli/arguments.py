@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from fedrobust.errors import ConfigError
+from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
 
 
@@ -31,6 +33,31 @@ def positive(text: str) -> int:
     if text.isdecimal() and int(text):
         return int(text)
     raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+
+
+def device(text: str) -> str:
+    """The name of a device."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:N or mps, not {text!r}")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers from 0 on, separated by commas."""
+    try:
+        values = tuple(float(part) for part in split_list(text))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"must be numbers from 0 on, separated by commas, not {text!r}")
+    return values
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers from 0 on, separated by commas."""
+    if not (parts := split_list(text)):
+        raise argparse.ArgumentTypeError(f"must be whole numbers from 0 on, separated by commas, not {text!r}")
+    return tuple(map(count, parts))
 
 
 def ratio(text: str) -> Ratio:

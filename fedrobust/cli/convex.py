@@ -3,118 +3,123 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.cli.arguments import count
+from fedrobust.cli.arguments import count, counts, device, numbers, positive
+from fedrobust.cli.convex_jobs import ACTIVATIONS, heads, networks, settings
 from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.naming import split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fedrobust convex`."""
     add = parser.add_argument
     add(
-        "samples",
+        "subject",
         nargs="?",
         default="breast-cancer",
-        help="breast-cancer, a CSV file of numbers, or a data set: see `fedrobust list datasets` [breast-cancer]",
+        help="breast-cancer, a CSV file of numbers, a data set (`fedrobust list datasets`), or a run's folder, whose "
+        "last layer is retrained [breast-cancer]",
     )
-    add("--radii", type=numbers, default=(0.0, 0.5, 1.0, 1.5), metavar="R,...", help="l2, of training [0,0.5,1,1.5]")
-    add("--betas", type=numbers, default=(0.01,), metavar="B,...", help="weight of the path norm [0.01]")
-    add("--test-radii", type=numbers, default=(0.25, 0.5, 1.0, 1.5, 2.0), metavar="R,...", help="l2, of the test")
-    add("--linf-radii", type=numbers, default=(0.1, 0.3), metavar="R,...", help="l∞, of the test [0.1,0.3]")
-    add("--seeds", type=numbers, default=(0.0,), metavar="N,...", help="of the split and of random starts [0]")
+    add("--activation", choices=ACTIVATIONS, help="[polynomial; of a run both]")
+    add("--radii", type=numbers, metavar="R,...", help="of training [0,0.5,1,1.5; of a run 0,1,2]")
+    add("--norm", choices=("l2", "linf"), help="of the radii of training; linf for ReLU only [l2]")
+    add("--loss", choices=("hinge", "squared", "logistic"), help="squared for ReLU only [hinge; of a run logistic]")
+    add("--betas", type=numbers, metavar="B,...", help="weight of the path norm [0.01]")
+    add("--test-radii", type=numbers, metavar="R,...", help="l2, of the test [0.25,0.5,1,1.5,2; of a run 0.5,1,2]")
+    add("--linf-radii", type=numbers, metavar="R,...", help="l∞, of the test [0.1,0.3]")
+    add("--seeds", type=counts, default=(0,), metavar="N,...", help="of the split and of random starts [0]")
+    add("--solver", metavar="S", help="first-order, cutting-set, sdp, sdp-scs; ReLU: first-order, socp [first-order]")
+    add("--patterns", type=positive, metavar="N", help="sampled activation patterns of ReLU networks [20]")
+    add("--initialisations", type=count, metavar="N", help="of PGD and FGSM training of the same network; 0: none [3]")
+    add("--classes", metavar="A,B", help="of a data set, by name or number, such as cat,dog [all]")
     add(
-        "--solver",
-        choices=("first-order", "cutting-set", "sdp", "sdp-scs"),
-        default="first-order",
-        help="[first-order]",
+        "--num-images",
+        type=count,
+        metavar="N",
+        help="training images; of a data set test images at most, too; 0: all [2000]",
     )
-    add("--initialisations", type=count, default=3, help="of PGD and FGSM training of the same network; 0: none [3]")
-    add("--classes", default="", help="of a data set, by name or number, such as cat,dog [all]")
-    add("--num-images", type=count, default=2000, help="training images, and test images at most; 0: all [2000]")
-    add("--components", type=count, default=0, help="project on so many principal components; 0: none [0]")
-    add("--label", default="", help="column of the labels of a CSV file [its last]")
+    add(
+        "--components",
+        type=count,
+        metavar="N",
+        help="principal components to project on; of a run, beside its own rows [0]",
+    )
+    add("--label", metavar="NAME", help="column of the labels of a CSV file [its last]")
+    add("--test-images", type=count, metavar="N", help="of a run [1000]")
+    add(
+        "--attacks",
+        metavar="A,...",
+        help="on a run's images, comma-separated: see `fedrobust list suite` [fgsm,pgd-20]",
+    )
+    add("--which", choices=("best", "last"), help="of a run's two models [best]")
     add("--data-dir", default="", help="folder of a data set in the Hub's parquet layout")
-    add("--threads", type=count, default=0, help="CPU threads [all cores]")
+    add(
+        "--device",
+        type=device,
+        default="auto",
+        metavar="D",
+        help="of first-order solvers: auto, cpu, cuda, cuda:N [auto]",
+    )
+    add("--threads", type=count, default=0, metavar="N", help="CPU threads [all cores]")
     add("--out", type=Path, help="folder for the rows, the table and the figure")
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers from 0 on, separated by commas."""
-    try:
-        values = tuple(float(part) for part in split_list(text))
-    except ValueError:
-        values = ()
-    if not values or not all(0 <= value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(f"must be numbers from 0 on, separated by commas, not {text!r}")
-    return values
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Train, test, print the table; write the files that are asked for."""
-    from fedrobust.convex.samples import load_samples
-    from fedrobust.convex.study import Plan, run_plan
-    from fedrobust.report.convex import summarise, table, write_convex
+    from fedrobust.provenance import provenance
+    from fedrobust.report.convex import summarise, table
 
-    if not all(arguments.betas):
+    origin = provenance()
+    of_a_run = Path(arguments.subject).is_dir()
+    chosen = settings(arguments, of_a_run)
+    if not all(chosen["betas"]):
         raise ConfigError("--betas: must be above 0")
-    if any(seed != int(seed) for seed in arguments.seeds):
-        raise ConfigError("--seeds: must be whole numbers")
+    chosen["test_radii"] = tuple(filter(None, chosen["test_radii"]))
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    plan = Plan(
-        radii=arguments.radii,
-        betas=arguments.betas,
-        test_radii=tuple(filter(None, arguments.test_radii)),
-        linf_radii=tuple(filter(None, arguments.linf_radii)),
-        solver=arguments.solver,
-        initialisations=arguments.initialisations,
-    )
-    console, rows, unit = Console(soft_wrap=True), [], ""
-    for seed in map(int, arguments.seeds):
-        samples = load_samples(
-            arguments.samples,
-            seed=seed,
-            classes=arguments.classes,
-            images=arguments.num_images,
-            label=arguments.label,
-            data_dir=arguments.data_dir,
-        ).projected(arguments.components)
-        unit = samples.unit
-        for row in run_plan(plan, samples, seed):
-            rows.append(row)
-            print_progress(console, row, len(rows), plan.count * len(arguments.seeds))
+    if arguments.out:
+        with _writing(arguments.out):  # now, not after what may take hours
+            arguments.out.mkdir(parents=True, exist_ok=True)
+    job = (heads if of_a_run else networks)(arguments, chosen)
+    console, rows = Console(soft_wrap=True), []
+    for row in job.rows:
+        rows.append(row)
+        console.print(f"{len(rows)}/{job.count} {progress(row)}", highlight=False)
     summary = summarise(rows)
     head, body = table(summary, brief=True)
-    title = f"{arguments.samples}: certified accuracy on test samples in percent"
-    printed = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    printed = Table(title=job.title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for name in head:
         printed.add_column(name, no_wrap=True)
     for cells in body:
         printed.add_row(*cells)
     console.print(printed, highlight=False)
-    console.print(
-        f"r: l2 radius of training; unit of radii: {unit}; gap: to the certified lower bound on the optimum; "
-        "--out has PGD's accuracies beside them, the spread over seeds, seconds, neurons, and a figure",
-        highlight=False,
-    )
+    console.print(job.legend, highlight=False)
     if arguments.out:
-        try:
-            write_convex(arguments.out, rows, summary, arguments.samples, unit)
-        except OSError as error:
-            raise RunFailed(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
+        with _writing(arguments.out):
+            job.write(arguments.out, rows, summary, arguments.subject, origin)
         console.print(str(shown(arguments.out)), highlight=False)
     return 0
 
 
-def print_progress(console: Console, row: dict, done: int, total: int) -> None:
-    """A line per network."""
-    facts = {key: row[key] for key in ("method", "seed", "radius", "beta")}
-    text = " ".join(f"{key} {value}" for key, value in facts.items())
-    console.print(f"{done}/{total} {text}: objective {row['objective']:.5f}  {row['seconds']:.1f} s", highlight=False)
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"--out {folder}: cannot be written ({error.strerror or error})") from error
+
+
+def progress(row: dict[str, Any]) -> str:
+    """A line on one network."""
+    facts = " ".join(f"{key} {row[key]}" for key in ("method", "seed", "radius", "beta") if row[key] is not None)
+    if "objective" not in row:
+        return f"{facts}: {row['seconds']:.1f} s"
+    return f"{facts}: objective {row['objective']:.5f}  {row['status']}  {row['seconds']:.1f} s"

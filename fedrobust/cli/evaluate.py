@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedrobust.cli.arguments import count, ratio
+from fedrobust.cli.arguments import count, device, ratio
 from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError
 from fedrobust.naming import split_list
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", default="", help="folder of the data in the Hub's parquet layout")
     add("--seed", type=count, default=0, help="of the choice of images and of random starts [0]")
     add("--batch-size", type=count, default=0, help="images at once [what fits the device]")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
     add("--threads", type=count, default=0, help="CPU threads [all cores]")
     add("--no-checks", action="store_true", help="only the suite: nothing but rescoring and the suite can raise a flag")
     add("--out", type=Path, help="folder of the evaluation [evaluations/ in the run's folder, or in the current one]")
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("--attacks: names no attack")
     for name in names:
         parse_attack(name)
-    device = pick_device(arguments.device)
+    where = pick_device(arguments.device)
     keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
         threat=threat,
         num_images=arguments.num_images,
         seed=arguments.seed,
-        batch_size=arguments.batch_size or fitting_batch_size(subject.model, subject.dataset.image_shape, device),
+        batch_size=arguments.batch_size or fitting_batch_size(subject.model, subject.dataset.image_shape, where),
         step_size=arguments.step_size,
         checks=not arguments.no_checks,
     )
@@ -94,7 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
                 subject,
                 request,
                 lambda *opened: Journal(folder, *opened),
-                device=device,
+                device=where,
                 source=source,
                 watch=bars.show,
             )
@@ -102,7 +102,7 @@ def main(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from {shown(folder)}", highlight=False)
             return 130
-    record = record_of(findings, subject, source, request, device)
+    record = record_of(findings, subject, source, request, where)
     write_evaluation(folder, record, findings, subject, threat)
     _print(console, record, folder)
     return 0

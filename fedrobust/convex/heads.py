@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedrobust.attacks import attack_mode
 from fedrobust.data.device import DeviceImages
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import torch_stream
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Feature vectors [n, d] and labels, and the projection from raw features to them."""
-
-    x: Tensor
-    y: Tensor
-    projection: Projection
-
-
 class Projection(nn.Module):
-    """(z − centre) · basis / scale: raw features [B, D] → [B, d]. The columns of `basis` [D, d] are orthonormal.
+    """(z − centre) · basis / scale: features [B, D] → [B, d]. The columns of `basis` [D, d] are orthonormal.
 
     An l2 radius r behind it is r · scale before it, where no two points are closer.
     """
@@ -62,25 +53,56 @@ def raw_features(model: nn.Module, data: DeviceImages, index: Tensor, batch_size
     seen: list[Tensor] = []
     hook = last_linear(model)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        model.eval()
-        for chosen in index.split(batch_size):
-            model(data.batch(chosen)[0])
+        with attack_mode(model, "eval"):
+            for chosen in index.split(batch_size):
+                model(data.batch(chosen)[0])
     finally:
         hook.remove()
     return torch.cat(seen)
 
 
-def projected(raw: Tensor, y: Tensor, components: int) -> Features:
-    """Features on their first principal components, scaled so that their coordinates have variance 1 on average."""
-    raw = raw.double()
-    if not 0 < components <= min(raw.shape):
-        raise ConfigError(f"--components {components}: must be 1 to {min(raw.shape)} for these features")
-    centre = raw.mean(0)
-    basis = torch.linalg.svd(raw - centre, full_matrices=False)[2][:components].T
-    found = (raw - centre) @ basis
-    scale = float(found.square().mean().sqrt())
-    projection = Projection(centre.float(), basis.float(), scale)
-    return Features(found / scale, y, projection)
+@torch.no_grad()
+def linear_distances(head: nn.Linear, raw: Tensor, y: Tensor) -> Tensor:
+    """l2 distance of features [n, D] to the nearest that `head` does not take for y, exact, [n]; 0 where it is wrong.
+
+    min_k (f_y − f_k)₊ / ‖w_y − w_k‖₂ over rivals k.
+    """
+    logits, weight = head(raw).double(), head.weight.double()
+    ahead = (logits.gather(1, y[:, None]) - logits).clamp(min=0)
+    slope = torch.linalg.vector_norm(weight[y][:, None] - weight, dim=2)
+    return (ahead / slope).scatter(1, y[:, None], torch.inf).amin(1)
+
+
+@torch.no_grad()
+def projection_of(head: nn.Linear, raw: Tensor, y: Tensor, components: int) -> Projection:
+    """What a head is trained behind: the span of the last layer's rows, and principal components of what they leave.
+
+    So a linear head that ranks classes as `head` does is among those that can be found. The rows count as differences
+    from their mean, K − 1 dimensions. The scale is the median distance of features to the decision boundary of `head`,
+    over those it is right for: within a radius of 1 half of them were safe before.
+
+    Args:
+        raw: features [n, D], labels y [n].
+        components: how many principal components.
+
+    Raises:
+        ConfigError: more components than there are; a head that is right for no image.
+    """
+    distances = linear_distances(head, raw, y)
+    if not (distances > 0).any():
+        raise ConfigError("the model is right for none of the training images: its features have no scale")
+    weight, double = head.weight.double(), raw.double()
+    _, sizes, rows = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
+    basis = rows[sizes > 1e-6 * sizes[0]].T
+    most = min(raw.shape) - basis.shape[1]
+    if components > most:
+        raise ConfigError(f"{components} components: {len(raw)} images leave at most {most} beside the head's own rows")
+    centre = double.mean(0)
+    if components:
+        rest = double - centre
+        rest = rest - rest @ basis @ basis.T
+        basis = torch.cat([basis, torch.linalg.svd(rest, full_matrices=False)[2][:components].T], 1)
+    return Projection(centre.float(), basis.float(), float(distances[distances > 0].median()))
 
 
 def with_head(model: nn.Module, head: nn.Module) -> nn.Module:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from fedrobust.attacks.norms import Norm
 from fedrobust.convex.lifted import RELU_FIT, Activation, Lifted
 from fedrobust.convex.margins import functions_of, worst_case
 from fedrobust.convex.network import PolynomialNetwork, lift, recover
 
+LossName = Literal["hinge", "squared", "logistic"]
+
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """min (1/n) Σ_i (1 − w_i)₊ + β ‖α‖₁ over polynomial networks, w_i the worst margin within ‖δ‖₂ ≤ r.
+class Programme(ABC):
+    """min (1/n) Σ_i loss_i + β ‖α‖₁ over polynomial networks, each sample at its worst within ‖δ‖₂ ≤ r.
 
     Attributes:
         x: samples [n, d], float64 or float32; solvers other than the first-order one compute in float64.
@@ -31,10 +36,23 @@ class Problem:
     num_classes: int = 2
     activation: Activation = RELU_FIT
 
+    norm: ClassVar[Norm] = "l2"
+    loss: ClassVar[LossName]
+
     @property
     def functions(self) -> int:
         """C."""
         return functions_of(self.num_classes)
+
+    @abstractmethod
+    def objective(self, lifted: Lifted) -> float:
+        """The value at a network, its worst cases taken exactly."""
+
+
+class Problem(Programme):
+    """With the hinge: loss_i = (1 − w_i)₊, w_i the worst margin, over rivals too."""
+
+    loss = "hinge"
 
     def objective(self, lifted: Lifted) -> float:
         """The value at a network, its worst cases taken exactly."""
@@ -74,7 +92,7 @@ class Solution:
 
 
 def solution(
-    problem: Problem, found: Lifted, lower_bound: float, *, started: float, rounds: int, status: str = ""
+    problem: Programme, found: Lifted, lower_bound: float, *, started: float, rounds: int, status: str = ""
 ) -> Solution:
     """Turn what a solver found into a network that is feasible exactly, and into its value."""
     network = recover(found)
@@ -84,8 +102,8 @@ def solution(
     )
 
 
-def nothing(problem: Problem) -> Lifted:
-    """The network without neurons, f = 0: its objective is 1."""
+def nothing(problem: Programme) -> Lifted:
+    """The network without neurons, f = 0: with the hinge its objective is 1."""
     size = problem.x.shape[1] + 1
     zero = torch.zeros(problem.functions, size, size, dtype=torch.float64, device=problem.x.device)
     return Lifted(zero, zero, problem.activation)

@@ -38,10 +38,15 @@ class Samples:
         """K."""
         return len(self.class_names)
 
+    def to(self, device: torch.device) -> Samples:
+        """The same on a device."""
+        parts = {name: getattr(self, name).to(device) for name in ("x", "y", "test_x", "test_y")}
+        return replace(self, **parts)
+
     def projected(self, components: int) -> Samples:
         """On the first principal components of the training samples, an orthogonal projection.
 
-        It moves no two points apart, so that a certificate in l2 holds for the vectors before it, too.
+        It moves no two points apart, so that a certificate in l2 holds for the vectors before it, too; not one in l∞.
 
         Raises:
             DataError: more components than dimensions or samples.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,20 +10,34 @@ from typing import Any
 from torch import Tensor
 
 from fedrobust.attacks.norms import Norm
-from fedrobust.convex import certificates
+from fedrobust.convex import certificates, relu_network
 from fedrobust.convex.cutting_set import solve_cutting_set
 from fedrobust.convex.first_order import solve_first_order
-from fedrobust.convex.problem import Problem, Solution
+from fedrobust.convex.logistic import LogisticProblem, solve_logistic
+from fedrobust.convex.problem import LossName, Problem, Solution
+from fedrobust.convex.relu import ReluProblem, ReluSolution
+from fedrobust.convex.relu_solvers import solve_relu, solve_relu_first_order
 from fedrobust.convex.samples import Samples
 from fedrobust.convex.sdp import solve_sdp
-from fedrobust.convex.usual import attacked, train_the_usual_way
+from fedrobust.convex.usual import attacked, train_relu_the_usual_way, train_the_usual_way
+from fedrobust.errors import ConfigError
 from fedrobust.seeding import torch_stream
 
-SOLVERS: dict[str, Callable[[Problem], Solution]] = {
-    "first-order": solve_first_order,
-    "cutting-set": solve_cutting_set,
-    "sdp": solve_sdp,
-    "sdp-scs": partial(solve_sdp, solver="scs"),
+FIRST_ORDER = "first-order"
+# of polynomial networks, by loss, then of ReLU networks
+SOLVERS: dict[LossName, dict[str, Callable[[Any], Solution]]] = {
+    "hinge": {
+        FIRST_ORDER: solve_first_order,
+        "cutting-set": solve_cutting_set,
+        "sdp": solve_sdp,
+        "sdp-scs": partial(solve_sdp, solver="scs"),
+    },
+    "logistic": {FIRST_ORDER: solve_logistic},
+}
+RELU_SOLVERS: dict[str, Callable[..., ReluSolution]] = {
+    FIRST_ORDER: solve_relu_first_order,
+    "socp": solve_relu,
+    "socp-scs": partial(solve_relu, solver="scs"),
 }
 USUAL = ("pgd", "fgsm")
 STEPS, RESTARTS = 40, 10  # of the evaluation's PGD
@@ -31,11 +45,12 @@ STEPS, RESTARTS = 40, 10  # of the evaluation's PGD
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained and how it is tested; radii are l2 unless said.
+    """What is trained and how it is tested.
 
     Attributes:
-        radii, betas: of training; every pair is solved.
-        test_radii, linf_radii: at which accuracy is certified and attacked.
+        radii, betas: of training; every pair is solved. Radii are in `norm`.
+        test_radii, linf_radii: in l2 and l∞, at which accuracy is certified and attacked.
+        patterns: of ReLU networks; the usual ones get twice as many units.
         initialisations: of each usual method; 0 leaves them out.
     """
 
@@ -43,8 +58,25 @@ class Plan:
     betas: tuple[float, ...]
     test_radii: tuple[float, ...]
     linf_radii: tuple[float, ...]
-    solver: str = "first-order"
+    activation: str = "polynomial"
+    norm: Norm = "l2"
+    loss: LossName = "hinge"
+    solver: str = FIRST_ORDER
+    patterns: int = 20
     initialisations: int = 3
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what cannot be combined."""
+        solvers: Mapping[str, Any] = RELU_SOLVERS
+        if self.activation == "polynomial":
+            if self.norm != "l2":
+                raise ConfigError("--norm linf: polynomial networks are trained in l2; take --activation relu")
+            if self.loss not in SOLVERS:
+                raise ConfigError(f"--loss {self.loss}: polynomial networks take {' or '.join(SOLVERS)}")
+            solvers = SOLVERS[self.loss]
+        if self.solver not in solvers:
+            problem = f"{self.activation} networks with the {self.loss} loss"
+            raise ConfigError(f"--solver {self.solver}: for {problem} there is {', '.join(solvers)}")
 
     @property
     def count(self) -> int:
@@ -56,40 +88,61 @@ def run_plan(plan: Plan, samples: Samples, seed: int) -> Iterator[dict[str, Any]
     """A row per network, as soon as it is trained and tested."""
     for beta in plan.betas:
         for radius in plan.radii:
-            problem = Problem(samples.x, samples.y, radius, beta, samples.num_classes)
             facts = {"seed": seed, "radius": radius, "beta": beta}
-            found = SOLVERS[plan.solver](problem)
-            yield {**facts, "method": "convex", "initialisation": 0, **measure(found, plan, samples, seed)}
+            convex, usual = _methods(plan, samples, radius, beta, seed)
+            yield {**facts, "method": "convex", "initialisation": 0, **measure(convex(), plan, samples, seed)}
             for method in USUAL:
                 for number in range(plan.initialisations):
-                    found = train_the_usual_way(problem, method, seed=1000 * seed + number)
+                    found = usual(method, seed=1000 * seed + number)
                     yield {**facts, "method": method, "initialisation": number, **measure(found, plan, samples, seed)}
 
 
-def measure(found: Solution, plan: Plan, samples: Samples, seed: int) -> dict[str, Any]:
+def _methods(
+    plan: Plan, samples: Samples, radius: float, beta: float, seed: int
+) -> tuple[Callable[[], Solution | ReluSolution], Callable[..., Solution | ReluSolution]]:
+    """The convex programme's solver, and the usual training of the same kind of network."""
+    basics = samples.x, samples.y, radius, beta, samples.num_classes
+    if plan.activation == "relu":
+        problem = ReluProblem(*basics, plan.norm, plan.loss)
+        solve = partial(RELU_SOLVERS[plan.solver], problem, patterns=plan.patterns, seed=seed)
+        return solve, partial(train_relu_the_usual_way, problem, units=2 * plan.patterns)
+    problem = (Problem if plan.loss == "hinge" else LogisticProblem)(*basics)
+    return partial(SOLVERS[plan.loss][plan.solver], problem), partial(train_the_usual_way, problem)
+
+
+def margins(found: Solution | ReluSolution, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
+    """A lower bound on every sample's margin in the ball [n]; exact at 0, and for polynomial networks in l2."""
+    if isinstance(found, ReluSolution):
+        return relu_network.margins(found.network, x, y, radius, norm)
+    certify = certificates.l2_margins if norm == "l2" else certificates.linf_margins
+    return certify(found.lifted, x, y, radius)
+
+
+def measure(found: Solution | ReluSolution, plan: Plan, samples: Samples, seed: int) -> dict[str, Any]:
     """Cost, value and accuracies on the test samples, fractions: `certified.l2@0.5`, `attacked.linf@0.1` ..."""
-    lifted, x, y = found.lifted, samples.test_x, samples.test_y
+    x, y = samples.test_x, samples.test_y
+    natural = margins(found, x, y, 0.0, "l2")
     row: dict[str, Any] = {
         "objective": found.objective,
         "lower_bound": found.lower_bound,
         "gap": found.gap,
         "status": found.status,
         "seconds": round(found.seconds, 2),
-        "neurons": len(found.network.directions),
-        "clean": certificates.accuracy(certificates.l2_margins(lifted, x, y, 0.0)),
-        "distance": float(certificates.l2_distances(lifted, x, y).median()),
     }
-    tests: list[tuple[Norm, tuple[float, ...], Callable[..., Tensor]]] = [
-        ("l2", plan.test_radii, certificates.l2_margins),
-        ("linf", plan.linf_radii, certificates.linf_margins),
-    ]
-    for norm, radii, certify in tests:
+    if isinstance(found, ReluSolution):
+        row |= {"neurons": len(found.network.first), "violation": found.violation}
+    else:
+        distances = certificates.l2_distances(found.lifted, x, y)
+        row |= {"neurons": len(found.network.directions), "distance": float(distances.median())}
+    row["clean"] = certificates.accuracy(natural)
+    tests: list[tuple[Norm, tuple[float, ...]]] = [("l2", plan.test_radii), ("linf", plan.linf_radii)]
+    for norm, radii in tests:
         for radius in radii:
-            generator = torch_stream(seed, "convex", "attack")
+            generator = torch_stream(seed, "convex", "attack", device=x.device)
             worst = attacked(
                 found.network, x, y, radius=radius, norm=norm, steps=STEPS, restarts=RESTARTS, generator=generator
             )
-            stands = certificates.l2_margins(lifted, x, y, 0.0).minimum(certificates.l2_margins(lifted, worst, y, 0.0))
-            row[f"certified.{norm}@{radius:g}"] = certificates.accuracy(certify(lifted, x, y, radius))
+            stands = natural.minimum(margins(found, worst, y, 0.0, "l2"))
+            row[f"certified.{norm}@{radius:g}"] = certificates.accuracy(margins(found, x, y, radius, norm))
             row[f"attacked.{norm}@{radius:g}"] = certificates.accuracy(stands)
     return row

@@ -56,11 +56,32 @@ def test_a_csv_from_end_to_end(
         assert (rows[f"attacked.{radius}"] <= rows["clean"]).all()
     assert "convex programme" in (out / "summary.md").read_text()
     assert (out / "accuracy.png").stat().st_size > 10_000
-    assert json.loads((out / "record.json").read_text())["samples"].endswith("mine.csv")
+    record = json.loads((out / "record.json").read_text())
+    assert record["samples"].endswith("mine.csv")
+    assert {"cvxpy-base", "clarabel", "scs"} <= set(record["versions"])
     printed = capsys.readouterr().out
     assert "certified accuracy on test samples" in printed
     assert "convex 0.4" in printed
     assert "…" not in printed
+
+
+def test_relu_networks_from_end_to_end(
+    table_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--activation", "relu", "--norm", "linf", "--loss", "logistic", "--radii", "0.1", "--patterns", "6"]
+    arguments += ["--solver", "socp", "--test-radii", "0.2", "--linf-radii", "0.1", "--initialisations", "1"]
+    assert main(["convex", str(table_of(samples=40)), *arguments, "--out", str(out)]) == 0
+    rows = pd.read_csv(out / "results.csv").set_index("method")
+    assert rows.loc["convex", "gap"] < 1e-3
+    assert rows.loc["convex", "violation"] < 1e-6
+    # the usual ones have no lower bound, and say so
+    assert (rows.loc[["pgd", "fgsm"], "lower_bound"] == 0).all()
+    for radius in ("l2@0.2", "linf@0.1"):
+        assert (rows[f"certified.{radius}"] <= rows[f"attacked.{radius}"]).all()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("convex", "PGD", "FGSM"))]
+    assert [line.split()[-1] for line in lines] == ["0.0%", "–", "–"]
+    assert (out / "accuracy.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -107,10 +128,38 @@ def test_files_and_names_that_are_not_there(tmp_path: Path) -> None:
         load_samples("digits", seed=0, classes="1")
 
 
-@pytest.mark.parametrize("flag", [["--betas", "0"], ["--radii", "-1"], ["--seeds", "0.5"], ["--radii", "a"]])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ["--betas", "0"],
+        ["--radii", "-1"],
+        ["--seeds", "0.5"],
+        ["--radii", "a"],
+        ["--device", "tpu"],
+        ["--norm", "linf"],
+        ["--loss", "squared"],
+        ["--solver", "socp"],
+        ["--loss", "logistic", "--solver", "sdp"],
+        ["--activation", "relu", "--solver", "sdp"],
+        ["--which", "last"],
+        ["--components", "5", "--linf-radii", "0.1"],
+        ["--components", "5", "--activation", "relu", "--norm", "linf"],
+    ],
+)
 def test_bad_arguments_are_one_line(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convex", *flag]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["convex", "--out", str(tmp_path / "file")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "cannot be written" in captured.err
+    assert captured.out == ""
 
 
 def test_breast_cancer_is_the_known_split() -> None:

@@ -1,10 +1,12 @@
 """Heads: what is replaced, what stays, and SAM's limit case."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from fedrobust.convex.heads import last_linear, projected, raw_features, sam_head, with_head
+from fedrobust.convex.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.convex.network import PolynomialNetwork
 from fedrobust.data import load
 from fedrobust.data.device import on_device
@@ -31,18 +33,49 @@ def test_a_head_takes_the_last_layers_place_in_a_copy(model: nn.Module) -> None:
     data, index = on_device(load("digits"), "train", "cpu"), torch.arange(40)
     x, y = data.batch(index)
     before = model(x)
-    features = projected(raw_features(model, data, index), y, 5)
-    assert features.x.square().mean().item() == pytest.approx(1)
+    raw = raw_features(model, data, index)
+    projection = projection_of(last_linear(model)[1], raw, y, 5)
     generator = torch.Generator().manual_seed(0)
-    unit = torch.nn.functional.normalize(torch.randn(7, 5, generator=generator))
+    unit = torch.nn.functional.normalize(torch.randn(7, 9 + 5, generator=generator))
     network = PolynomialNetwork(unit, torch.randn(10, 7, generator=generator))
-    whole = with_head(model, nn.Sequential(features.projection, network))
+    whole = with_head(model, nn.Sequential(projection, network))
     assert not whole.training
-    assert torch.allclose(whole(x), network(features.x.float()), atol=1e-4)
+    assert torch.allclose(whole(x), network(projection(raw)), atol=1e-4)
     assert torch.equal(model(x), before)
     # no two images are further apart behind the projection than scale allows
-    raw = raw_features(model, data, index)
-    assert (torch.cdist(features.x, features.x) <= torch.cdist(raw, raw) / features.projection.scale + 1e-3).all()
+    found = projection(raw).double()
+    assert (torch.cdist(found, found) <= torch.cdist(raw.double(), raw.double()) / projection.scale + 1e-3).all()
+
+
+def test_the_projection_keeps_what_the_last_layer_sees(model: nn.Module) -> None:
+    data, index = on_device(load("digits"), "train", "cpu"), torch.arange(200)
+    raw, y = raw_features(model, data, index), data.batch(index)[1]
+    head = last_linear(model)[1]
+    projection = projection_of(head, raw, y, 0)
+    assert projection.basis.shape == (raw.shape[1], 9)
+    # differences of logits are those of the features back from the projection
+    back = projection(raw) * projection.scale @ projection.basis.T + projection.centre
+    differences = [head(z) - head(z).mean(1, keepdim=True) for z in (raw, back)]
+    assert torch.allclose(*differences, atol=1e-4)
+
+
+def test_distances_of_a_linear_head_are_where_its_prediction_changes(model: nn.Module) -> None:
+    data, index = on_device(load("digits"), "train", "cpu"), torch.arange(300)
+    raw, y = raw_features(model, data, index).double(), data.batch(index)[1]
+    head = copy.deepcopy(last_linear(model)[1]).double()
+    distance = linear_distances(head, raw, y)
+    right = head(raw).argmax(1) == y
+    assert torch.equal(distance > 0, right)
+    assert right.any()
+    # the step to the nearest boundary, and a little more and less
+    reached = torch.zeros_like(right)
+    for rival in range(10):
+        direction = head.weight[rival] - head.weight[y]
+        unit = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        inside, outside = (head(raw + share * distance[:, None] * unit).argmax(1) for share in (0.999, 1.001))
+        assert (inside == y)[right].all()
+        reached |= outside != y
+    assert reached[right].all()
 
 
 def test_sam_without_radius_is_sgd(model: nn.Module) -> None:
@@ -65,5 +98,10 @@ def test_sam_without_radius_is_sgd(model: nn.Module) -> None:
 def test_no_linear_layer_and_too_many_components_are_refused(model: nn.Module) -> None:
     with pytest.raises(ConfigError, match="no linear layer"):
         last_linear(nn.Sequential(nn.Conv2d(1, 1, 3)))
-    with pytest.raises(ConfigError, match="--components 50: must be 1 to 20"):
-        projected(torch.randn(20, 64), torch.zeros(20), 50)
+    head = nn.Linear(64, 10)
+    raw = torch.randn(20, 64)
+    y = head(raw).argmax(1)
+    with pytest.raises(ConfigError, match="50 components: 20 images leave at most 11"):
+        projection_of(head, raw, y, 50)
+    with pytest.raises(ConfigError, match="right for none"):
+        projection_of(head, raw, (y + 1) % 10, 0)
