@@ -125,7 +125,10 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         """The config the run was started with. Raises ConfigError where there is none."""
-        return RunConfig.from_flat(toml.flatten(toml.read(self.path / "config.toml")))
+        path = self.path / "config.toml"
+        if self.path.is_dir() and not path.exists():
+            raise ConfigError(f"{self.path}: no run in it (no config.toml)")
+        return RunConfig.from_flat(toml.flatten(toml.read(path)))
 
     def check_space(self, needed: int) -> None:
         """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""

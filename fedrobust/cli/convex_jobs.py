@@ -58,12 +58,21 @@ class Job:
 
 def settings(arguments: argparse.Namespace, of_a_run: bool) -> dict[str, Any]:
     """What is given over what is usual. Raises ConfigError for what the kind of subject does not take."""
+    from fedrobust.data import DATASETS
+
     takes, other = (OF_A_RUN, OF_SAMPLES) if of_a_run else (OF_SAMPLES, OF_A_RUN)
     given = {key: value for key in {**takes, **other} if (value := getattr(arguments, key)) is not None}
+    refused = dict.fromkeys(
+        set(other) - set(takes), "a run's folder" if of_a_run else f"{arguments.subject}, only for runs"
+    )
+    if not of_a_run:
+        if arguments.subject not in DATASETS:
+            refused |= dict.fromkeys(("classes", "num_images"), f"{arguments.subject}, only for data sets of images")
+        if not arguments.subject.endswith(".csv"):
+            refused["label"] = f"{arguments.subject}, only for CSV files"
     for key in given:
-        if key not in takes:
-            what = "a run's folder" if of_a_run else f"{arguments.subject}, which is no run's folder"
-            raise ConfigError(f"--{key.replace('_', '-')}: not for {what}")
+        if key in refused:
+            raise ConfigError(f"--{key.replace('_', '-')}: not for {refused[key]}")
     return takes | given
 
 

@@ -142,6 +142,8 @@ def test_files_and_names_that_are_not_there(tmp_path: Path) -> None:
         ["--loss", "logistic", "--solver", "sdp"],
         ["--activation", "relu", "--solver", "sdp"],
         ["--which", "last"],
+        ["--num-images", "50"],
+        ["digits", "--label", "a"],
         ["--components", "5", "--linf-radii", "0.1"],
         ["--components", "5", "--activation", "relu", "--norm", "linf"],
     ],
