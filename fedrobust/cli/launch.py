@@ -114,15 +114,14 @@ def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console)
 
 def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
-    table = Table(
-        Column("run", overflow="fold"), "strategy", "model", "round", title="on the test set", title_justify="left"
-    )
+    words = (Column(name, overflow="fold") for name in ("run", "strategy", "model", "round"))
+    table = Table(*words, title="on the test set", title_justify="left")
     records: list[tuple[str, RunConfig, dict[str, Any]]] = [
         (label, cfg, RunFolder(cfg.run_dir).record()) for label, cfg in runs.items()
     ]
     names = [key for key in records[0][2]["best"] if "accuracy" in key]
     for name in names:
-        table.add_column(short_metric(name), justify="right")
+        table.add_column(short_metric(name), justify="right", no_wrap=True)
     for label, cfg, record in records:
         for which in ("best", "last"):
             values = [f"{record[which].get(name, float('nan')):.1%}" for name in names]
