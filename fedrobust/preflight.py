@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.naming import split_list
 from fedrobust.records import RunFolder
+
+if TYPE_CHECKING:  # the command line checks before it computes, and PyTorch takes a second to import
+    import torch
 
 
 def check_run(cfg: RunConfig) -> None:
