@@ -78,12 +78,17 @@ class Model(Section, frozen=True):
         default="", description="for relu: a smooth activation whose derivative the backward pass takes; unset: relu's"
     )
     backward_phase: Literal["attack", "update", "both"] = Field(default="both", description="where it does")
+    width: float = Field(default=1.0, gt=0, le=16, description="residual networks: times as many channels everywhere")
     input_size: int = Field(
         default=0, ge=0, le=1024, description="side that images are resized to inside the model; 0: theirs"
     )
 
+    def shape(self) -> dict[str, Any]:
+        """What `fedrobust.models.build_model` is told beside a name: of activations, width and size of images."""
+        return {**self.activations(), "width": self.width, "input_size": self.input_size}
+
     def activations(self) -> dict[str, Any]:
-        """What `fedrobust.models.build_model` is told of them."""
+        """What `fedrobust.models.activation_maker` is told of them."""
         return {
             "activation": self.activation,
             "alpha": self.activation_alpha or None,

@@ -24,6 +24,7 @@ def check_run(cfg: RunConfig) -> None:
     """
     from fedrobust.engines import plan_workers
     from fedrobust.evaluation.subjects import load_weights
+    from fedrobust.models import check_width
     from fedrobust.models.activations import activation_maker
     from fedrobust.objectives import check_start
     from fedrobust.process import pick_device
@@ -31,6 +32,7 @@ def check_run(cfg: RunConfig) -> None:
 
     check_names(cfg)
     activation_maker(**cfg.model.activations())
+    check_width(cfg.model.name, cfg.model.width)
     _check_polynomial(cfg, pick_device(cfg.device))
     if cfg.kind == "central":
         check_start(cfg.objective.name, cfg.attack.random_start)

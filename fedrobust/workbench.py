@@ -77,8 +77,7 @@ def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
         mean=dataset.mean,
         std=dataset.std,
         generator_seed=int_stream(cfg.seed, "init"),
-        **cfg.model.activations(),
-        input_size=cfg.model.input_size,
+        **cfg.model.shape(),
     )
     model.to(device).to(memory_format=torch.channels_last)
     return Workbench(dataset, device, pick_precision(cfg.precision, cfg.model.name, device), model)

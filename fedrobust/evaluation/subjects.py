@@ -129,8 +129,7 @@ def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays
         mean=dataset.mean,
         std=dataset.std,
         generator_seed=0,
-        **settings.activations(),
-        input_size=settings.input_size,
+        **settings.shape(),
     )
     try:
         model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in arrays.items()})

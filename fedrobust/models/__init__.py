@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fedrobust.errors import ConfigError
 from fedrobust.lookup import lookup
 from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_weights
-from fedrobust.models.builder import Builder
+from fedrobust.models.builder import Builder, takes_width
 from fedrobust.models.calfat_cnn import build_calfat_cnn
 from fedrobust.models.efficientnet import build_efficientnet_b0
 from fedrobust.models.polynomial import build_polynomial
@@ -46,6 +47,7 @@ def build_model(
     alpha: float | None = None,
     backward: str = "",
     phase: Phase = "both",
+    width: float = 1.0,
     input_size: int = 0,
 ) -> nn.Module:
     """A freshly initialised model on the CPU, in train mode; the same seed gives the same weights.
@@ -61,12 +63,14 @@ def build_model(
         mean, std: of the training pixels, one per channel, in [0, 1] pixel units.
         generator_seed: of the initial weights.
         activation, alpha, backward, phase: as of `activation_maker`.
+        width: times as many channels everywhere, of the residual networks only (SAT's scaling; a CPU's narrow ones).
         input_size: above 0, images are resized to this side first, bilinearly: attacks stay in the data's own pixels.
 
     Raises:
-        ConfigError: unknown name, or what `activation_maker` refuses.
+        ConfigError: unknown name, a width of a network that has one only, or what `activation_maker` refuses.
         ValueError: the model cannot take images of this shape, or mean and std do not fit it.
     """
+    check_width(name, width)
     build, make = lookup("model", MODELS, name), activation_maker(activation, alpha, backward, phase)
     if num_classes < 2:
         raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
@@ -76,9 +80,17 @@ def build_model(
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
         shape = (image_shape[0], input_size, input_size) if input_size else image_shape
-        model = build(num_classes, shape, mean, std, make)
+        options = {} if width == 1 else {"width": width}
+        model = build(num_classes, shape, mean, std, make, **options)
         suit_weights(model, activation, alpha)
     if not input_size:
         return model
     resize = nn.Upsample((input_size, input_size), mode="bilinear")
     return nn.Sequential(OrderedDict(resize=resize, model=model))
+
+
+def check_width(name: str, width: float) -> None:
+    """Raise ConfigError for a width other than 1 of a network that has no other."""
+    if width != 1 and not takes_width(lookup("model", MODELS, name)):
+        known = ", ".join(other for other, build in MODELS.items() if takes_width(build))
+        raise ConfigError(f"model.width = {width:g}: {name} has one width; those with others: {known}")

@@ -1,6 +1,7 @@
 """What an entry of MODELS is, and what entries of one family share."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 from torch import nn
 
@@ -10,7 +11,9 @@ Activation = Callable[[], nn.Module]
 """Makes a new one for each place in a network."""
 
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Activation], nn.Module]
-"""(num_classes, image_shape, mean, std, activation) → a network; ValueError for images it cannot take."""
+"""(num_classes, image_shape, mean, std, activation) → a network; ValueError for images it cannot take.
+
+One that takes a sixth, `width`, has that many times as many channels everywhere but in the image and the logits."""
 
 
 def builder(name: str, description: str, least: int, network: Callable[[int, int, Activation], nn.Module]) -> Builder:
@@ -33,3 +36,33 @@ def builder(name: str, description: str, least: int, network: Callable[[int, int
 
     build.__doc__ = description
     return build
+
+
+def scalable(
+    name: str, description: str, least: int, network: Callable[[int, int, Activation, float], nn.Module]
+) -> Builder:
+    """The same for `network(num_classes, channels, activation, width)`."""
+
+    def build(
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        activation: Activation,
+        width: float = 1.0,
+    ) -> nn.Module:
+        at_width = builder(name, description, least, lambda k, c, f: network(k, c, f, width))
+        return at_width(num_classes, image_shape, mean, std, activation)
+
+    build.__doc__ = description
+    return build
+
+
+def takes_width(build: Builder) -> bool:
+    """Whether it is a scalable one."""
+    return "width" in signature(build).parameters
+
+
+def scaled(channels: int, width: float) -> int:
+    """width · channels, rounded, at least 1."""
+    return max(1, round(width * channels))

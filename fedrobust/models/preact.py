@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fedrobust.models.builder import Activation, Builder, builder
+from fedrobust.models.builder import Activation, Builder, scalable, scaled
 
 
 class PreActBlock(nn.Module):
@@ -74,10 +74,11 @@ class PreActResNet(nn.Module):
 
 
 def _builder(name: str, description: str, stem: int, widths: Sequence[int], blocks: int) -> Builder:
-    def network(num_classes: int, channels: int, activation: Activation) -> nn.Module:
-        return PreActResNet(stem, widths, blocks, num_classes, channels, activation)
+    def network(num_classes: int, channels: int, activation: Activation, width: float) -> nn.Module:
+        first, *others = (scaled(outputs, width) for outputs in (stem, *widths))
+        return PreActResNet(first, others, blocks, num_classes, channels, activation)
 
-    return builder(name, description, 1 << (len(widths) - 1), network)
+    return scalable(name, description, 1 << (len(widths) - 1), network)
 
 
 build_preact_resnet18 = _builder(

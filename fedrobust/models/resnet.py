@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fedrobust.models.builder import Activation, Builder, builder
+from fedrobust.models.builder import Activation, Builder, scalable, scaled
 
 
 class BasicBlock(nn.Module):
@@ -65,7 +65,8 @@ class ResNet(nn.Module):
     """[B, C, H, W], normalised → logits [B, K]. Layers are named, ordered and initialised as in torchvision.
 
     Args:
-        blocks: in each of the four stages, of widths 64, 128, 256 and 512; all but the first halve the image.
+        blocks: in each of the four stages, of 64, 128, 256 and 512 channels; all but the first halve the image.
+        width: times as many channels in the stem and in every stage.
         imagenet_stem: a 7×7 convolution of stride 2 and 3×3 max pooling of stride 2 instead of a 3×3 convolution.
     """
 
@@ -77,20 +78,22 @@ class ResNet(nn.Module):
         channels: int,
         activation: Activation,
         *,
+        width: float = 1.0,
         imagenet_stem: bool = False,
     ) -> None:
         super().__init__()
+        stem = scaled(64, width)
         kernel, stride, padding = (7, 2, 3) if imagenet_stem else (3, 1, 1)
-        self.conv1 = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(channels, stem, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
         self.activation = activation()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet_stem else nn.Identity()
-        stages, inputs = [], 64
+        stages, inputs = [], stem
         for number, count in enumerate(blocks):
-            width, layers = 64 << number, []
+            outputs, layers = scaled(64 << number, width), []
             for place in range(count):
-                layers.append(block(inputs, width, 2 if number and not place else 1, activation))
-                inputs = width * block.expansion
+                layers.append(block(inputs, outputs, 2 if number and not place else 1, activation))
+                inputs = outputs * block.expansion
             stages.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -113,10 +116,10 @@ def _builder(
     *,
     imagenet_stem: bool = False,
 ) -> Builder:
-    def network(num_classes: int, channels: int, activation: Activation) -> nn.Module:
-        return ResNet(block, blocks, num_classes, channels, activation, imagenet_stem=imagenet_stem)
+    def network(num_classes: int, channels: int, activation: Activation, width: float) -> nn.Module:
+        return ResNet(block, blocks, num_classes, channels, activation, width=width, imagenet_stem=imagenet_stem)
 
-    return builder(name, description, 32 if imagenet_stem else 8, network)
+    return scalable(name, description, 32 if imagenet_stem else 8, network)
 
 
 # Not torchvision's, whose import takes 90 MB and two seconds in every worker; the same networks apart from the stem.

@@ -125,8 +125,7 @@ def forward_flops(model: Model, data: Data) -> float:
         mean=spec.mean,
         std=spec.std,
         generator_seed=0,
-        **model.activations(),
-        input_size=model.input_size,
+        **model.shape(),
     ).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape))
