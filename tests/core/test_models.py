@@ -203,7 +203,30 @@ def test_a_resized_input_is_that_of_the_same_model_on_larger_images() -> None:
     assert torch.equal(first[0], second[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "parameters"),
+    [("resnet18", 0.25, 701_466), ("preact-resnet18", 0.5, 2_796_714), ("resnet50", 0.125, 375_762)],
+)
+def test_a_width_is_times_as_many_channels_everywhere(name: str, width: float, parameters: int) -> None:
+    model = build_model(name, generator_seed=0, width=width, **CIFAR).eval()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    ours, usual = (
+        [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)] for network in (model, built(name))
+    )
+    assert ours == [width * channels for channels in usual]
+    assert model(images(name)).shape == (3, 10)
+
+
+def test_a_width_of_one_is_the_network_itself() -> None:
+    one = build_model("resnet18", generator_seed=0, width=1.0, **CIFAR)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), built("resnet18").parameters(), strict=True))
+
+
 def test_settings_that_do_not_fit() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model\.width = 0\.5: small-cnn has one width; those with others: .*resnet18"
+    ):
+        build_model("small-cnn", generator_seed=0, width=0.5, **CIFAR)
     with pytest.raises(ValueError, match="3 channels want as many means and stds, not 1 and 1"):
         build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "mean": (0.5,), "std": (0.5,)})
     with pytest.raises(ValueError, match="at least 2 classes"):

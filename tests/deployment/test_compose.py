@@ -64,7 +64,10 @@ def test_the_proxy_knows_the_fleets_path_and_no_other():
 def test_s6_all_images_are_of_the_base_that_is_an_argument():
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${BASE_IMAGE}"}
-    assert "@sha256:" in dockerfile.split("ARG BASE_IMAGE")[0]
+    (pinned,) = re.findall(
+        r"^ARG BASE_IMAGE=(python:3\.11-slim-bookworm@sha256:[0-9a-f]{64})$", dockerfile, re.MULTILINE
+    )
+    assert f"# BASE_IMAGE={pinned}\n" in (ROOT / ".env.example").read_text()
     assert "USER fedrobust" in dockerfile
 
 
