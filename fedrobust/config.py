@@ -136,6 +136,9 @@ class Local(Section, frozen=True):
 
 
 class Central(Section, frozen=True):
+    images: Literal["all", "pool"] = Field(
+        default="all", description="trained on: all but the validation slice, or the shared pool alone (pool.fraction)"
+    )
     schedule: Literal["constant", "piecewise", "cosine", "cyclic"] = Field(
         default="constant", description="of the learning rate, step by step over the whole run"
     )
@@ -258,8 +261,11 @@ class RunConfig(Section, frozen=True):
             raise ValueError("attack.random-start = 'n-fgsm': is for attack.name fgsm only")
         if self.data.own and self.data.classes:
             raise ValueError(f"data.classes = {self.data.classes!r}: is not for data.own; leave it unset")
-        if self.kind == "central" and self.pool.fraction:
-            raise ValueError(f"pool.fraction = {self.pool.fraction}: a central run has all the data, and no pool")
+        if self.kind == "central" and (self.central.images == "pool") != (self.pool.fraction > 0):
+            raise ValueError(
+                f"pool.fraction = {self.pool.fraction:g}, central.images = {self.central.images!r}: a central run has "
+                "all the data and no pool, or the pool alone (central.images pool, pool.fraction above 0)"
+            )
         if self.kind == "central" and self.strategy.name != "fedavg":
             raise ValueError(f"strategy.name = {self.strategy.name!r}: a central run has no strategy; leave it unset")
         return self

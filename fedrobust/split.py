@@ -2,7 +2,7 @@
 
     training set → (subset) → validation slice | pool | partition over clients → own training part | held out
     a client trains on its own training part mixed with its share of the pool
-    a central run is one client that holds all but the validation slice
+    a central run is one client that holds all but the validation slice, or the pool alone (central.images)
 
 Everything is an index into the training set in its canonical order, drawn from named streams of the run's seed,
 so that server and clients compute it for themselves and no index travels.
@@ -63,9 +63,10 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     if cfg.data.train_images:
         universe = subset(labels, cfg.data.train_images, rng("subset"))
     rest, validation = _compose(universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation")))
-    if cfg.kind == "central":
-        return FederatedSplit(validation, rest[:0], (ClientShard(rest, rest, rest[:0]),))
     pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool")))
+    if cfg.kind == "central":
+        held = pool if cfg.central.images == "pool" else rest
+        return FederatedSplit(validation, pool, (ClientShard(held, held, held[:0]),))
 
     if cfg.data.own:
         return FederatedSplit(validation, pool, ())

@@ -21,7 +21,7 @@ from fedrobust.seeding import numpy_stream
 
 
 class Central(Rounds):
-    """Runs the rounds of a `Trainer` on all images but those of the validation slice."""
+    """Runs the rounds of a `Trainer` on all images but those of the validation slice, or on the pool alone."""
 
     def begin(self, state: Checkpoint) -> None:
         self.trainer = Trainer(self.cfg, self.measure.bench, self.index, state.last)

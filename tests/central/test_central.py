@@ -15,6 +15,7 @@ from fedrobust.cli import main
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.records import RunFolder
+from fedrobust.split import split_of
 from strategies.federation import Federation
 
 
@@ -67,6 +68,16 @@ def test_a_folder_says_which_kind_it_is_and_holds_no_client(central):
     assert all({"train.loss", "learning_rate", "images", "validation.natural_accuracy"} <= row.keys() for row in rows)
     assert record.items() >= {"state": "completed", "rounds": 2, "objective": "at", "train_images": 360}.items()
     assert rows[0]["images"] == 360
+
+
+def test_a_central_run_can_have_the_pool_alone_the_very_one_that_clients_are_given(quick, central):
+    shared = {"pool__fraction": 0.25, "seed": 3}
+    alone = central(central__images="pool", **shared)
+    pool = split_of(quick(**shared)).pool
+    folder = run(alone)
+    assert np.array_equal(split_of(alone).clients[0].train, pool)
+    assert np.array_equal(split_of(alone).validation, split_of(quick(**shared)).validation)
+    assert folder.record()["train_images"] == folder.read("rounds.jsonl")[0]["images"] == len(pool) == 90
 
 
 EVERYTHING = {
@@ -221,7 +232,10 @@ def test_the_command_from_a_preset_to_a_report(here, capsys):
     ("arguments", "said"),
     [
         ("quickstart --variant calfat", "strategy.name = 'calfat': a central run has no strategy"),
-        ("quickstart --variant fedavg --pool.fraction 0.2", "a central run has all the data, and no pool"),
+        (
+            "quickstart --variant fedavg --pool.fraction 0.2",
+            "a central run has all the data and no pool, or the pool alone",
+        ),
         ("quickstart --variant fedavg --central.milestones 0.7,0.5", "must be ascending shares between 0 and 1"),
         ("quickstart --variant fedavg --objective.name trades --attack.random-start zero", "take gaussian or uniform"),
         ("quickstart --engine ray", "unknown setting 'engine'"),
