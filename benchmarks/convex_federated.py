@@ -28,9 +28,9 @@ from clients.app import app
 from fedrobust.checkpoint import Arrays, Checkpoint, load_model
 from fedrobust.config import RunConfig
 from fedrobust.convex.certificates import accuracy, l2_margins
-from fedrobust.convex.first_order import solve_first_order
 from fedrobust.convex.lifted import Lifted
 from fedrobust.convex.problem import Problem, Solution
+from fedrobust.convex.solvers.first_order import solve_first_order
 from fedrobust.data.device import DeviceImages
 from fedrobust.engines.local import LocalGrid
 from fedrobust.records import RunFolder

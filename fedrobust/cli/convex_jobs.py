@@ -78,8 +78,8 @@ def settings(arguments: argparse.Namespace, of_a_run: bool) -> dict[str, Any]:
 
 def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     """On samples."""
-    from fedrobust.convex.samples import load_samples
-    from fedrobust.convex.study import FIRST_ORDER, Plan, run_plan
+    from fedrobust.convex.study.radii import FIRST_ORDER, Plan, run_plan
+    from fedrobust.convex.study.samples import load_samples
     from fedrobust.report.convex import NORMS, write_convex
 
     of_data = {
@@ -112,7 +112,7 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
 
 def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     """On a run's features."""
-    from fedrobust.convex.head_study import HeadPlan, run_heads
+    from fedrobust.convex.study.head_study import HeadPlan, run_heads
     from fedrobust.evaluation.subjects import load_subject
     from fedrobust.report.convex_heads import UNIT, write_heads
 

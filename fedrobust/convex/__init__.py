@@ -1,6 +1,7 @@
 """Convex adversarial training of two-layer networks: a proven optimum, and exact certificates of robustness.
 
-Polynomial activations: `solve_sdp` and `solve_cutting_set` (cvxpy) and `solve_first_order` (PyTorch, any size)
-minimise the same programme and return a `Solution` with its certified lower bound; `certificates` says what a network
-guarantees. docs/convex.md has the formulas and what was measured.
+Here: polynomial networks and their lifted variables, exact worst cases, certificates and bounds, and what a problem
+and its solution are. `solvers`: of the polynomial programme, each returning a `Solution` with a certified lower bound.
+`relu`: the same over sampled activation patterns. `study`: what `fedrobust convex` trains, on what, against whom.
+docs/convex.md has the formulas and what was measured.
 """

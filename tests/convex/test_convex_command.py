@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fedrobust.cli import main
 from fedrobust.convex.problem import Problem
-from fedrobust.convex.samples import Samples, load_samples
-from fedrobust.convex.study import Plan, run_plan
-from fedrobust.convex.usual import attacked, train_the_usual_way
+from fedrobust.convex.study.radii import Plan, run_plan
+from fedrobust.convex.study.samples import Samples, load_samples
+from fedrobust.convex.study.usual import attacked, train_the_usual_way
 from fedrobust.data import DataError
 from fedrobust.report.convex import summarise, table
 
@@ -185,7 +185,7 @@ def test_components_move_no_points_apart_and_images_have_pixel_units() -> None:
 
 
 def test_usual_training_is_worse_than_the_optimum_but_close(small: Problem) -> None:
-    from fedrobust.convex.first_order import solve_first_order
+    from fedrobust.convex.solvers.first_order import solve_first_order
 
     optimum = solve_first_order(small)
     for method in ("pgd", "fgsm"):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fedrobust.attacks import pgd
 from fedrobust.convex.certificates import l2_margins
-from fedrobust.convex.first_order import solve_first_order
 from fedrobust.convex.lifted import Lifted
 from fedrobust.convex.problem import Problem
+from fedrobust.convex.solvers.first_order import solve_first_order
 from fedrobust.errors import ConfigError
 from fedrobust.losses import margin
 from fedrobust.models import build_model

@@ -8,7 +8,7 @@ import pytest
 
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
-from fedrobust.convex.head_study import trained_on
+from fedrobust.convex.study.head_study import trained_on
 from fedrobust.data import load
 from fedrobust.errors import ConfigError
 from fedrobust.records import RunFolder

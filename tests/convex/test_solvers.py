@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrobust.convex import modelling
-from fedrobust.convex.cutting_set import solve_cutting_set
 from fedrobust.convex.dual import largest_response, lower_bound, moments
 from fedrobust.convex.factors import lifted_of
-from fedrobust.convex.first_order import SMOOTHING, Evaluation, solve_first_order, start
 from fedrobust.convex.lifted import Activation, Lifted, values
 from fedrobust.convex.margins import worst_case
 from fedrobust.convex.network import PolynomialNetwork, lift, neurons
 from fedrobust.convex.problem import Problem, Solution, nothing
-from fedrobust.convex.sdp import solve_sdp
+from fedrobust.convex.solvers import modelling
+from fedrobust.convex.solvers.cutting_set import solve_cutting_set
+from fedrobust.convex.solvers.first_order import SMOOTHING, Evaluation, solve_first_order, start
+from fedrobust.convex.solvers.sdp import solve_sdp
 from fedrobust.errors import ConfigError, RunFailed
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrobust.attacks.norms import Norm
 from fedrobust.convex.logistic import entropy, rivals
-from fedrobust.convex.relu import ReluProblem
+from fedrobust.convex.relu.programme import ReluProblem
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from fedrobust.convex.logistic import rivals
 from fedrobust.convex.margins import comparisons
-from fedrobust.convex.modelling import import_cvxpy, solve_with
-from fedrobust.convex.relu import (
+from fedrobust.convex.relu.dual import Comparison, lower_bound
+from fedrobust.convex.relu.programme import (
     ReluProblem,
     ReluSolution,
     loss_of,
@@ -23,7 +23,7 @@ from fedrobust.convex.relu import (
     sample_patterns,
     violation,
 )
-from fedrobust.convex.relu_dual import Comparison, lower_bound
+from fedrobust.convex.solvers.modelling import import_cvxpy, solve_with
 from fedrobust.seeding import torch_stream
 
 PENALTY = 1.0  # weight of the cones' violation

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedrobust.convex.dual import lower_bound
 from fedrobust.convex.margins import comparisons
-from fedrobust.convex.modelling import Model, as_numpy, solve_with
 from fedrobust.convex.problem import Problem, Solution, solution
+from fedrobust.convex.solvers.modelling import Model, as_numpy, solve_with
 
 
 def solve_sdp(problem: Problem, *, solver: str = "clarabel", tolerance: float = 1e-3) -> Solution:

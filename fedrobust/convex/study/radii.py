@@ -10,16 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from fedrobust.attacks.norms import Norm
-from fedrobust.convex import certificates, relu_network
-from fedrobust.convex.cutting_set import solve_cutting_set
-from fedrobust.convex.first_order import solve_first_order
+from fedrobust.convex import certificates
 from fedrobust.convex.logistic import LogisticProblem, solve_logistic
 from fedrobust.convex.problem import LossName, Problem, Solution
-from fedrobust.convex.relu import ReluProblem, ReluSolution
-from fedrobust.convex.relu_solvers import solve_relu, solve_relu_first_order
-from fedrobust.convex.samples import Samples
-from fedrobust.convex.sdp import solve_sdp
-from fedrobust.convex.usual import attacked, train_relu_the_usual_way, train_the_usual_way
+from fedrobust.convex.relu.network import margins as relu_margins
+from fedrobust.convex.relu.programme import ReluProblem, ReluSolution
+from fedrobust.convex.relu.solvers import solve_relu, solve_relu_first_order
+from fedrobust.convex.solvers.cutting_set import solve_cutting_set
+from fedrobust.convex.solvers.first_order import solve_first_order
+from fedrobust.convex.solvers.sdp import solve_sdp
+from fedrobust.convex.study.samples import Samples
+from fedrobust.convex.study.usual import attacked, train_relu_the_usual_way, train_the_usual_way
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import torch_stream
 
@@ -113,7 +114,7 @@ def _methods(
 def margins(found: Solution | ReluSolution, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
     """A lower bound on every sample's margin in the ball [n]; exact at 0, and for polynomial networks in l2."""
     if isinstance(found, ReluSolution):
-        return relu_network.margins(found.network, x, y, radius, norm)
+        return relu_margins(found.network, x, y, radius, norm)
     certify = certificates.l2_margins if norm == "l2" else certificates.linf_margins
     return certify(found.lifted, x, y, radius)
 

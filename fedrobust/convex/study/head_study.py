@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from fedrobust.config import RunConfig
 from fedrobust.convex.certificates import accuracy
-from fedrobust.convex.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.convex.logistic import LogisticProblem, solve_logistic
 from fedrobust.convex.problem import Solution
-from fedrobust.convex.relu import ReluProblem, ReluSolution
-from fedrobust.convex.relu_solvers import solve_relu_first_order
-from fedrobust.convex.study import margins
+from fedrobust.convex.relu.programme import ReluProblem, ReluSolution
+from fedrobust.convex.relu.solvers import solve_relu_first_order
+from fedrobust.convex.study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex.study.radii import margins
 from fedrobust.data import subset
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.errors import ConfigError

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedrobust.attacks.norms import Norm
 from fedrobust.convex.margins import functions_of
 from fedrobust.convex.problem import LossName
-from fedrobust.convex.relu_network import ReluNetwork, rival_margins, with_one
+from fedrobust.convex.relu.network import ReluNetwork, rival_margins, with_one
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import torch_stream
 

@@ -14,8 +14,8 @@ from fedrobust.attacks import pgd
 from fedrobust.attacks.norms import Norm
 from fedrobust.convex.factors import FactorNetwork, random_factors
 from fedrobust.convex.problem import LossName, Programme, Solution, solution
-from fedrobust.convex.relu import ReluProblem, ReluSolution
-from fedrobust.convex.relu_network import ReluNetwork
+from fedrobust.convex.relu.network import ReluNetwork
+from fedrobust.convex.relu.programme import ReluProblem, ReluSolution
 from fedrobust.losses import cross_entropy, margin
 from fedrobust.seeding import torch_stream
 
