@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -74,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train, test, print the table; write the files that are asked for."""
+    import torch
+
     from fedrobust.provenance import provenance
     from fedrobust.report.convex import summarise, table
 

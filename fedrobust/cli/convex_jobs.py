@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.naming import split_list
+
+if TYPE_CHECKING:  # help is there before PyTorch is
+    import torch
 
 ACTIVATIONS = ("polynomial", "relu")
 # what each kind of subject takes, and what it is where it is not given
@@ -95,7 +96,7 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
         chosen["linf_radii"] = ()
     chosen["linf_radii"] = tuple(filter(None, chosen["linf_radii"]))
     plan = Plan(**chosen)
-    device = double_device(arguments.device) if plan.solver == FIRST_ORDER else torch.device("cpu")
+    device = double_device(arguments.device if plan.solver == FIRST_ORDER else "cpu")
     loaded = [load_samples(arguments.subject, seed=seed, **of_data).projected(components) for seed in arguments.seeds]
     unit = loaded[0].unit
     pairs = zip(arguments.seeds, loaded, strict=True)
@@ -140,5 +141,5 @@ def double_device(name: str) -> torch.device:
     if device.type != "mps":
         return device
     if name == "auto":
-        return torch.device("cpu")
+        return pick_device("cpu")
     raise ConfigError(f"--device {name}: computes no float64; take cpu or cuda")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fedrobust.cli.launch import RESUMABLE, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
-from fedrobust.engines.deployment import SuperLink
 from fedrobust.errors import ConfigError
 from fedrobust.preflight import check_run
 from fedrobust.presets import preset_names
 from fedrobust.records import RunFolder
 from fedrobust.report import labels
+
+if TYPE_CHECKING:  # help is there before the engines are
+    from fedrobust.engines.deployment import SuperLink
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Register, run, and end with a short table and the folder's path."""
-    from fedrobust.engines.deployment import register
+    from fedrobust.engines.deployment import SuperLink, register
 
     settings = given_settings(arguments)
     superlink = SuperLink(arguments.superlink, None if arguments.insecure else arguments.ca)

@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -47,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, leave the folder."""
+    import torch
+
     from fedrobust.evaluation import Threat
     from fedrobust.evaluation.assessment import assess
     from fedrobust.evaluation.batching import fitting_batch_size
