@@ -99,8 +99,9 @@ def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
 
     if cfg.kind == "central":
         cfg, _ = plan_workers(cfg, "local")
-        trained = f"{cfg.objective.name or 'at'} of {cfg.model.name} with {cfg.model.activation}"
-        return cfg, "", [f"{trained} on all of {labels.data(cfg)}, {cfg.workers.threads} CPU threads"]
+        trained = f"{cfg.objective.name or 'at'} of {labels.network(cfg)} with {cfg.model.activation}"
+        some = "all" if cfg.central.images == "all" else f"the {labels.phrase('pool', cfg.pool.fraction)}"
+        return cfg, "", [f"{trained} on {some} of {labels.data(cfg)}, {cfg.workers.threads} CPU threads"]
     engine, why = pick_engine(cfg, asked)
     cfg, plan = plan_workers(cfg, engine)
     clients = f"{cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients"

@@ -28,6 +28,18 @@ def attack(cfg: RunConfig) -> str:
     return cfg.attack.name if cfg.attack.name == "fgsm" else f"{cfg.attack.name}-{cfg.attack.steps}"
 
 
+def network(cfg: RunConfig) -> str:
+    """The model, with its width where that is another: "resnet18", "resnet18 × 0.25"."""
+    return cfg.model.name if cfg.model.width == 1 else f"{cfg.model.name} × {cfg.model.width:g}"
+
+
+def pool_mode(cfg: RunConfig) -> str:
+    """How the pool is used: "alone" in a central run, which has nothing else; "" without a pool."""
+    if not cfg.pool.fraction:
+        return ""
+    return cfg.pool.mode if cfg.kind == "federated" else "alone"
+
+
 def data(cfg: RunConfig) -> str:
     """The data set, with the classes of it that a run is about: "digits", "digits (3, 8)"."""
     classes = ", ".join(split_list(cfg.data.classes))

@@ -17,13 +17,16 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
     """Write a figure of the best models: natural accuracy above, below that under the attack `judge`; a panel per skew.
 
     A colour per setting, dashes per pool mode, a band of one standard deviation over seeds. Without a pool the mode
-    means nothing: that point begins the line of every mode. False where the pool does not vary.
+    means nothing: that point begins the line of every mode. False where the pool does not vary, or no run has finished.
     """
     if "pool" not in summary:
         return False
     best = [row for row in summary.to_dict("records") if row["model"] == "best"]
     accuracies = [name for name in ("natural_accuracy", f"robust_accuracy.{judge}") if f"{name}.mean" in summary]
+    if not accuracies:
+        return False
     skews = list(dict.fromkeys(row.get("skew", "") for row in best))
+    central = "central" if "skew" in summary else ""  # the one that has no clients
     lines = list(_lines(best, [str(key) for key in summary.columns[: list(summary).index("model")]]))
     figure = style.figure(1 + 2.8 * max(len(skews), 1.6), 0.4 + 2.5 * len(accuracies), [line.name for line in lines])
     axes = figure.subplots(len(accuracies), len(skews), sharex=True, sharey="row", squeeze=False)
@@ -31,7 +34,7 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
         for panel, skew in zip(row, skews, strict=True):
             for line in lines:
                 _draw(panel, line, [point for point in line.points if point.get("skew", "") == skew], accuracy)
-            style.plain(panel, skew if panel in axes[0] else "")
+            style.plain(panel, (skew or central) if panel in axes[0] else "")
         row[0].set_ylabel(f"{labels.heading(accuracy)}, %")
     for panel in axes[-1]:
         panel.set_xlabel("pool, % of the training set")

@@ -75,7 +75,7 @@ def outcome(run: Run) -> str:
 
 def has_pool(runs: Iterable[Run]) -> bool:
     """Whether any of the runs shares raw images."""
-    return any(run.config and run.config.pool.fraction for run in runs)
+    return any(run.config and run.config.pool.fraction and run.config.kind == "federated" for run in runs)
 
 
 def _keys(summary: pd.DataFrame) -> list[str]:

@@ -1,6 +1,7 @@
 """The page and the files of a report, as a browser and as a reader of files meet them."""
 
 import html.parser
+import json
 import shutil
 import subprocess
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from fedrobust.cli import main
+from fedrobust.records import RunFolder
 from fedrobust.report.runs import find_runs
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -121,6 +123,16 @@ def test_runs_that_all_failed_still_make_a_page(study, tmp_path, capsys):
     assert main(["report", str(study / "failed"), str(study / "early"), "--out", str(tmp_path / "none")]) == 0
     assert "no finished run" in capsys.readouterr().out
     assert "disk &lt;full&gt;" in (tmp_path / "none" / "report.html").read_text()
+
+
+def test_runs_over_several_pools_none_of_which_has_ended_make_a_page_too(swept, tmp_path, capsys):
+    for name in ("fedavg-0-0", "fedavg-0.2-0", "calfat-0.2-0"):
+        begun = RunFolder(shutil.copytree(swept / name, tmp_path / "begun" / name))
+        record = {key: value for key, value in begun.record().items() if key not in ("best", "last")}
+        (begun.path / "record.json").write_text(json.dumps(record | {"state": "interrupted"}))
+    assert main(["report", str(tmp_path / "begun"), "--out", str(tmp_path / "none")]) == 0
+    assert "no finished run" in capsys.readouterr().out
+    assert (tmp_path / "none" / "curves.png").stat().st_size > 10_000
 
 
 def test_runs_are_listed_newest_first(study, monkeypatch, capsys):

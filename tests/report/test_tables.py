@@ -9,7 +9,7 @@ import pytest
 
 from fedrobust.records import RunFolder
 from fedrobust.report.groups import group, settings
-from fedrobust.report.labels import skew
+from fedrobust.report.labels import pool_mode, skew
 from fedrobust.report.overview import Overview
 from fedrobust.report.runs import Run, find_runs
 from fedrobust.report.summary import mean_and_std, summarise
@@ -120,6 +120,7 @@ def test_groups_are_told_apart_by_the_fewest_settings(overview):
         ([{}, {"seed": 1, "device": "auto", "workers__num": 3, "evaluation__every": 2}], ["strategy"]),
         ([{}, {"local__learning_rate": 0.2}], ["local.learning-rate"]),
         ([{}, {"partition__scheme": "iid"}, {"partition__concentration": 0.1}], ["skew"]),
+        ([{}, {"model__name": "resnet18"}, {"model__name": "resnet18", "model__width": 0.5}], ["network"]),
         ([{}, {"attack__name": "fgsm"}, {"attack__epsilon": "8/255"}], ["attack", "attack.epsilon"]),
     ],
 )
@@ -131,6 +132,12 @@ def test_what_tells_runs_apart(quick, tmp_path, changes, columns):
     groups = group(runs)
     assert list(groups[0].values) == columns
     assert len(groups) == len({tuple(settings(run).items()) for run in runs})
+
+
+def test_the_pool_alone_is_told_from_a_federation_with_it(quick):
+    federation = quick(pool__fraction=0.2)
+    alone = federation.replace(kind="central", central__images="pool")
+    assert [pool_mode(cfg) for cfg in (federation, alone, quick())] == ["add", "alone", ""]
 
 
 @pytest.mark.parametrize(
