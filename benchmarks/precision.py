@@ -70,6 +70,7 @@ def main() -> None:
     """Run both precisions for every seed; print and record the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="calfat-cnn")
+    parser.add_argument("--width", type=float, default=1.0, help="model.width")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--objective", default="at")
     parser.add_argument("--images", type=int, default=10_000)
@@ -85,6 +86,7 @@ def main() -> None:
             {
                 "seed": seed,
                 "model.name": arguments.model,
+                "model.width": arguments.width,
                 "data.name": arguments.data,
                 "data.test-images": arguments.test_images,
                 "objective.name": arguments.objective,

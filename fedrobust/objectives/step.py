@@ -1,5 +1,7 @@
 """What an objective returns, and the inner maximisation that several share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from fedrobust.attacks import contract
 from fedrobust.attacks.contract import Attack, Loss, Mode
+from fedrobust.models.folded import folded
 
 
 class Step(NamedTuple):
@@ -25,8 +28,8 @@ def attacked(
     model: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, mode: Mode, generator: torch.Generator | None
 ) -> Tensor:
     """x′ of the attack on its own loss, with the model in `mode` meanwhile."""
-    with contract.attack_mode(model, mode):
-        return attack(model, x, y, generator=generator)
+    with _for_attacks(model, mode) as attackable:
+        return attack(attackable, x, y, generator=generator)
 
 
 def divergence_attacked(
@@ -37,8 +40,15 @@ def divergence_attacked(
     The reference z(x) is taken once, since no step changes it. A divergence has zero gradient at x: the
     attack has to start beside it.
     """
-    with contract.attack_mode(model, mode):
-        with contract.untouched(model, x.device):
+    with _for_attacks(model, mode) as attackable:
+        with contract.untouched(attackable, x.device):
             # not under no_grad: older autocast would keep the weights it casts there, cut off from the graph
-            reference = model(x).float().detach()
-        return attack(model, x, reference, loss=loss, generator=generator), reference
+            reference = attackable(x).float().detach()
+        return attack(attackable, x, reference, loss=loss, generator=generator), reference
+
+
+@contextmanager
+def _for_attacks(model: nn.Module, mode: Mode) -> Iterator[nn.Module]:
+    """The model in that mode; in eval mode with its batch norms folded away."""
+    with contract.attack_mode(model, mode):
+        yield folded(model) if mode == "eval" else model
