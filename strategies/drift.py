@@ -9,19 +9,22 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
 
+STATISTICS = ("running_mean", "running_var")  # batch norm's, as PyTorch calls them
 BLOCK = 1 << 13  # elements: they stay in the cache, and BLAS takes one thread, hence the same order of sums everywhere
 
 
 class Drift:
     """Of one round from the global model w: Δ_k = w_k − w of the admitted updates, weighted by p_k with Σ p_k = 1.
 
-    Norms are l2 over all floating-point arrays of the model, the statistics of batch norm among them. One pass per
-    update, and no update is kept: Σ p_k Δ_k = Δ̄, so the mean cosine of the updates with Δ̄, weighted by p_k ‖Δ_k‖,
-    is ‖Δ̄‖ / Σ p_k ‖Δ_k‖.
+    Norms are l2 over all floating-point arrays of the model but the running statistics of batch norm: no gradient moves
+    them, and where activations are large they would be all there is of the norm. One pass per update, and no update is
+    kept: Σ p_k Δ_k = Δ̄, so the mean cosine of the updates with Δ̄, weighted by p_k ‖Δ_k‖, is ‖Δ̄‖ / Σ p_k ‖Δ_k‖.
     """
 
     def __init__(self, reference: Arrays) -> None:
-        self._reference = {key: array for key, array in reference.items() if array.dtype.kind == "f"}
+        self._reference = {
+            key: array for key, array in reference.items() if array.dtype.kind == "f" and not key.endswith(STATISTICS)
+        }
         self._buffers = {wide: np.empty(BLOCK, np.float64 if wide else np.float32) for wide in (False, True)}
         self._norms = self._weights = 0.0
 

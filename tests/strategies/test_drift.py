@@ -91,3 +91,11 @@ def test_many_blocks_and_kinds_of_floats_against_numpy(kind):
 def test_a_strategy_that_says_nothing_of_its_rule_has_no_cosine():
     assert not Guarded.averages
     assert {name for name, strategy in STRATEGIES.items() if strategy.averages} == {"fedavg", "fedprox", "calfat"}
+
+
+def test_running_statistics_of_batch_norm_do_not_count():
+    before = {"bn.weight": np.zeros(2, np.float32), "bn.running_mean": np.zeros(2), "bn.running_var": np.ones(2)}
+    after = {"bn.weight": np.float32([3, 4]), "bn.running_mean": np.full(2, 100.0), "bn.running_var": np.full(2, 1e4)}
+    drift = Drift(before)
+    assert drift.add(after, 1.0) == 5
+    assert drift.of_round(after, averaged=True) == {"update_norm": 5, "step_norm": 5, "cosine": 1}
