@@ -9,6 +9,7 @@ from fedrobust.report import labels
 from fedrobust.report.client_map import draw_clients
 from fedrobust.report.curves import draw_curves, draw_drift
 from fedrobust.report.overview import Overview
+from fedrobust.report.partitions import FILES as PARTITIONS
 from fedrobust.report.partitions import draw_partitions
 from fedrobust.report.ranking import draw_ranking
 from fedrobust.report.scatter import draw_scatter
@@ -59,7 +60,9 @@ class Drawn:
 
 
 def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
-    """Write those figures that the runs have the data for, in the order of a page."""
+    """Write those figures that the runs have the data for, in the order of a page; those of an earlier report go."""
+    for earlier in (*WORDS, *PARTITIONS):
+        (folder / earlier).unlink(missing_ok=True)
     groups, judge = overview.groups, overview.judge
     if not groups:
         return []

@@ -13,22 +13,22 @@ from fedrobust.report import labels
 from fedrobust.report.groups import Group
 from fedrobust.report.partition_figure import LABELLED_CLIENTS, draw_partition
 
-DRAWN = 6
+FILES = tuple(f"partition-{number}.png" for number in range(1, 7))
 
 
 def draw_partitions(groups: Sequence[Group], folder: Path) -> list[tuple[Path, str]]:
-    """Write partition-1.png and so on, one per distinct partition, at most DRAWN; each with what it shows.
+    """Write FILES, one per distinct partition as far as they go; each with what it shows.
 
     The first run of every group goes before the second of any, so that settings are seen before seeds.
     """
     runs = [(place, run) for group in groups for place, run in enumerate(group.runs)]
     drawn: dict[bytes, tuple[Path, str]] = {}
     for _, run in sorted(runs, key=lambda entry: entry[0]):
-        if run.config is None or not run.folder.partition.exists() or len(drawn) == DRAWN:
+        if run.config is None or not run.folder.partition.exists() or len(drawn) == len(FILES):
             continue
         table = run.folder.partition.read_bytes()
         if table not in drawn:
-            path, title = folder / f"partition-{len(drawn) + 1}.png", labels.partition(run.config)
+            path, title = folder / FILES[len(drawn)], labels.partition(run.config)
             _draw(pd.read_csv(run.folder.partition), run.config.data, title, path)
             drawn[table] = path, title
     return list(drawn.values())

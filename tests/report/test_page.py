@@ -68,6 +68,12 @@ def test_every_file_is_there(out):
     assert written["natural_accuracy"].sum() == pytest.approx(parquet["natural_accuracy"].sum())
 
 
+def test_figures_of_an_earlier_report_go(out, study, tmp_path, capsys):
+    (out / "mine.png").write_bytes(b"")
+    assert main(["report", str(study / "early"), "--out", str(out)]) == 0
+    assert [path.name for path in out.glob("*.png")] == ["mine.png"]
+
+
 def test_the_page_holds_every_run_and_asks_nothing_of_a_network(out, study):
     text = (out / "report.html").read_text()
     page = Page(text)
