@@ -35,17 +35,17 @@ class Group:
 def describe(run: Run) -> dict[str, Value]:
     """What a run is, in the words of the tables; {} without a config.
 
-    `pool` is the fraction; `mode` is "" without a pool, where it means nothing.
+    `pool` is the fraction; `mode` is "" without a pool or without clients, where it means nothing.
     """
     cfg = run.config
     if cfg is None:
         return {}
     return {
-        "strategy": cfg.strategy.name if cfg.kind == "federated" else cfg.kind,
+        "strategy": labels.method(cfg),
         "skew": labels.skew(cfg) if cfg.kind == "federated" else "",
         "clients": cfg.num_clients if cfg.kind == "federated" else 1,
         "pool": cfg.pool.fraction,
-        "mode": labels.pool_mode(cfg),
+        "mode": cfg.pool.mode if cfg.pool.fraction and cfg.kind == "federated" else "",
         "data": labels.data(cfg),
         "network": labels.network(cfg),
         "activation": cfg.model.activation,

@@ -33,11 +33,11 @@ def network(cfg: RunConfig) -> str:
     return cfg.model.name if cfg.model.width == 1 else f"{cfg.model.name} × {cfg.model.width:g}"
 
 
-def pool_mode(cfg: RunConfig) -> str:
-    """How the pool is used: "alone" in a central run, which has nothing else; "" without a pool."""
-    if not cfg.pool.fraction:
-        return ""
-    return cfg.pool.mode if cfg.kind == "federated" else "alone"
+def method(cfg: RunConfig) -> str:
+    """The strategy of a federation; "central", or "pool alone" where that is all a central run has."""
+    if cfg.kind == "federated":
+        return cfg.strategy.name
+    return "central" if cfg.central.images == "all" else "pool alone"
 
 
 def data(cfg: RunConfig) -> str:

@@ -17,7 +17,8 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
     """Write a figure of the best models: natural accuracy above, below that under the attack `judge`; a panel per skew.
 
     A colour per setting, dashes per pool mode, a band of one standard deviation over seeds. Without a pool the mode
-    means nothing: that point begins the line of every mode. False where the pool does not vary, or no run has finished.
+    means nothing: that point begins the line of every mode. What has no clients has no skew: it is in every panel.
+    False where the pool does not vary, or no run has finished.
     """
     if "pool" not in summary:
         return False
@@ -25,16 +26,15 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
     accuracies = [name for name in ("natural_accuracy", f"robust_accuracy.{judge}") if f"{name}.mean" in summary]
     if not accuracies:
         return False
-    skews = list(dict.fromkeys(row.get("skew", "") for row in best))
-    central = "central" if "skew" in summary else ""  # the one that has no clients
+    skews = list(dict.fromkeys(row["skew"] for row in best if row.get("skew"))) or [""]
     lines = list(_lines(best, [str(key) for key in summary.columns[: list(summary).index("model")]]))
     figure = style.figure(1 + 2.8 * max(len(skews), 1.6), 0.4 + 2.5 * len(accuracies), [line.name for line in lines])
     axes = figure.subplots(len(accuracies), len(skews), sharex=True, sharey="row", squeeze=False)
     for row, accuracy in zip(axes, accuracies, strict=True):
         for panel, skew in zip(row, skews, strict=True):
             for line in lines:
-                _draw(panel, line, [point for point in line.points if point.get("skew", "") == skew], accuracy)
-            style.plain(panel, (skew or central) if panel in axes[0] else "")
+                _draw(panel, line, [point for point in line.points if point.get("skew", "") in ("", skew)], accuracy)
+            style.plain(panel, skew if panel in axes[0] else "")
         row[0].set_ylabel(f"{labels.heading(accuracy)}, %")
     for panel in axes[-1]:
         panel.set_xlabel("pool, % of the training set")
@@ -61,12 +61,11 @@ def _lines(best: Sequence[dict[Any, Any]], columns: Sequence[str]) -> Iterator[_
     for row in best:
         settings.setdefault(tuple(row[key] for key in others), []).append(row)
     for setting, (values, rows) in enumerate(settings.items()):
-        for number, mode in enumerate(modes):
+        for mode in [mode for mode in modes if any(row.get("mode") == mode for row in rows)] or [""]:
             points = [row for row in rows if row.get("mode", "") in ("", mode)]
-            if any(row["pool"] for row in points) or number == 0:
-                words = [labels.phrase(key, value) for key, value in zip(others, values, strict=True)]
-                name = ", ".join(filter(None, [*words, mode]))
-                yield _Line(name, sorted(points, key=lambda row: row["pool"]), setting, number)
+            words = [labels.phrase(key, value) for key, value in zip(others, values, strict=True)]
+            name = ", ".join(filter(None, [*words, mode]))
+            yield _Line(name, sorted(points, key=lambda row: row["pool"]), setting, modes.index(mode) if mode else 0)
 
 
 def _draw(axes: Axes, line: _Line, points: Sequence[dict[Any, Any]], accuracy: str) -> None:

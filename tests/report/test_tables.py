@@ -9,7 +9,7 @@ import pytest
 
 from fedrobust.records import RunFolder
 from fedrobust.report.groups import group, settings
-from fedrobust.report.labels import pool_mode, skew
+from fedrobust.report.labels import method, skew
 from fedrobust.report.overview import Overview
 from fedrobust.report.runs import Run, find_runs
 from fedrobust.report.summary import mean_and_std, summarise
@@ -135,9 +135,9 @@ def test_what_tells_runs_apart(quick, tmp_path, changes, columns):
 
 
 def test_the_pool_alone_is_told_from_a_federation_with_it(quick):
-    federation = quick(pool__fraction=0.2)
+    federation, central = quick(pool__fraction=0.2), quick(kind="central")
     alone = federation.replace(kind="central", central__images="pool")
-    assert [pool_mode(cfg) for cfg in (federation, alone, quick())] == ["add", "alone", ""]
+    assert [method(cfg) for cfg in (federation, alone, central)] == ["fedavg", "pool alone", "central"]
 
 
 @pytest.mark.parametrize(
