@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
@@ -83,10 +84,13 @@ def _fold(model: nn.Module) -> tuple[fx.GraphModule, list[Pair]] | None:
 
 
 def _pairs(graph: fx.Graph, view: fx.GraphModule) -> Iterator[tuple[fx.Node, nn.BatchNorm2d, fx.Node]]:
-    """A convolution's node, the batch norm that alone follows it, and that one's node."""
+    """A convolution's node, the batch norm that alone follows it, and that one's node; no layer has two places."""
+    times = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        if times[before.target] > 1:
             continue
         first, second = view.get_submodule(str(before.target)), view.get_submodule(str(node.target))
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d) and second.running_mean is not None:

@@ -112,6 +112,19 @@ def test_a_convolution_that_others_see_too_is_not_folded() -> None:
     assert folded(model) is model
 
 
+def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.one, self.other = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.conv(self.one(self.conv(x)))).flatten(1)
+
+    model = Twice().eval()
+    assert folded(model) is model
+
+
 def test_under_autocast_what_is_folded_is_in_its_precision() -> None:
     model = used("resnet18", width=0.125).float()
     with torch.autocast("cpu", torch.bfloat16):
