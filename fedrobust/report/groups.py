@@ -83,7 +83,8 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 
 def _telling(table: Sequence[dict[str, Value]]) -> list[str]:
-    shown = [key for key in ALWAYS if _varies(table, key)]
+    federations = [row for row in table if row["skew"]]  # that a central run has one client is no choice
+    shown = [key for key in ALWAYS if _varies(federations if key == "clients" else table, key)]
     for key in table[0]:
         if not _decided(table, key, shown):
             shown.append(key)

@@ -120,6 +120,8 @@ def test_groups_are_told_apart_by_the_fewest_settings(overview):
         ([{}, {"seed": 1, "device": "auto", "workers__num": 3, "evaluation__every": 2}], ["strategy"]),
         ([{}, {"local__learning_rate": 0.2}], ["local.learning-rate"]),
         ([{}, {"partition__scheme": "iid"}, {"partition__concentration": 0.1}], ["skew"]),
+        ([{}, {"kind": "central"}], ["strategy"]),
+        ([{}, {"num_clients": 4}, {"kind": "central"}], ["strategy", "clients"]),
         ([{}, {"model__name": "resnet18"}, {"model__name": "resnet18", "model__width": 0.5}], ["network"]),
         ([{}, {"attack__name": "fgsm"}, {"attack__epsilon": "8/255"}], ["attack", "attack.epsilon"]),
     ],
