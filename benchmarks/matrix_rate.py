@@ -37,9 +37,9 @@ def matrix_rate(size: int, precision: torch.dtype, device: torch.device) -> floa
     a, b = (torch.randn(size, size, device=device).to(precision) for _ in range(2))
     best = float("inf")
     for _ in range(PRODUCTS):
-        start = _now(device)
+        start = now(device)
         torch.mm(a, b)
-        best = min(best, _now(device) - start)
+        best = min(best, now(device) - start)
     return 2 * size**3 / best
 
 
@@ -73,7 +73,8 @@ def images_per_second(arguments: argparse.Namespace, device: torch.device) -> fl
     return epoch(arguments.batches)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()
