@@ -13,7 +13,7 @@ Value = bool | int | float | str
 # where and how often a run was made and looked at, not what it is
 INCIDENTAL = ("seed", "run-dir", "resume", "device", "data.dir", "workers.", "evaluation.")
 # shown wherever they vary, even where another setting decides them; their order is that of `describe`
-ALWAYS = ("strategy", "skew", "clients", "pool", "mode", "data", "network", "activation", "attack")
+ALWAYS = ("strategy", "skew", "clients", "pool", "mode", "start", "data", "network", "activation", "attack")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,7 @@ def describe(run: Run) -> dict[str, Value]:
         "clients": cfg.num_clients if cfg.kind == "federated" else 1,
         "pool": cfg.pool.fraction,
         "mode": cfg.pool.mode if cfg.pool.fraction and cfg.kind == "federated" else "",
+        "start": "warm start" if cfg.init else "from scratch",
         "data": labels.data(cfg),
         "network": labels.network(cfg),
         "activation": cfg.model.activation,

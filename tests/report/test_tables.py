@@ -121,6 +121,7 @@ def test_groups_are_told_apart_by_the_fewest_settings(overview):
         ([{}, {"local__learning_rate": 0.2}], ["local.learning-rate"]),
         ([{}, {"partition__scheme": "iid"}, {"partition__concentration": 0.1}], ["skew"]),
         ([{}, {"kind": "central"}], ["strategy"]),
+        ([{}, {"init": "runs/warm", "num_rounds": 3}], ["start"]),
         ([{}, {"num_clients": 4}, {"kind": "central"}], ["strategy", "clients"]),
         ([{}, {"model__name": "resnet18"}, {"model__name": "resnet18", "model__width": 0.5}], ["network"]),
         ([{}, {"attack__name": "fgsm"}, {"attack__epsilon": "8/255"}], ["attack", "attack.epsilon"]),
