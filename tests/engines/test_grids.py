@@ -230,9 +230,18 @@ POLYNOMIAL = {
     "data__train_images": 200,
     "data__test_images": 20,
 }
+# batch norm: statistics that are averaged, and attacks on a view that each process folds for itself
+RESIDUAL = {
+    "num_rounds": 1,
+    "model__name": "resnet18",
+    "model__width": 0.0625,
+    "data__train_images": 200,
+    "data__test_images": 20,
+    "partition__min_samples": 2,
+}
 
 
-@pytest.mark.parametrize("changes", [{}, POLYNOMIAL], ids=["small-cnn", "polynomial"])
+@pytest.mark.parametrize("changes", [{}, POLYNOMIAL, RESIDUAL], ids=["small-cnn", "polynomial", "resnet18"])
 def test_local_and_ray_give_the_same_bits(changes, quick, ray_is_up, metrics_of):
     settings = {"num_clients": 5, "strategy__fraction_train": 0.6, "pool__fraction": 0.2, "pool__share": 0.5, **changes}
     local, ray = quick(**settings), quick(**settings)
