@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from inspect import signature
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ Activation = Callable[[], nn.Module]
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Activation], nn.Module]
 """(num_classes, image_shape, mean, std, activation) → a network; ValueError for images it cannot take.
 
-One that takes a sixth, `width`, has that many times as many channels everywhere but in the image and the logits."""
+One that takes a keyword `width`, too, has that many times as many channels everywhere but in the image and the logits."""
 
 
 def builder(name: str, description: str, least: int, network: Callable[[int, int, Activation], nn.Module]) -> Builder:
@@ -43,16 +44,8 @@ def scalable(
 ) -> Builder:
     """The same for `network(num_classes, channels, activation, width)`."""
 
-    def build(
-        num_classes: int,
-        image_shape: tuple[int, int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        activation: Activation,
-        width: float = 1.0,
-    ) -> nn.Module:
-        at_width = builder(name, description, least, lambda k, c, f: network(k, c, f, width))
-        return at_width(num_classes, image_shape, mean, std, activation)
+    def build(*arguments: Any, width: float = 1.0) -> nn.Module:
+        return builder(name, description, least, lambda k, c, f: network(k, c, f, width))(*arguments)
 
     build.__doc__ = description
     return build

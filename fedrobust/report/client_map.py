@@ -22,8 +22,9 @@ def draw_clients(groups: Sequence[Group], judge: str, path: Path) -> bool:
 
     Each client was asked on its own held-out images in the last round that asked any. Over several seeds the place in
     the order is averaged, because a client's number means nothing from one seed's partition to the next; of a single
-    run the small figure is the client's number. False where no client was asked.
+    run the small figure is the client's number. False where no client was asked; groups without clients are left out.
     """
+    groups = [group for group in groups if len(_ordered(group.runs, "natural_accuracy")[0])]
     panels = {
         name: [_ordered(group.runs, name) for group in groups]
         for name in ("natural_accuracy", f"robust_accuracy.{judge}")

@@ -41,7 +41,7 @@ def draw_drift(groups: Sequence[Group], path: Path) -> bool:
 def _draw(groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, percent: bool) -> bool:
     if not panels:
         return False
-    rows = _by_skew(groups)
+    rows = _by_skew([group for group in groups if panels.keys() & _columns([group])])
     names = list(dict.fromkeys(group.name for row in rows.values() for group in row))
     figure = style.figure(1 + 3.2 * max(len(panels), 1.6), 0.6 + 2.5 * len(rows), names)
     axes = figure.subplots(len(rows), len(panels), sharex=True, sharey="all" if percent else "col", squeeze=False)
@@ -50,7 +50,7 @@ def _draw(groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, per
             for group in row:
                 _line(panel, group, column, names.index(group.name), percent=percent, band=len(row) <= BANDS)
             style.plain(panel, title if panel in axes[0] else "")
-        line_of_panels[0].set_ylabel(skew)
+        line_of_panels[0].set_ylabel(skew or ("no clients" if len(rows) > 1 else ""))
     for panel in axes[-1]:
         panel.set_xlabel("round")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
