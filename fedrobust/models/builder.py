@@ -14,7 +14,7 @@ Activation = Callable[[], nn.Module]
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Activation], nn.Module]
 """(num_classes, image_shape, mean, std, activation) → a network; ValueError for images it cannot take.
 
-One that takes a keyword `width`, too, has that many times as many channels everywhere but in the image and the logits."""
+One that takes a keyword `width`, too, has that many times as many channels everywhere but in image and logits."""
 
 
 def builder(name: str, description: str, least: int, network: Callable[[int, int, Activation], nn.Module]) -> Builder:
