@@ -40,8 +40,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def mean_and_std(row: pd.Series, name: str) -> str:
-    """In percent: "43.1 ± 1.2", "43.1 ± –" of one seed, "–" where there is no mean."""
+    """In percent: "43.1 ± 1.2", "43.1" of one seed, "–" where there is no mean."""
     mean, std = row[f"{name}.mean"], row[f"{name}.std"]
     if missing(mean):
         return UNKNOWN
-    return f"{100 * mean:.1f} ± {UNKNOWN if missing(std) else f'{100 * std:.1f}'}"
+    return f"{100 * mean:.1f}" + ("" if missing(std) else f" ± {100 * std:.1f}")
