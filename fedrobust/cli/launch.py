@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from fedrobust.cli.follow import Following, Watcher
 from fedrobust.cli.live import LiveDisplay
@@ -114,8 +114,10 @@ def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console)
 
 def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
-    words = (Column(name, overflow="fold") for name in ("run", "strategy", "model", "round"))
-    table = Table(*words, title="on the test set", title_justify="left")
+    table = Table(title="on the test set", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("run", overflow="fold")
+    for name in ("strategy", "model", "round"):
+        table.add_column(name, no_wrap=True)
     records: list[tuple[str, RunConfig, dict[str, Any]]] = [
         (label, cfg, RunFolder(cfg.run_dir).record()) for label, cfg in runs.items()
     ]
