@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import signal
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.table import Table
 
 from fedrobust.cli.arguments import count, device, ratio
 from fedrobust.cli.paths import shown
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, UserError
 from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
 
@@ -24,7 +26,12 @@ ATTACKS = "fgsm,pgd-20,autoattack"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fedrobust evaluate`."""
     add = parser.add_argument
-    add("subject", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a .safetensors file, or package.module:object")
+    add(
+        "subjects",
+        metavar="RUN_OR_CHECKPOINT",
+        nargs="+",
+        help="a run's folder, one with completed runs below it, a .safetensors file, or package.module:object",
+    )
     add("--attacks", default=ATTACKS, help=f"the suite, comma-separated: see `fedrobust list suite` [{ATTACKS}]")
     add("--epsilon", type=ratio, help="radius, such as 8/255 [the run's; 8/255 without a run]")
     add("--norm", choices=("linf", "l2"), help="of the ball [the run's; linf without a run]")
@@ -41,44 +48,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
     add("--threads", type=count, default=0, help="CPU threads [all cores]")
     add("--no-checks", action="store_true", help="only the suite: nothing but rescoring and the suite can raise a flag")
-    add("--out", type=Path, help="folder of the evaluation [evaluations/ in the run's folder, or in the current one]")
+    add("--out", type=Path, help="its folder, of one model [evaluations/ in the run's folder, or in the current one]")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Evaluate, print the table, leave the folder."""
+    """Evaluate one model after another; print each one's table, leave its folder."""
     import torch
 
+    from fedrobust.evaluation.suite import parse_attack
+    from fedrobust.process import keep_freed_memory, pick_device
+
+    attacks = tuple(dict.fromkeys(split_list(arguments.attacks)))
+    if not attacks:
+        raise ConfigError("--attacks: names no attack")
+    for name in attacks:
+        parse_attack(name)
+    where = pick_device(arguments.device)
+    console = Console(soft_wrap=True)
+    subjects = list(dict.fromkeys(each for name in arguments.subjects for each in _below(name, console)))
+    if arguments.out and len(subjects) > 1:
+        raise ConfigError(f"--out {arguments.out}: the folder of one evaluation; here are {len(subjects)} models")
+    keep_freed_memory()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = 0
+    for number, name in enumerate(subjects, 1):
+        if len(subjects) > 1:
+            console.print(f"{number} of {len(subjects)}: {name}", highlight=False, markup=False)
+        try:
+            _evaluate(name, attacks, arguments, where, console)
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on", highlight=False)
+            return 130
+        except UserError as error:
+            if len(subjects) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            code = error.exit_code
+    return code
+
+
+def _below(name: str, console: Console) -> Iterator[str]:
+    """The subject itself; of a folder that is no run's, the runs below it that completed, and why not the others."""
+    from fedrobust.records import RunFolder
+    from fedrobust.report.runs import find_runs
+
+    path = Path(name)
+    if not path.is_dir() or RunFolder(path).record():
+        yield name
+        return
+    for run in find_runs([path]):
+        if run.state == "completed":
+            yield str(shown(run.folder.path))
+        else:
+            console.print(f"{shown(run.folder.path)}: {run.state}, left out", highlight=False, markup=False)
+
+
+def _evaluate(name: str, attacks: Sequence[str], arguments: argparse.Namespace, where: Any, console: Console) -> None:
     from fedrobust.evaluation import Threat
     from fedrobust.evaluation.assessment import assess
     from fedrobust.evaluation.batching import fitting_batch_size
     from fedrobust.evaluation.campaign import Campaign, Request
     from fedrobust.evaluation.journal import Journal
     from fedrobust.evaluation.subjects import load_subject
-    from fedrobust.evaluation.suite import parse_attack
     from fedrobust.evaluation.summary import record_of
-    from fedrobust.process import keep_freed_memory, pick_device
     from fedrobust.report.evaluation import write_evaluation
 
-    names = tuple(dict.fromkeys(split_list(arguments.attacks)))
-    if not names:
-        raise ConfigError("--attacks: names no attack")
-    for name in names:
-        parse_attack(name)
-    where = pick_device(arguments.device)
-    keep_freed_memory()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     settings = {
+        "which": arguments.which,
         "model_name": arguments.model,
         "data_name": arguments.data,
         "classes": arguments.classes,
         "data_dir": arguments.data_dir,
     }
-    subject = load_subject(arguments.subject, which=arguments.which, **settings)
-    source = load_subject(arguments.source, which=arguments.which, **settings) if arguments.source else None
+    subject = load_subject(name, **settings)
+    source = load_subject(arguments.source, **settings) if arguments.source else None
     threat = _threat(arguments, subject.cfg, Threat)
     request = Request(
-        attacks=names,
+        attacks=tuple(attacks),
         threat=threat,
         num_images=arguments.num_images,
         seed=arguments.seed,
@@ -86,27 +134,20 @@ def main(arguments: argparse.Namespace) -> int:
         step_size=arguments.step_size,
         checks=not arguments.no_checks,
     )
-    folder = arguments.out or _folder(arguments, threat)
-    console = Console(soft_wrap=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = arguments.out or _folder(name, arguments, threat)
     with _Bars(console) as bars:
-        try:
-            campaign = Campaign(
-                subject,
-                request,
-                lambda *opened: Journal(folder, *opened),
-                device=where,
-                source=source,
-                watch=bars.show,
-            )
-            findings = assess(campaign)
-        except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from {shown(folder)}", highlight=False)
-            return 130
+        campaign = Campaign(
+            subject,
+            request,
+            lambda *opened: Journal(folder, *opened),
+            device=where,
+            source=source,
+            watch=bars.show,
+        )
+        findings = assess(campaign)
     record = record_of(findings, subject, source, request, where)
     write_evaluation(folder, record, findings, subject, threat)
     _print(console, record, folder)
-    return 0
 
 
 def _threat(arguments: argparse.Namespace, cfg: Any, make: Any) -> Any:
@@ -118,9 +159,9 @@ def _threat(arguments: argparse.Namespace, cfg: Any, make: Any) -> Any:
     return make(epsilon, norm)
 
 
-def _folder(arguments: argparse.Namespace, threat: Any) -> Path:
+def _folder(name: str, arguments: argparse.Namespace, threat: Any) -> Path:
     """Where the evaluation goes: one folder per model, threat and source."""
-    subject = Path(arguments.subject)
+    subject = Path(name)
     parts = [arguments.which if subject.is_dir() else re.sub(r"\W+", "-", subject.stem).strip("-")]
     parts += [threat.norm, str(threat.epsilon).replace("/", "of")]
     if arguments.source:

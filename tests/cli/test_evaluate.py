@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fedrobust.cli import main
+from fedrobust.records import RunFolder
 
 FEW = ["--attacks", "fgsm,pgd-5", "--epsilon", "0.1", "--num-images", "60", "--device", "cpu", "--threads", "1"]
 
@@ -52,6 +54,22 @@ def test_the_same_command_again_does_nothing_twice(run, capsys, tmp_path):
     assert second.strip().splitlines()[0] not in ("fgsm", "pgd-5")
     assert evaluate(run.path, *FEW, "--no-checks", "--out", tmp_path, "--epsilon", "0.2") == 2
     assert "epsilon = 0.1, not 0.2; name another with --out" in capsys.readouterr().err
+
+
+def test_of_a_folder_every_completed_run_below_it_is_evaluated(run, capsys, tmp_path):
+    for name in ("first", "second", "stopped", "broken"):
+        shutil.copytree(run.path, tmp_path / name, ignore=shutil.ignore_patterns("evaluations"))
+    RunFolder(tmp_path / "stopped").update_record(state="interrupted")
+    (tmp_path / "broken" / "best.safetensors").write_bytes(b"no model")
+    assert evaluate(tmp_path, "--no-checks", *FEW) == 1
+    out, err = capsys.readouterr()
+    assert "stopped: interrupted, left out" in out
+    assert re.search(r"^3 of 3: .*", out, re.M)
+    assert "best.safetensors" in err
+    evaluated = sorted(path.parts[-4] for path in tmp_path.rglob("evaluation.json"))
+    assert evaluated == ["first", "second"]
+    assert evaluate(tmp_path, "--no-checks", *FEW, "--out", tmp_path / "all") == 2
+    assert "the folder of one evaluation; here are 3 models" in capsys.readouterr().err
 
 
 def test_transfer_from_another_model(run, capsys):
