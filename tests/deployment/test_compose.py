@@ -42,6 +42,21 @@ def test_tls_and_authentication_are_the_default_and_plaintext_is_in_the_overlay_
         assert (name in overlaid) == ("flower-" in str(service.get("command")) or name in ("proxy", "nodes", "submit"))
 
 
+def test_flowers_images_are_for_what_holds_no_code_of_ours_and_of_the_locks_version():
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!reset", lambda loader, node: "reset")
+    overlaid = yaml.load((ROOT / "docker-compose.flower.yml").read_text(), Loader)["services"]
+    theirs = {name: service["image"] for name, service in overlaid.items() if "image" in service}
+    version = re.search(r"^flwr==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)[1]
+    for name, service in SERVICES.items():
+        program = re.search(r"flower-(superlink|supernode)", str(service.get("command")))
+        assert theirs.pop(name, None) == (f"flwr/{program[1]}:{version}" if program else None)
+        assert not program or overlaid[name]["build"] == "reset"
+    assert not theirs
+
+
 def test_one_port_is_for_others_and_control_is_on_the_loopback():
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(ports) == {"superlink", "proxy"}
