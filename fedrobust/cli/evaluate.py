@@ -6,7 +6,7 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ def main(arguments: argparse.Namespace) -> int:
     where = pick_device(arguments.device)
     console = Console(soft_wrap=True)
     subjects = list(dict.fromkeys(each for name in arguments.subjects for each in _below(name, console)))
+    if not subjects:
+        raise ConfigError(f"{', '.join(arguments.subjects)}: no run that completed")
     if arguments.out and len(subjects) > 1:
         raise ConfigError(f"--out {arguments.out}: the folder of one evaluation; here are {len(subjects)} models")
     keep_freed_memory()
@@ -105,7 +107,7 @@ def _below(name: str, console: Console) -> Iterator[str]:
             console.print(f"{shown(run.folder.path)}: {run.state}, left out", highlight=False, markup=False)
 
 
-def _evaluate(name: str, attacks: Sequence[str], arguments: argparse.Namespace, where: Any, console: Console) -> None:
+def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:
     from fedrobust.evaluation import Threat
     from fedrobust.evaluation.assessment import assess
     from fedrobust.evaluation.batching import fitting_batch_size
@@ -126,7 +128,7 @@ def _evaluate(name: str, attacks: Sequence[str], arguments: argparse.Namespace, 
     source = load_subject(arguments.source, **settings) if arguments.source else None
     threat = _threat(arguments, subject.cfg, Threat)
     request = Request(
-        attacks=tuple(attacks),
+        attacks=attacks,
         threat=threat,
         num_images=arguments.num_images,
         seed=arguments.seed,

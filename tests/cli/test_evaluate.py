@@ -70,6 +70,10 @@ def test_of_a_folder_every_completed_run_below_it_is_evaluated(run, capsys, tmp_
     assert evaluated == ["first", "second"]
     assert evaluate(tmp_path, "--no-checks", *FEW, "--out", tmp_path / "all") == 2
     assert "the folder of one evaluation; here are 3 models" in capsys.readouterr().err
+    for name in ("first", "second", "broken"):
+        RunFolder(tmp_path / name).update_record(state="failed")
+    assert evaluate(tmp_path, *FEW) == 2
+    assert "no run that completed" in capsys.readouterr().err
 
 
 def test_transfer_from_another_model(run, capsys):
