@@ -65,8 +65,7 @@ class RunFolder:
             RunFailed: it cannot be written.
         """
         folder = cls(cfg.run_dir)
-        if (folder.path / "config.toml").exists():
-            raise ConfigError(f"run-dir = {cfg.run_dir!r}: holds a run already; resume it, or name another folder")
+        folder.check_new()
         folder.prepare()
         folder._write_config(cfg)
         return folder
@@ -86,6 +85,11 @@ class RunFolder:
 
     def _write_config(self, cfg: RunConfig) -> None:
         write_atomically(self.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
+
+    def check_new(self) -> None:
+        """Raises ConfigError where there is a run in it already."""
+        if (self.path / "config.toml").exists():
+            raise ConfigError(f"run-dir = {str(self.path)!r}: holds a run already; resume it, or name another folder")
 
     def prepare(self) -> None:
         """Make the folder. Raises RunFailed where it cannot be made or written."""

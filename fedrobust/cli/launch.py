@@ -30,17 +30,20 @@ def chosen_runs(arguments: argparse.Namespace, settings: dict[str, str]) -> dict
 
 
 def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
-    """Label → config of each run of a preset, each with a folder of its own."""
+    """Label → config of each run of a preset, each with a folder of its own, in which there is none yet."""
     if not arguments.preset:
         known = preset_names(settings.get("kind", ""))
         raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
     preset = load_preset(arguments.preset)
     configs = preset.configs(settings, arguments.variant)
     parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
-    return {
+    runs = {
         variant or preset.name: cfg.replace(run_dir=absolute(str(parent / variant)), init=absolute(cfg.init))
         for variant, cfg in configs.items()
     }
+    for cfg in runs.values():
+        RunFolder(cfg.run_dir).check_new()  # before its record is begun anew
+    return runs
 
 
 def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:

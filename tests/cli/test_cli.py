@@ -76,8 +76,11 @@ def test_the_folder_holds_everything(here):
 
 def test_a_folder_is_not_run_into_twice(here, capsys):
     assert tiny_run("--run-dir", "mine") == 0
+    record = RunFolder("mine/fedavg").record()
     assert tiny_run("--run-dir", "mine") == 2
-    assert "holds a run already" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a run already" in line
+    assert RunFolder("mine/fedavg").record() == record
 
 
 def test_resume_goes_on_and_a_complete_run_stays(here, capsys):
