@@ -39,9 +39,9 @@ def draw_drift(groups: Sequence[Group], path: Path) -> bool:
 
 
 def _draw(groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, percent: bool) -> bool:
-    if not panels:
+    rows = _by_skew([group for group in groups if any(len(_curves(_comparable(group), key)) > 1 for key in panels)])
+    if not rows:
         return False
-    rows = _by_skew([group for group in groups if panels.keys() & _columns([group])])
     names = list(dict.fromkeys(group.name for row in rows.values() for group in row))
     figure = style.figure(1 + 3.2 * max(len(panels), 1.6), 0.6 + 2.5 * len(rows), names)
     axes = figure.subplots(len(rows), len(panels), sharex=True, sharey="all" if percent else "col", squeeze=False)

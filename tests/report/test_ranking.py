@@ -9,6 +9,7 @@ from fedrobust.config import RunConfig
 from fedrobust.report.curves import draw_curves
 from fedrobust.report.overview import Overview
 from fedrobust.report.ranking import draw_ranking
+from fedrobust.report.style import figure
 
 ROBUST = {"relu": (0.21, 0.25), "silu": (0.30, 0.28), "gelu": (0.10,)}
 
@@ -55,6 +56,15 @@ def test_two_settings_are_no_ranking(written, tmp_path):
 @pytest.mark.parametrize(("rounds", "drawn"), [(1, False), (2, True)])
 def test_a_single_point_is_no_curve(written, tmp_path, rounds, drawn):
     assert draw_curves(written(ROBUST, rounds).groups, tmp_path / "curves.png") == drawn
+
+
+def test_a_setting_of_which_one_seed_was_not_measured_has_no_line_and_no_name(written, monkeypatch, tmp_path):
+    written(ROBUST, 2)
+    (tmp_path / "relu-1" / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n')
+    named = []
+    monkeypatch.setattr("fedrobust.report.style.figure", lambda *args: named.extend(args[-1]) or figure(*args))
+    assert draw_curves(Overview.of([tmp_path]).groups, tmp_path / "curves.png")
+    assert sorted(named) == ["gelu", "silu"]
 
 
 def test_a_central_run_is_called_so_and_has_no_clients(written):
