@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
     add("--threads", type=count, default=0, help="CPU threads [all cores]")
     add("--no-checks", action="store_true", help="only the suite: nothing but rescoring and the suite can raise a flag")
-    add("--out", type=Path, help="its folder, of one model [evaluations/ in the run's folder, or in the current one]")
+    add("--out", type=Path, help="folder of one model's evaluation [evaluations/ in the run's folder, or in this one]")
 
 
 def main(arguments: argparse.Namespace) -> int:
