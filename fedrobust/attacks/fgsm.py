@@ -32,7 +32,7 @@ def fgsm(
 
     - "zero" (1): x₀ = x. Goodfellow et al. 2015, section 4.
     - "uniform" (1.25): x₀ uniform in the ball. Fast adversarial training, Wong et al. 2020, algorithm 3.
-    - "gaussian" (1): x₀ = x + N(0, 0.001²); for losses whose gradient is zero at x, such as a divergence.
+    - "gaussian" (1): x₀ = x + N(0, 0.001²), not clipped; for losses whose gradient is zero at x, such as a divergence.
     - "n-fgsm" (1): x₀ = x + U(−2 epsilon, 2 epsilon) clipped to [0, 1], and Π clips to [0, 1] only. N-FGSM,
       de Jorge et al. 2022, algorithm 1 and official code. It leaves the ball, up to 3 epsilon: a training
       attack, never one for evaluation.

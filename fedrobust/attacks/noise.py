@@ -62,7 +62,7 @@ def gaussian_noise(
     """
     ball = ball_of(norm, x, epsilon)
     sigma = epsilon if norm == "linf" else epsilon / max(x[:1].numel(), 1) ** 0.5
-    return _worst_draw(model, y, ball, draws, lambda: ball.start("gaussian", generator, sigma))
+    return _worst_draw(model, y, ball, draws, lambda: ball.project_(ball.start("gaussian", generator, sigma)))
 
 
 @torch.no_grad()

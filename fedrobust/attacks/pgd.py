@@ -32,11 +32,11 @@ def pgd(
 ) -> Tensor:
     """x_{t+1} = Π(x_t + step_size · d_t), d_t = sign g (l∞) or g / ‖g‖₂ (l2), g = ∇ loss(x_t).
 
-    Madry et al. 2018, section 2.1. Π goes to the ball around x, then to [0, 1]. Starts: uniform in the ball,
-    x + N(0, 0.001²) (TRADES, CalFAT), or x. Of several restarts each example keeps the strongest, with the
-    highest loss. Exactly `steps` forward and backward passes; several restarts add one forward pass each.
-    Limit cases: epsilon = 0 returns x; l∞, one step of epsilon from "zero" is FGSM; from "zero" it is BIM, the
-    basic iterative method of Kurakin et al. 2017.
+    Madry et al. 2018, section 2.1. Π goes to the ball around x, then to [0, 1]. Starts: uniform in the ball and
+    [0, 1]; x + N(0, 0.001²), not clipped, as in the official codes of TRADES and CalFAT; or x. Of several restarts
+    each example keeps the strongest, with the highest loss. Exactly `steps` forward and backward passes; several
+    restarts add one forward pass each. Limit cases: epsilon = 0 returns x; l∞, one step of epsilon from "zero" is
+    FGSM; from "zero" it is BIM, the basic iterative method of Kurakin et al. 2017.
 
     With `decay` step t of T = `steps`, counted from 0, has length step_size · (1 − t/T) ("linear") or
     step_size · (1 + cos(π t/T)) / 2 ("cosine").

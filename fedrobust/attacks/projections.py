@@ -31,10 +31,12 @@ class Ball(ABC):
         self.x, self.epsilon = x.detach(), float(epsilon)
 
     def start(self, kind: str, generator: torch.Generator | None, sigma: float = GAUSSIAN_START) -> Tensor:
-        """A new tensor in the ball: x itself ("zero"), a uniform draw from the ball, clipped to [0, 1]
-        ("uniform"), or x + N(0, sigma²), projected ("gaussian").
+        """Return a new tensor: x itself ("zero"), a uniform draw from the ball, clipped to [0, 1] ("uniform"),
+        or x + N(0, sigma²), neither clipped nor projected ("gaussian").
 
-        The noise is drawn in logical order, so that it does not depend on the memory format of x.
+        The official codes of TRADES and CalFAT take their first gradient beside [0, 1], too: clipping would put half
+        of the black and white pixels back on x. The first step projects. The noise is drawn in logical order, so that
+        it does not depend on the memory format of x.
 
         Raises:
             ValueError: another kind, or noise is wanted and there is no generator to draw it from.
@@ -46,8 +48,9 @@ class Ball(ABC):
             raise ValueError(f"random_start {kind!r}: must be zero, uniform or gaussian")
         if generator is None:
             raise ValueError(f"random_start {kind!r} draws noise: pass a generator (on {self.x.device})")
-        noise = self._uniform(generator) if kind == "uniform" else self._gaussian(generator) * sigma
-        return self.project_(x_adv.add_(noise))
+        if kind == "gaussian":
+            return x_adv.add_(self._gaussian(generator) * sigma)
+        return self.project_(x_adv.add_(self._uniform(generator)))
 
     @abstractmethod
     def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:

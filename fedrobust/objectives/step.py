@@ -35,15 +35,22 @@ def attacked(
 def divergence_attacked(
     model: nn.Module, x: Tensor, *, attack: Attack, loss: Loss, mode: Mode, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """(x′, z(x)): x′ raises loss(z(x′), z(x)), with the model in `mode` meanwhile; both detached.
+    """Return (x′, z(x)): x′ raises loss(z(x′), z(x)), with the model in `mode` meanwhile; both detached.
 
     The reference z(x) is taken once, since no step changes it. A divergence has zero gradient at x: the
     attack has to start beside it.
+
+    Under autocast the reference is taken in float32 all the same. A start of x + N(0, 0.001²) lies within bfloat16's
+    spacing of x: rounded alike, both would give nearly the same logits, and the first steps would climb on noise.
     """
+    with (
+        torch.autocast(x.device.type, enabled=False),
+        _for_attacks(model, mode) as exact,
+        contract.untouched(exact, x.device),
+        torch.no_grad(),
+    ):
+        reference = exact(x).float()
     with _for_attacks(model, mode) as attackable:
-        with contract.untouched(attackable, x.device):
-            # not under no_grad: older autocast would keep the weights it casts there, cut off from the graph
-            reference = attackable(x).float().detach()
         return attack(attackable, x, reference, loss=loss, generator=generator), reference
 
 

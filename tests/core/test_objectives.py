@@ -18,6 +18,7 @@ K = 5
 COUNTS = torch.tensor([100, 20, 0, 3, 1])
 Y = torch.tensor([0, 1, 2, 3, 4, 0, 1])
 X = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+EDGES = X.mul(3).sub(1).clamp(0, 1)  # a third of the pixels black, a third white
 PGD: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.04, "steps": 3, "random_start": "gaussian"}
 ATTACK = make_attack("pgd", **PGD)
 ANY_MODEL = [name for name in OBJECTIVES if name != "convex"]  # tests/convex/test_convex_objective.py
@@ -59,7 +60,7 @@ def test_contract_the_attack_leaves_no_trace(name: str, mode: str) -> None:
     assert torch.equal(torch.get_rng_state(), generator_state)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     # batch norm counts the training passes and no others
-    assert model[1].num_batches_tracked == (2 if name == "trades" else 1)
+    assert model[1].num_batches_tracked == (3 if name == "trades" else 1)
     assert step.loss.shape == ()
 
 
@@ -69,7 +70,7 @@ def test_contract_buffers_are_those_of_the_training_passes(name: str, mode: str)
     model, twin, inputs = network().train(), network().train(), []
     model[0].register_forward_hook(lambda module, args, _: inputs.append(args[0].detach().clone()))
     seen = objective(name, attack_mode=mode)(model, X, Y, seeded())
-    training_passes = inputs[-2:] if name == "trades" else inputs[-1:]
+    training_passes = inputs[-3:] if name == "trades" else inputs[-1:]
     for x in training_passes:
         twin(x)
     for a, b in zip(model.buffers(), twin.buffers(), strict=True):
@@ -163,11 +164,17 @@ def test_the_limit_of_calfat_is_the_cross_entropy_of_10_z() -> None:
 
 
 def test_calfat_as_in_the_paper() -> None:
-    """The inner loop recomputes q(x) in every step and draws the same start; absent classes count as one."""
+    """The inner loop recomputes q(x) in every step and draws the same start; absent classes count as one.
+
+    As in the official code the start is not clipped to [0, 1]: half of the black pixels begin below 0.
+    """
+    X = EDGES
     model = network().train()
     prior = torch.log(torch.tensor([100.0, 20.0, 1.0, 3.0, 1.0]) + 1e-7)
     model.eval()
-    x_adv = (X + 0.001 * torch.randn(X.shape, generator=seeded())).clamp(0, 1)
+    x_adv = X + 0.001 * torch.randn(X.shape, generator=seeded())
+    assert x_adv.min() < 0
+    assert x_adv.max() > 1
     for _ in range(3):
         x_adv.requires_grad_()
         divergence = F.kl_div(
@@ -187,15 +194,43 @@ def test_calfat_as_in_the_paper() -> None:
 
 
 def test_trades_as_in_the_paper() -> None:
-    model = network(batch_norm=False)
-    x_adv = ATTACK(model, X, model(X).detach(), loss=kl_divergence, generator=seeded())
-    natural, adversarial = model(X), model(x_adv)
-    divergence = F.kl_div(F.log_softmax(adversarial, 1), F.softmax(natural, 1), reduction="batchmean")
-    expected = F.cross_entropy(natural, Y) + 6 * divergence
-    step = objective("trades")(model, X, Y, seeded())
+    """Like the official code: from x + N(0, 0.001²), not clipped; then x, x′ and x pass in train mode."""
+    model, twin = network().train(), network().eval()
+    x_adv = EDGES + 0.001 * torch.randn(EDGES.shape, generator=seeded())
+    for _ in range(3):
+        x_adv.requires_grad_()
+        divergence = F.kl_div(F.log_softmax(twin(x_adv), 1), F.softmax(twin(EDGES), 1), reduction="sum")
+        (gradient,) = torch.autograd.grad(divergence, x_adv)
+        x_adv = x_adv.detach() + 0.04 * gradient.sign()
+        x_adv = torch.min(torch.max(x_adv, EDGES - 0.1), EDGES + 0.1).clamp(0, 1)
+    twin.train()
+    natural = F.cross_entropy(twin(EDGES), Y)
+    robust = F.kl_div(F.log_softmax(twin(x_adv), 1), F.softmax(twin(EDGES), 1), reduction="batchmean")
+    expected = natural + 6 * robust
+    step = objective("trades")(model, EDGES, Y, seeded())
     torch.testing.assert_close(step.loss, expected)
-    for a, b in zip(gradients(model, step.loss), gradients(model, expected), strict=True):
+    for a, b in zip(gradients(model, step.loss), gradients(twin, expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(model.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["trades", "calfat"])
+def test_the_reference_of_a_divergence_is_taken_in_float32_under_autocast(name: str) -> None:
+    """The start lies within bfloat16's spacing of x: a rounded reference would hide what the first step climbs."""
+    model, references = network().train(), []
+
+    def spy(attacked: nn.Module, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+        references.append((y, attacked(x)))
+        return x
+
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(name, spy)(model, X, Y, seeded())
+    ((reference, rounded),) = references
+    exact = network().eval()(X)
+    torch.testing.assert_close(reference, exact)
+    assert rounded.dtype == torch.bfloat16  # the attack itself runs under autocast
+    assert not torch.equal(rounded.float(), reference)
 
 
 @pytest.mark.parametrize("name", ["at", "mixed", "trades", "calfat"])
