@@ -12,9 +12,9 @@ import torch
 
 from fedrobust.errors import ConfigError
 
-# Models whose natural and robust accuracy was shown equal in bfloat16 and float32 over three seeds
+# (model, objective) whose natural and robust accuracy was shown equal in bfloat16 and float32 over three seeds
 # (benchmarks/precision.py and its README): only these take bfloat16 under `precision = "auto"`.
-BFLOAT16_SHOWN_EQUAL = frozenset({"calfat-cnn"})
+BFLOAT16_SHOWN_EQUAL = frozenset({("calfat-cnn", "at")})
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -96,14 +96,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(setting: str, model: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16 for the forward and backward pass.
+def pick_precision(setting: str, model: str, objective: str, device: torch.device) -> torch.dtype:
+    """Return float32 or bfloat16 for the forward and backward passes of training.
 
-    "auto" is bfloat16 where the hardware multiplies it natively and the model is in BFLOAT16_SHOWN_EQUAL.
+    "auto" is bfloat16 if the hardware multiplies it natively and BFLOAT16_SHOWN_EQUAL has the model with the objective.
     """
     if setting != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
-    if model in BFLOAT16_SHOWN_EQUAL and has_bfloat16_units(device):
+    if (model, objective) in BFLOAT16_SHOWN_EQUAL and has_bfloat16_units(device):
         return torch.bfloat16
     return torch.float32
 

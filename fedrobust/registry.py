@@ -38,6 +38,8 @@ NAMED_BY = {
     "data.name": "datasets",
 }
 
+CENTRAL_OBJECTIVE = "at"
+
 MAY_BE_UNSET = ("objective.name", "model.backward-activation")
 
 SINGULAR = {"strategies": "strategy", "datasets": "data set", "partitions": "partition scheme"}
@@ -61,6 +63,13 @@ def resolve(kind: str, name: str) -> Any:
         ConfigError: "unknown attack 'pdg'; did you mean 'pgd'? known: ...".
     """
     return lookup(SINGULAR.get(kind, kind.removesuffix("s")), registry(kind), name)
+
+
+def objective_of(cfg: RunConfig) -> str:
+    """Return the objective that a run trains with: `objective.name`, or its strategy's own; "at" in a central run."""
+    if cfg.objective.name:
+        return cfg.objective.name
+    return CENTRAL_OBJECTIVE if cfg.kind == "central" else resolve("strategies", cfg.strategy.name).objective
 
 
 def check_names(cfg: RunConfig) -> None:

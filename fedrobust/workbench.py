@@ -17,6 +17,7 @@ from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.data.spec import SplitName
 from fedrobust.models import build_model
 from fedrobust.process import keep_freed_memory, pick_device, pick_precision
+from fedrobust.registry import objective_of
 from fedrobust.seeding import int_stream
 
 
@@ -79,5 +80,6 @@ def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
         generator_seed=int_stream(cfg.seed, "init"),
         **cfg.model.shape(),
     )
+    precision = pick_precision(cfg.precision, cfg.model.name, objective_of(cfg), device)
     model.to(device).to(memory_format=torch.channels_last)
-    return Workbench(dataset, device, pick_precision(cfg.precision, cfg.model.name, device), model)
+    return Workbench(dataset, device, precision, model)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from fedrobust.central.stopping import PROBE, PROBE_ATTACK, PROBE_IMAGES, fallen, why_over
-from fedrobust.central.trainer import DEFAULT_OBJECTIVE, Trainer
+from fedrobust.central.trainer import Trainer
 from fedrobust.checkpoint import Arrays, Checkpoint
 from fedrobust.data import subset
 from fedrobust.errors import RunFailed
 from fedrobust.evaluation import evaluate
 from fedrobust.evaluation.suite import Threat, make_chain
 from fedrobust.records import ROUNDS
+from fedrobust.registry import objective_of
 from fedrobust.rounds import Rounds, Row
 from fedrobust.seeding import numpy_stream
 
@@ -68,7 +69,7 @@ class Central(Rounds):
         return replace(checkpoint, strategy=self.trainer.state())
 
     def describe(self) -> dict[str, Any]:
-        return {"objective": self.cfg.objective.name or DEFAULT_OBJECTIVE, "train_images": len(self.index)}
+        return {"objective": objective_of(self.cfg), "train_images": len(self.index)}
 
     def total(self, rounds: list[Row]) -> dict[str, Any]:
         return {"warnings": [row["warning"] for row in rounds if "warning" in row]}

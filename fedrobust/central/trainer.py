@@ -16,10 +16,10 @@ from fedrobust.checkpoint import Arrays
 from fedrobust.config import RunConfig
 from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.objectives import Objective, make_objective
+from fedrobust.registry import objective_of
 from fedrobust.training import Schedule, TrainingSummary, train
 from fedrobust.workbench import Workbench, as_tensor
 
-DEFAULT_OBJECTIVE = "at"
 MOMENTUM, WEIGHTS, COUNT = "momentum/", "weights/", "averaged"
 
 
@@ -126,7 +126,7 @@ class Trainer:
         labels = self.bench.dataset.train.labels[self.index.numpy()]
         counts = np.bincount(labels, minlength=self.bench.dataset.num_classes)
         return make_objective(
-            self.cfg.objective.name or DEFAULT_OBJECTIVE,
+            objective_of(self.cfg),
             attack=self.attack,
             class_counts=torch.from_numpy(counts).to(self.bench.device),
             epsilon=self.cfg.attack.epsilon,

@@ -17,6 +17,7 @@ from fedrobust.config import RunConfig
 from fedrobust.preflight import check_run
 from fedrobust.presets import preset_names
 from fedrobust.records import RunFolder
+from fedrobust.registry import objective_of
 from fedrobust.report import labels
 
 
@@ -99,7 +100,7 @@ def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
 
     if cfg.kind == "central":
         cfg, _ = plan_workers(cfg, "local")
-        trained = f"{cfg.objective.name or 'at'} of {labels.network(cfg)} with {cfg.model.activation}"
+        trained = f"{objective_of(cfg)} of {labels.network(cfg)} with {cfg.model.activation}"
         some = "all" if cfg.central.images == "all" else f"the {labels.phrase('pool', cfg.pool.fraction)}"
         return cfg, "", [f"{trained} on {some} of {labels.data(cfg)}, {cfg.workers.threads} CPU threads"]
     engine, why = pick_engine(cfg, asked)
