@@ -43,9 +43,10 @@ class Data(Section, frozen=True):
     test_images: int = Field(default=0, ge=0, description="class-balanced subset of the test images; 0 takes all")
     validation_fraction: float = Field(
         default=0.1,
-        gt=0,
+        ge=0,
         le=0.5,
-        description="training images held out on the server, where the best round is chosen",
+        description="share of the training images held out on the server to choose the best round; 0: the best round "
+        "is the last",
     )
 
 
@@ -60,10 +61,19 @@ class Partition(Section, frozen=True):
     held_out: float = Field(
         default=0.1, ge=0, le=0.5, description="part of each client's own images kept for its own evaluation"
     )
+    legacy_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="seed of NumPy's RandomState for the partition, as published splits use it (CalFAT: 2021 with "
+        "dirichlet-balanced); 0: a stream of the run's seed",
+    )
 
 
 class Pool(Section, frozen=True):
-    fraction: float = Field(default=0.0, ge=0, le=0.4, description="pool size over the training set, 0 to 0.4")
+    fraction: float = Field(
+        default=0.0, ge=0, le=0.4, description="pool size as a share of the whole training set, 0 to 0.4"
+    )
     share: float = Field(default=1.0, gt=0, le=1, description="part of the pool that each client gets")
     mode: Literal["add", "replace", "control"] = Field(
         default="add", description="add the pool, replace own images by it, or as many own images again (control)"
@@ -265,6 +275,11 @@ class RunConfig(Section, frozen=True):
             raise ValueError(
                 f"pool.fraction = {self.pool.fraction:g}, central.images = {self.central.images!r}: a central run has "
                 "all the data and no pool, or the pool alone (central.images pool, pool.fraction above 0)"
+            )
+        if self.central.patience and not self.data.validation_fraction:
+            raise ValueError(
+                f"central.patience = {self.central.patience}: needs validation images; set data.validation-fraction "
+                "above 0, or central.patience 0"
             )
         if self.kind == "central" and self.strategy.name != "fedavg":
             raise ValueError(f"strategy.name = {self.strategy.name!r}: a central run has no strategy; leave it unset")

@@ -87,6 +87,7 @@ class Rounds(ABC):
                 device=str(bench.device),
                 precision=str(bench.precision).removeprefix("torch."),
                 data_digest=bench.dataset.digest,
+                selection=self.measure.selection,
                 **self.describe(),
             )
             state, why = self._start(), ""
@@ -126,12 +127,14 @@ class Rounds(ABC):
         best, best_round, best_score = before.best, before.progress.best_round, before.progress.best_score
         start = perf_counter()
         if self._due(server_round, self.cfg.evaluation.every):
-            evaluation = self.measure.validation(arrays)
-            row |= {f"validation.{key}": value for key, value in evaluation.metrics().items()}
-            if (score := self.measure.score(evaluation)) > best_score:
-                best, best_round, best_score = arrays, server_round, score
+            if evaluation := self.measure.validation(arrays):
+                row |= {f"validation.{key}": value for key, value in evaluation.metrics().items()}
+                if (score := self.measure.score(evaluation)) > best_score:
+                    best, best_round, best_score = arrays, server_round, score
             if test := self.measure.test_of_round(arrays):
                 row |= {f"test.{key}": value for key, value in test.metrics().items()}
+        if not self.measure.selects:
+            best, best_round = arrays, server_round
         if self._due(server_round, self.cfg.evaluation.clients_every):
             asked, answers = self.ask_clients(server_round, arrays)
             row |= {f"clients.{key}": value for key, value in asked.items()}

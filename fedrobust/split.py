@@ -61,18 +61,26 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
 
     universe = np.arange(len(labels))
     if cfg.data.train_images:
+        if cfg.data.train_images > len(labels):
+            raise ConfigError(f"data.train-images = {cfg.data.train_images}: allowed is at most {len(labels)}, or 0")
         universe = subset(labels, cfg.data.train_images, rng("subset"))
     rest, validation = _compose(universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation")))
-    pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool")))
+    if cfg.data.validation_fraction and not len(validation):
+        raise ConfigError(
+            f"data.validation-fraction = {cfg.data.validation_fraction:g}: of {len(universe)} training images that is "
+            "none; raise it or data.train-images, or set it to 0: the best round is then the last"
+        )
+    pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool"), whole=len(universe)))
     if cfg.kind == "central":
         held = pool if cfg.central.images == "pool" else rest
         return FederatedSplit(validation, pool, (ClientShard(held, held, held[:0]),))
 
     if cfg.data.own:
         return FederatedSplit(validation, pool, ())
-    settings = cfg.partition.model_dump(exclude={"scheme", "held_out"})
+    settings = cfg.partition.model_dump(exclude={"scheme", "held_out", "legacy_seed"})
     partitioner = configure("partition scheme", partitions.PARTITIONS, cfg.partition.scheme, settings)
-    parts = partitioner(labels[private], cfg.num_clients, rng("partition"))
+    seed = cfg.partition.legacy_seed
+    parts = partitioner(labels[private], cfg.num_clients, np.random.RandomState(seed) if seed else rng("partition"))
     clients = (_shard(cfg, client, private[part], pool, labels) for client, part in enumerate(parts))
     return FederatedSplit(validation, pool, tuple(clients))
 

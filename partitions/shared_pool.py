@@ -17,18 +17,28 @@ MAX_FRACTION = 0.4
 MODES = ("add", "replace", "control")
 
 
-def draw_pool(labels: ArrayLike, fraction: float, rng: Rng) -> tuple[Indices, Indices]:
-    """Take ``round(fraction * N)`` samples, equally many of each class, off the training set.
+def draw_pool(labels: ArrayLike, fraction: float, rng: Rng, *, whole: int | None = None) -> tuple[Indices, Indices]:
+    """Take ``round(fraction * whole)`` samples, equally many of each class, off those that are left for training.
 
-    labels: ``[N]`` class numbers. fraction: 0 to 0.4 of all N (the paper's beta; its G is class-uniform).
+    labels: ``[N]`` class numbers of the samples that are left. whole: size of the whole training set, which
+    `fraction` is a share of; N unless a part was taken off before, as for validation. fraction: 0 to 0.4 (the paper's
+    beta; its G is class-uniform).
     Returns ``(pool, rest)``: ascending, disjoint, together all N. Class counts of the pool differ by at most
     1; which classes get the odd ones is random. Limit case: fraction 0 is an empty pool.
-    Raises `PartitionError` for a fraction out of range and for a class with too few samples, by its number.
+    Raises `PartitionError` for a fraction out of range, if fewer than the pool and one sample more are left, and for
+    a class with too few samples, by its number.
     """
     labels = checked_labels(labels)
     _check_fraction(fraction)
+    whole = len(labels) if whole is None else whole
+    size = round(fraction * whole)
+    if size >= len(labels):
+        raise PartitionError(
+            f"pool.fraction = {fraction}: {size} of {whole} training samples are asked for, {len(labels)} are left "
+            "beside the validation slice; lower pool.fraction or data.validation-fraction"
+        )
     everything = np.arange(len(labels), dtype=np.int64)
-    pool = _draw_balanced(everything, labels, round(fraction * len(labels)), rng, f"pool.fraction = {fraction}")
+    pool = _draw_balanced(everything, labels, size, rng, f"pool.fraction = {fraction}")
     return pool, np.delete(everything, pool)
 
 
@@ -59,7 +69,7 @@ def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) 
 
     Raises `PartitionError` for an unknown mode, a fraction out of range, an empty own, and if ``replace``
     needs more than `shared` has: to train on less than the fraction asked for would be another experiment
-    under the same name. It cannot happen with pool.share = 1, as n <= (1 - fraction) * N.
+    under the same name. It cannot happen with pool.share = 1: as n <= N, fraction * n is at most the pool.
     """
     if mode not in MODES:
         guess = "".join(f"did you mean '{near}'? " for near in get_close_matches(mode, MODES, 1))

@@ -14,7 +14,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines import SimulationGrid
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.registry import resolve
+from fedrobust.registry import objective_of, resolve
 from fedrobust.rounds import Rounds, Row
 from fedrobust.split import summarise_split
 from strategies.base import Guarded
@@ -80,15 +80,25 @@ class Federation(Rounds):
 
     def describe(self) -> dict[str, Any]:
         """The partition, from the labels and not from messages; partition.csv is written, too."""
-        facts: dict[str, Any] = {"objective": self.cfg.objective.name or self.strategy.objective}
+        facts: dict[str, Any] = {"objective": objective_of(self.cfg)}
         if self.cfg.data.own:
             return facts  # who has what is known to nobody but the clients
         summary = summarise_split(self.measure.bench.dataset, self.measure.split)
+        self._check_pool(summary.pool_size)
         pd.DataFrame(summary.rows()).to_csv(self.folder.partition, index=False)
         return facts | {
             "pool": {"images": summary.pool_size, "bytes_moved": summary.bytes_moved},
             "emd": {"before": float(summary.emd_before.mean()), "after": summary.mean_emd},
         }
+
+    def _check_pool(self, size: int) -> None:
+        """Raise ConfigError if a resumed run had another pool: one from before `pool.fraction` counted all images."""
+        before = self.folder.record().get("pool", {}).get("images", size)
+        if before != size:
+            raise ConfigError(
+                f"pool.fraction = {self.cfg.pool.fraction:g}: is a pool of {size} images, the run began with {before}; "
+                "it cannot be resumed"
+            )
 
     def total(self, rounds: list[Row]) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.measure import Measure
+from fedrobust.presets import load_preset
 from fedrobust.split import make_split, split_of, summarise_split
 from fedrobust.workbench import workbench
 from partitions import MODES, PARTITIONS
@@ -42,7 +43,7 @@ def test_every_image_is_validation_pool_own_or_held_out(scheme, fraction):
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
-    validation=st.floats(0.01, 0.5),
+    validation=st.one_of(st.just(0.0), st.floats(0.01, 0.5)),
     held_out=st.floats(0, 0.5),
     fraction=st.floats(0, 0.4),
 )
@@ -51,10 +52,10 @@ def test_so_it_is_for_any_fractions(seed, validation, held_out, fraction):
     split = make_split(cfg.replace(partition__held_out=held_out, partition__concentration=5.0), LABELS)
     assert_everything_once(split, np.arange(N))
     assert len(split.validation) == round(validation * N)
-    assert len(split.pool) == round(fraction * (N - len(split.validation)))
+    assert len(split.pool) == round(fraction * N)
 
 
-@pytest.mark.parametrize(("fraction", "size"), [(0.0, 0), (0.1, 90), (0.4, 360)])
+@pytest.mark.parametrize(("fraction", "size"), [(0.0, 0), (0.1, 100), (0.4, 400)])
 def test_the_pool_has_its_exact_size_and_meets_nothing_else(fraction, size):
     split = make_split(config(pool__fraction=fraction), LABELS)
     assert len(split.validation) == N - REST
@@ -63,6 +64,33 @@ def test_the_pool_has_its_exact_size_and_meets_nothing_else(fraction, size):
     for client in split.clients:
         assert not np.isin(split.pool, client.own).any()
         assert not np.isin(client.train, np.concatenate([split.validation, client.held_out])).any()
+
+
+def test_the_pool_is_a_share_of_the_whole_training_set_whatever_is_held_out():
+    sizes = [
+        len(make_split(config(data__validation_fraction=v, pool__fraction=0.4), LABELS).pool) for v in (0.0, 0.1, 0.5)
+    ]
+    assert sizes == [400, 400, 400]
+    subset = config(data__train_images=500, data__validation_fraction=0.2, pool__fraction=0.4)
+    assert len(make_split(subset, LABELS).pool) == 200
+
+
+@pytest.mark.parametrize("name", ["cifar10-calfat", "cifar10-fedavg"])
+def test_the_published_variant_has_calfats_sizes_on_all_images(name):
+    """Sizes and class counts follow from RandomState(2021) and the class sizes; which images, from their order."""
+    (cfg,) = load_preset(name).configs({}, "published").values()
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 5000))
+    split = make_split(cfg, labels)
+    assert len(split.validation) == 0
+    assert [len(client.train) for client in split.clients] == [4418, 14309, 12312, 7479, 11482]
+    assert np.bincount(labels[split.clients[0].train]).tolist() == [1117, 30, 0, 5, 0, 1, 302, 16, 2028, 919]
+    assert all(len(client.held_out) == 0 for client in split.clients)
+
+
+def test_another_legacy_seed_is_another_partition_of_the_same_images():
+    one, other, own = (make_split(config(partition__legacy_seed=seed), LABELS) for seed in (1, 2, 0))
+    assert shards_of(one) != shards_of(other) != shards_of(own) != shards_of(one)
+    assert shards_of(one) == shards_of(make_split(config(partition__legacy_seed=1), LABELS))
 
 
 @pytest.mark.parametrize("fraction", [0.41, -0.01, float("nan")])
@@ -75,7 +103,7 @@ def test_other_pools_are_refused(fraction):
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_what_a_client_trains_on(mode, share):
     split = make_split(config(pool__fraction=0.2, pool__share=share, pool__mode=mode), LABELS)
-    received = round(share * 180)
+    received = round(share * 200)
     for client in split.clients:
         n = len(client.own)
         from_pool = np.isin(client.train, split.pool)
@@ -154,13 +182,22 @@ def test_the_summary_agrees_with_the_split(quick):
     cfg = quick(pool__fraction=0.2)
     bench, split = workbench(cfg), split_of(cfg)
     summary = summarise_split(bench.dataset, split)
-    assert summary.pool_size == len(split.pool) == 72
+    assert summary.pool_size == len(split.pool) == 80
     assert summary.mean_emd < summary.emd_before.mean()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"data__train_images": 1001}, r"data\.train-images = 1001: allowed is at most 1000, or 0"),
+        (
+            {"data__train_images": 4},
+            r"data\.validation-fraction = 0\.1: of 4 training images that is none; raise it or data\.train-images, or",
+        ),
+        (
+            {"data__train_images": 10, "data__validation_fraction": 0.5, "pool__fraction": 0.4, "num_clients": 2},
+            r"num-clients = 2: allowed is 1 to 1, the number of samples",
+        ),
         ({"num_clients": 200}, r"partition\.min-samples = 10: allowed is 1 to 4 \(900 samples over 200 clients\)"),
         (
             {"num_clients": 20, "partition__concentration": 0.001},

@@ -29,9 +29,9 @@ class Measure:
         self._test = self._some(np.arange(len(test)), test, cfg.data.test_images, "test")
         self._test_of_round = self._some(self._test, test, cfg.evaluation.test_images, "test-of-round")
 
-    def validation(self, arrays: Arrays) -> Evaluation:
-        """On the validation slice of the training set."""
-        return self._evaluate(arrays, "train", self._validation)
+    def validation(self, arrays: Arrays) -> Evaluation | None:
+        """Evaluate on the validation slice of the training set; None where that is empty."""
+        return self._evaluate(arrays, "train", self._validation) if self.selects else None
 
     def test(self, arrays: Arrays) -> Evaluation:
         """On the test set (`data.test-images` of it)."""
@@ -40,6 +40,18 @@ class Measure:
     def test_of_round(self, arrays: Arrays) -> Evaluation | None:
         """On `evaluation.test-images` of the test set; None where that is 0."""
         return self._evaluate(arrays, "test", self._test_of_round) if self.cfg.evaluation.test_images else None
+
+    @property
+    def selects(self) -> bool:
+        """Whether there are validation images to choose the best round on."""
+        return bool(len(self._validation))
+
+    @property
+    def selection(self) -> str:
+        """The rule by which the best round is chosen, in words for a record."""
+        if not self.selects:
+            return "last round (no validation images)"
+        return f"highest {self.cfg.evaluation.select_by} accuracy on {len(self._validation)} validation images"
 
     def score(self, evaluation: Evaluation) -> float:
         """What the best round is chosen by."""

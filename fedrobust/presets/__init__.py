@@ -1,7 +1,8 @@
 """Named settings that come with the package: a few keys over the defaults, and sometimes variants to compare.
 
 A preset is a TOML file beside this one: `description`, settings as in `RunConfig`, and optionally
-`[variants.<name>]` tables, each a further few keys; a run of the preset runs every variant.
+`[variants.<name>]` tables, each a further few keys; a run of the preset runs every variant. A table
+`[alternatives.<name>]` is a variant that runs only if it is asked for by name.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings by flat key; `variants` is empty where there is but one run."""
+    """Settings by flat key; `variants` is empty if there is but one run, `alternatives` are run by name only."""
 
     name: str
     description: str
     settings: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]]
+    alternatives: Mapping[str, Mapping[str, Any]]
 
     def configs(self, overrides: Mapping[str, Any], variant: str = "") -> dict[str, RunConfig]:
         """Variant → complete config ("" where there are no variants); `overrides` win over both.
@@ -34,12 +36,11 @@ class Preset:
         Raises:
             ConfigError: a setting or the variant is unknown or out of range.
         """
-        if variant and variant not in self.variants:
-            raise ConfigError(unknown(f"variant of {self.name}", variant, self.variants))
+        named = {**self.variants, **self.alternatives}
+        if variant and variant not in named:
+            raise ConfigError(unknown(f"variant of {self.name}", variant, named))
         chosen = [variant] if variant else list(self.variants) or [""]
-        return {
-            name: RunConfig.from_flat({**self.settings, **self.variants.get(name, {}), **overrides}) for name in chosen
-        }
+        return {name: RunConfig.from_flat({**self.settings, **named.get(name, {}), **overrides}) for name in chosen}
 
 
 def preset_names(kind: str = "") -> list[str]:
@@ -57,5 +58,8 @@ def load_preset(name: str) -> Preset:
     path = toml.locate(FOLDER, "preset", name)
     table = toml.read(path)
     description = str(table.pop("description", ""))
-    variants = {key: toml.flatten(value) for key, value in table.pop("variants", {}).items()}
-    return Preset(path.stem, description, toml.flatten(table), variants)
+    variants, alternatives = (
+        {key: toml.flatten(value) for key, value in table.pop(kind, {}).items()}
+        for kind in ("variants", "alternatives")
+    )
+    return Preset(path.stem, description, toml.flatten(table), variants, alternatives)

@@ -77,7 +77,7 @@ def test_a_central_run_can_have_the_pool_alone_the_very_one_that_clients_are_giv
     folder = run(alone)
     assert np.array_equal(split_of(alone).clients[0].train, pool)
     assert np.array_equal(split_of(alone).validation, split_of(quick(**shared)).validation)
-    assert folder.record()["train_images"] == folder.read("rounds.jsonl")[0]["images"] == len(pool) == 90
+    assert folder.record()["train_images"] == folder.read("rounds.jsonl")[0]["images"] == len(pool) == 100
 
 
 EVERYTHING = {
@@ -237,6 +237,10 @@ def test_the_command_from_a_preset_to_a_report(here, capsys):
             "a central run has all the data and no pool, or the pool alone",
         ),
         ("quickstart --variant fedavg --central.milestones 0.7,0.5", "must be ascending shares between 0 and 1"),
+        (
+            "quickstart --variant fedavg --central.patience 2 --data.validation-fraction 0",
+            "central.patience = 2: needs validation images",
+        ),
         ("quickstart --variant fedavg --objective.name trades --attack.random-start zero", "take gaussian or uniform"),
         ("quickstart --engine ray", "unknown setting 'engine'"),
         ("", "which preset? known: central-smoke"),

@@ -205,7 +205,7 @@ def _processes_of_session(session: int) -> list[str]:
 def test_partition_prints_and_draws(here, capsys):
     assert main(["partition", "quickstart", "--pool.fraction", "0.2", "--figure", "p.png", "--csv", "p.csv"]) == 0
     out = capsys.readouterr().out
-    assert "pool: 259 raw images that every client sees" in out
+    assert "pool: 288 raw images that every client sees" in out
     assert (here / "p.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv("p.csv")) == 5
 
@@ -235,10 +235,12 @@ def test_every_preset_runs_at_smoke_size(here, name, capsys):
     small = ["--data.train-images", some, "--data.test-images", "50", "--data.validation-fraction", "0.1"]
     small += ["--local.steps", "1", "--local.batch-size", "8", "--attack.steps", "1", "--num-rounds", "1"]
     small += ["--evaluation.attacks", "fgsm", "--evaluation.select-by", "fgsm", "--partition.min-samples", "5"]
-    variants = list(preset.variants)
+    variants = [*preset.variants, *preset.alternatives]
     if preset.settings.get("kind") == "central":  # a variant of those that are for GPUs, with another model
         variants = variants[:1]
         small += ["--model.name", "small-cnn", "--precision", "float32"]
+    if preset.alternatives:
+        variants.insert(0, "")
     for variant in variants or [""]:
         command = ["run", name, "--engine", "local", *small, "--run-dir", "mine"]
         assert main([*command, *(["--variant", variant] if variant else [])]) == 0

@@ -33,6 +33,20 @@ def test_best_is_chosen_by_the_validation_slice_and_the_last_is_kept(quick, fede
         assert folder.record()[which]["test_images"] == measured.num_images == 100
 
 
+def test_without_validation_images_the_best_round_is_the_last(quick, federate, bits):
+    folder = federate(quick(num_rounds=2, data__validation_fraction=0, evaluation__every=2))
+    record = folder.record()
+    assert record["selection"] == "last round (no validation images)"
+    assert record["best"] == record["last"]
+    assert record["best"]["round"] == 2
+    assert bits(load_model(folder.best)[0]) == bits(load_model(folder.last)[0])
+    assert not any(key.startswith("validation.") for row in folder.read("rounds.jsonl") for key in row)
+
+
+def test_the_record_says_how_the_best_round_was_chosen(fedavg):
+    assert fedavg.record()["selection"] == "highest natural accuracy on 40 validation images"
+
+
 def test_the_validation_slice_is_training_data_that_no_client_has(quick, monkeypatch):
     cfg = quick()
     measure, seen = Measure(cfg), []

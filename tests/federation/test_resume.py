@@ -9,7 +9,7 @@ import pytest
 from flwr.app import MetricRecord
 
 from clients.app import app
-from fedrobust import engines
+from fedrobust import engines, toml
 from fedrobust.checkpoint import load_checkpoint
 from fedrobust.engines import flower
 from fedrobust.errors import ConfigError, RunFailed
@@ -43,6 +43,39 @@ def test_more_rounds_go_on_where_the_run_ended(quick, federate, fedavg, metrics_
     folder = federate(cfg.replace(num_rounds=2, resume=True))
     assert bits(folder.last) == bits(fedavg.last)
     assert metrics_of(folder) == metrics_of(fedavg)
+
+
+@pytest.fixture
+def begun_before(quick, federate):
+    """A folder as a run left it when `pool.fraction` was a share of the images beside the validation slice."""
+
+    def make(**settings):
+        folder = federate(quick(num_rounds=1, **settings))
+        config = folder.path / "config.toml"
+        flat = toml.flatten(toml.read(config))
+        del flat["partition.legacy-seed"]
+        flat["pool.fraction"] = flat["pool.fraction"] / (1 - flat["data.validation-fraction"])
+        config.write_text(toml.dumps(flat))
+        return folder
+
+    return make
+
+
+def test_an_old_run_keeps_the_meaning_of_its_pool(begun_before, federate, quick):
+    folder = begun_before(pool__fraction=0.36)
+    assert "fraction = 0.39999" in (folder.path / "config.toml").read_text()
+    cfg = folder.read_config()
+    assert cfg.pool.fraction == pytest.approx(0.36)
+    resumed = federate(cfg.replace(num_rounds=2, resume=True))
+    assert resumed.record()["pool"]["images"] == 144
+    assert resumed.read_config().pool.fraction == pytest.approx(0.36)  # it has the key now, and is not converted twice
+
+
+def test_an_old_run_whose_pool_would_be_another_is_not_resumed(begun_before, federate):
+    folder = begun_before(pool__fraction=0.36)
+    folder.update_record(pool={"images": 143})
+    with pytest.raises(ConfigError, match=r"is a pool of 144 images, the run began with 143; it cannot be resumed"):
+        federate(folder.read_config().replace(num_rounds=2, resume=True))
 
 
 def test_a_corrupt_checkpoint_ends_a_resume(quick, federate):

@@ -76,6 +76,13 @@ def test_a_class_with_too_few_samples_is_named() -> None:
     assert np.bincount(labels[pool])[[0, 1, 7]].tolist() == [100, 100, 100]
 
 
+def test_a_pool_as_large_as_what_is_left_is_refused() -> None:
+    pool, rest = draw_pool(LABELS[:2500], 0.4, rng(), whole=4500)
+    assert (len(pool), len(rest)) == (1800, 700)
+    with pytest.raises(PartitionError, match=r"^pool\.fraction = 0\.4: 1800 of 4500 .* 1800 are left beside the val"):
+        draw_pool(LABELS[:1800], 0.4, rng(), whole=4500)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_odd_samples_come_from_classes_that_can_spare_them(seed: int) -> None:
     labels = np.repeat([0, 1, 2], [10, 10, 2])
