@@ -3,8 +3,8 @@
     python -m benchmarks.precision --model calfat-cnn --data cifar10 --objective at --images 10000 --epochs 10
 
 A model with an objective belongs into `fedrobust.process.BFLOAT16_SHOWN_EQUAL` when, over at least three seeds, the
-mean difference of natural and of PGD-20 accuracy is within the spread of the float32 runs. On a machine without bfloat16 units the
-arithmetic is emulated: the accuracies are right, the seconds are not.
+mean difference of natural and of PGD-20 accuracy is within the spread of the float32 runs. On a machine without
+bfloat16 units the arithmetic is emulated: the accuracies are right, the seconds are not.
 """
 
 from __future__ import annotations
