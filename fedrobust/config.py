@@ -189,7 +189,7 @@ class Strategy(Section, frozen=True):
     min_clients: int = Field(default=0, ge=0, description="SuperNodes without which a run does not begin; 0: all")
     patience: float = Field(default=60.0, gt=0, description="seconds to wait for SuperNodes that are not there")
     proximal_mu: float = Field(
-        default=0.0, ge=0, description="FedProx' mu: pull of the global weights on the local ones"
+        default=0.01, ge=0, description="FedProx' mu: pull of the global weights on the local ones; 0 is FedAvg"
     )
     trim_fraction: float = Field(default=0.2, ge=0, lt=0.5, description="cut from each tail (trimmed-mean)")
     num_malicious: int = Field(default=1, ge=0, description="clients assumed malicious (krum)")

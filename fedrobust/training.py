@@ -7,7 +7,8 @@ batched there, and nothing is read back before the last step (no host synchronis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fedrobust.data.augment import Augmentation
 from fedrobust.data.device import DeviceImages
+from fedrobust.errors import RunFailed
 from fedrobust.objectives import Objective
 from fedrobust.seeding import seeded_layers, torch_stream
 
@@ -36,9 +38,18 @@ class Schedule:
     weight_decay: float = 5e-4
     proximal_mu: float = 0.0
 
+    def batch_sizes(self, num_images: int) -> list[int]:
+        """Return the sizes of one epoch's batches: full ones, and a last one of what is left.
+
+        A single image that is left joins the batch before: batch norm on 1 × 1 maps has no variance of one image.
+        """
+        full, left = divmod(num_images, self.batch_size)
+        sizes = [self.batch_size] * full + [left] * (left > 0)
+        return [*sizes[:-2], self.batch_size + 1] if full and left == 1 else sizes
+
     def num_steps(self, num_images: int) -> int:
-        """Steps taken on that many images."""
-        return self.steps or self.epochs * math.ceil(num_images / self.batch_size)
+        """Return the number of steps taken on that many images."""
+        return self.steps or self.epochs * len(self.batch_sizes(num_images))
 
     def sgd(self, model: nn.Module) -> torch.optim.SGD:
         """A fresh optimiser for the parameters of `model` that can be trained."""
@@ -108,8 +119,11 @@ def train(
         optimizer: goes on with what it has seen, at its own rate; None is a fresh one of `schedule`'s.
         after_step: called after each step of the optimiser.
 
-    Every epoch visits the images in a new order; the last batch of an epoch may be smaller.
-    Raises FloatingPointError when the mean loss is not finite.
+    Every epoch visits the images in a new order; the last batch of an epoch may be smaller, or by one image larger.
+
+    Raises:
+        FloatingPointError: the mean loss is not finite.
+        RunFailed: batch norm got a batch of one image, of which it has no variance.
     """
     start = perf_counter()
     device = data.device
@@ -121,14 +135,15 @@ def train(
     loss_sum = torch.zeros((), device=device)
     natural, adversarial = _Tally(device), _Tally(device)
     steps, images, total = 0, 0, schedule.num_steps(len(index))
+    sizes = schedule.batch_sizes(len(index))
     model.train()
     with seeded_layers(seed, *stream, device=device):
         while steps < total:
             shuffled = index[torch.randperm(len(index), generator=order).to(index.device)].to(device)
-            for chosen in shuffled.split(schedule.batch_size)[: total - steps]:
+            for chosen in shuffled.split(sizes)[: total - steps]:
                 x, y = data.batch(chosen)
                 x = augmentation(x, generator)
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16), _one_image():
                     step = objective(model, x, y, generator)
                 optimizer.zero_grad(set_to_none=True)
                 step.loss.backward()
@@ -146,6 +161,20 @@ def train(
     if not math.isfinite(loss):
         raise FloatingPointError(f"training diverged: mean loss {loss} after {steps} steps; lower local.learning-rate")
     return TrainingSummary(steps, images, perf_counter() - start, loss, natural.accuracy(), adversarial.accuracy())
+
+
+@contextmanager
+def _one_image() -> Iterator[None]:
+    """Say which settings are too small if batch norm fails on a batch of one image."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise RunFailed(
+            "batch norm has no variance in a batch of one image: raise local.batch-size (at least 2) or give each "
+            "client more images (partition.min-samples)"
+        ) from error
 
 
 @torch.no_grad()

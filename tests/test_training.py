@@ -11,6 +11,7 @@ from torch import nn
 from fedrobust.data.augment import random_crop_flip, unchanged
 from fedrobust.data.device import DeviceImages
 from fedrobust.data.spec import Split
+from fedrobust.errors import RunFailed
 from fedrobust.objectives import Step, make_objective
 from fedrobust.training import Schedule, train
 
@@ -78,6 +79,33 @@ def test_fewer_steps_than_an_epoch_has():
 
 def test_a_batch_larger_than_the_data_is_the_data():
     assert [sorted(batch) for batch in visits(Schedule(batch_size=500))[0]] == [list(range(SIZE))]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "sizes"),
+    [(9, 4, [4, 5]), (5, 4, [5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (3, 2, [3])],
+)
+def test_a_single_image_that_is_left_joins_the_batch_before(images, batch, sizes):
+    schedule = Schedule(epochs=2, batch_size=batch)
+    batches, summary = visits(schedule, index=torch.arange(images))
+    assert [len(visited) for visited in batches] == sizes * 2
+    assert summary.steps == schedule.num_steps(images) == 2 * len(sizes)
+    assert summary.images == 2 * images
+
+
+def normalised_maps():
+    """Batch norm on maps of one pixel, as behind the last stages of a residual network."""
+    return nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+
+
+def test_batch_norm_on_maps_of_one_pixel_trains_whatever_is_left():
+    assert fit(normalised_maps(), Schedule(batch_size=9)).images == SIZE
+    assert fit(normalised_maps(), Schedule(batch_size=3)).images == SIZE
+
+
+def test_a_lone_image_under_batch_norm_is_a_line_that_says_what_to_raise():
+    with pytest.raises(RunFailed, match=r"raise local\.batch-size .* or give each client more images"):
+        fit(normalised_maps(), Schedule(batch_size=1))
 
 
 def test_only_the_index_is_visited_and_repeats_count():

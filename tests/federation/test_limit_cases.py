@@ -48,6 +48,10 @@ def test_fedprox_with_mu_zero_is_fedavg(quick, federate, fedavg, metrics_of, bit
     assert metrics_of(fedprox) == metrics_of(fedavg)
 
 
+def test_fedprox_by_itself_is_not_fedavg(quick, federate, fedavg, bits):
+    assert bits(federate(quick(strategy__name="fedprox")).last) != bits(fedavg.last)
+
+
 def test_fedprox_moves_less_the_larger_mu(quick, federate):
     def distance(mu):
         cfg = quick(num_rounds=1, strategy__name="fedprox", strategy__proximal_mu=mu)
