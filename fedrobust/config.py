@@ -312,3 +312,15 @@ class RunConfig(Section, frozen=True):
 
 DEFAULTS = RunConfig.model_validate({})
 FIELDS: dict[str, Any] = {key: field for key, field, _ in walk(DEFAULTS)}
+
+
+def todays_meaning(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a config that a run wrote, as they are meant today.
+
+    Until `partition.legacy-seed` came, `pool.fraction` was a share of the training set less the validation slice; it
+    is one of the whole training set now. The same pool is then a smaller number: 0.4 beside a slice of 0.1 is 0.36.
+    """
+    if "partition.legacy-seed" in flat or not flat.get("pool.fraction"):
+        return flat
+    validation = flat.get("data.validation-fraction", DEFAULTS.data.validation_fraction)
+    return flat | {"pool.fraction": round(flat["pool.fraction"] * (1 - validation), 12)}

@@ -35,11 +35,11 @@ def configure(
         ValueError: a setting that no entry takes, or one missing that this entry needs.
     """
     function = lookup(kind, registry, name)
-    known = {key for entry in registry.values() for key in _keywords(entry)}
+    known = {key for entry in registry.values() for key in settings_of(entry)}
     for key in settings:
         if key not in known:
             raise ValueError(unknown(f"{kind} setting", key, sorted(known)))
-    taken = _keywords(function)
+    taken = settings_of(function)
     bound = {key: value for key, value in settings.items() if key in taken and value is not None}
     for key, parameter in taken.items():
         if parameter.default is Parameter.empty and key not in bound:
@@ -47,5 +47,6 @@ def configure(
     return partial(function, **bound)
 
 
-def _keywords(function: Callable[..., Any]) -> dict[str, Parameter]:
+def settings_of(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return the settings that an entry takes: its parameters that are given by keyword only."""
     return {k: p for k, p in signature(function).parameters.items() if p.kind is Parameter.KEYWORD_ONLY}

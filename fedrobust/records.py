@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedrobust import toml
-from fedrobust.config import DEFAULTS, RunConfig
+from fedrobust.config import RunConfig, todays_meaning
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.files import write_atomically
 
@@ -132,7 +132,7 @@ class RunFolder:
         path = self.path / "config.toml"
         if self.path.is_dir() and not path.exists():
             raise ConfigError(f"{self.path}: no run in it (no config.toml)")
-        return RunConfig.from_flat(_with_todays_meaning(toml.flatten(toml.read(path))))
+        return RunConfig.from_flat(todays_meaning(toml.flatten(toml.read(path))))
 
     def check_space(self, needed: int) -> None:
         """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
@@ -179,15 +179,3 @@ class RunFolder:
         """Set these keys of record.json."""
         record = self.record() | facts
         write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _with_todays_meaning(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings as they are meant today.
-
-    Until `partition.legacy-seed` came, `pool.fraction` was a share of the training set less the validation slice; it
-    is one of the whole training set now. The same pool is then a smaller number: 0.4 beside a slice of 0.1 is 0.36.
-    """
-    if "partition.legacy-seed" in flat or not flat.get("pool.fraction"):
-        return flat
-    validation = flat.get("data.validation-fraction", DEFAULTS.data.validation_fraction)
-    return flat | {"pool.fraction": round(flat["pool.fraction"] * (1 - validation), 12)}

@@ -37,6 +37,8 @@ class Guarded(FlowerFedAvg):
     MetricRecord with "num-examples" and scalar metrics. EVALUATE is the same without arrays in the reply.
     """
 
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of section `strategy` that are this rule's own."""
     objective: ClassVar[str] = "at"
     """What the clients train with unless `objective.name` says otherwise."""
     fixed_objective: ClassVar[bool] = False

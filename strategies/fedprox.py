@@ -1,6 +1,5 @@
 """FedProx (Li et al. 2020)."""
 
-from fedrobust.config import RunConfig
 from strategies.fedavg import FedAvg
 
 
@@ -11,8 +10,7 @@ class FedProx(FedAvg):
     It asks a client to honour "proximal-mu" in the instructions.
     """
 
-    def __init__(self, cfg: RunConfig) -> None:
-        super().__init__(cfg)
+    settings = frozenset({"proximal_mu"})
 
     def instructions(self, server_round: int) -> dict[str, str | float]:
         return super().instructions(server_round) | {"proximal-mu": self.cfg.strategy.proximal_mu}

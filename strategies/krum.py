@@ -12,6 +12,8 @@ class Krum(GuardedFlower, FlowerKrum):
     Blanchard et al. 2017 (arXiv 1703.02757), section 4; Flower's implementation. It needs n > f + 2 updates.
     """
 
+    settings = frozenset({"num_malicious"})
+
     def __init__(self, cfg: RunConfig) -> None:
         super().__init__(cfg, num_malicious_nodes=cfg.strategy.num_malicious)
 

@@ -12,5 +12,7 @@ class TrimmedMean(GuardedFlower, FedTrimmedAvg):
     Yin et al. 2018 (arXiv 1803.01498), definition 2; Flower's implementation. With 0 it is the unweighted mean.
     """
 
+    settings = frozenset({"trim_fraction"})
+
     def __init__(self, cfg: RunConfig) -> None:
         super().__init__(cfg, beta=cfg.strategy.trim_fraction)

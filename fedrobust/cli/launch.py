@@ -20,6 +20,7 @@ from fedrobust.errors import ConfigError, UserError
 from fedrobust.naming import short_metric
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder, absolute, new_run_dir
+from fedrobust.unused import refuse_unused
 
 RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation.test-images")
 
@@ -36,6 +37,14 @@ def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str,
         raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
     preset = load_preset(arguments.preset)
     configs = preset.configs(settings, arguments.variant)
+    found = refuse_unused(
+        {variant or preset.name: cfg for variant, cfg in configs.items()},
+        settings.keys() | preset.typed,
+        engine=getattr(arguments, "engine", ""),
+    )
+    for label, reasons in found.items():
+        if keys := [key for key in reasons if key in settings or key in preset.keys]:
+            print(f"{label}: {preset.name} sets what this run does not use: {', '.join(keys)}")
     parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
     runs = {
         variant or preset.name: cfg.replace(run_dir=absolute(str(parent / variant)), init=absolute(cfg.init))

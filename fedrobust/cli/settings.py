@@ -50,7 +50,11 @@ def refuse_unknown(rest: list[str], parser: argparse.ArgumentParser) -> None:
 def complete(preset: str, overrides: dict[str, str]) -> RunConfig:
     """The one config of a preset (its first variant) with overrides; of the defaults where preset is ""."""
     from fedrobust.presets import load_preset
+    from fedrobust.unused import refuse_unused
 
-    if not preset:
-        return RunConfig.from_flat(overrides)
-    return next(iter(load_preset(preset).configs(overrides).values()))
+    if preset:
+        cfg, typed = next(iter((found := load_preset(preset)).configs(overrides).values())), found.typed
+    else:
+        cfg, typed = RunConfig.from_flat(overrides), frozenset[str]()
+    refuse_unused({preset: cfg}, overrides.keys() | typed)
+    return cfg

@@ -42,6 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedrobust.studies.plan import plan_sweep, select
     from fedrobust.studies.room import make_room
     from fedrobust.studies.sweep import Sweep, claimed
+    from fedrobust.unused import refuse_unused
 
     study, overrides = load_study(arguments.study), given_settings(arguments)
     for key in ("run-dir", "seed"):
@@ -51,6 +52,8 @@ def main(arguments: argparse.Namespace) -> int:
         study = study.with_seeds(arguments.seeds)
     folder = arguments.out or Path("sweeps") / study.name
     runs = select(plan_sweep(study, folder, overrides), arguments.only)
+    asked = overrides.keys() | (study.typed if not arguments.only else set())
+    found = refuse_unused({run.label: run.cfg for run in runs}, asked, engine=arguments.engine)
     for run in runs:
         check_run(run.cfg)
     left = [run for run in runs if not run.complete]
@@ -59,6 +62,8 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(
         f"[bold]{study.name}[/bold]: {len(runs)} runs, {len(runs) - len(left)} of them there", highlight=False
     )
+    if keys := [key for key in study.settings if all(key in reasons for reasons in found.values())]:
+        console.print(f"{study.name} sets what no run uses: {', '.join(keys)}", highlight=False)
     if arguments.dry_run:
         _print_plan(console, runs)
         return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust import toml
-from fedrobust.config import DEFAULTS, RunConfig
+from fedrobust.config import DEFAULTS, RunConfig, todays_meaning
 from fedrobust.errors import ConfigError
 from fedrobust.naming import unknown
 
@@ -29,6 +29,18 @@ class Preset:
     settings: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]]
     alternatives: Mapping[str, Mapping[str, Any]]
+    own: bool = False
+    """Whether it is a user's file."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The settings that it has something to say on."""
+        return frozenset(self.settings).union(*self.variants.values(), *self.alternatives.values())
+
+    @property
+    def typed(self) -> frozenset[str]:
+        """Those that a user typed: the keys of a user's file, unless a run wrote it, with every setting in it."""
+        return self.keys if self.own and "resume" not in self.settings else frozenset()
 
     def configs(self, overrides: Mapping[str, Any], variant: str = "") -> dict[str, RunConfig]:
         """Variant → complete config ("" where there are no variants); `overrides` win over both.
@@ -62,4 +74,5 @@ def load_preset(name: str) -> Preset:
         {key: toml.flatten(value) for key, value in table.pop(kind, {}).items()}
         for kind in ("variants", "alternatives")
     )
-    return Preset(path.stem, description, toml.flatten(table), variants, alternatives)
+    settings = todays_meaning(toml.flatten(table)) if "resume" in table else toml.flatten(table)
+    return Preset(path.stem, description, settings, variants, alternatives, own=path.parent != FOLDER)

@@ -52,6 +52,8 @@ class Study:
     axes: Mapping[str, Mapping[str, Settings]]
     seeds: tuple[int, ...]
     skip: tuple[Mapping[str, tuple[str, ...]], ...]
+    typed: frozenset[str] = frozenset()
+    """The settings that a user typed: those of a user's file, without its preset's."""
 
     def cells(self) -> Iterator[tuple[Point, Settings]]:
         """Each run's point and its settings over the defaults; the seed varies fastest."""
@@ -91,14 +93,18 @@ def load_study(name: str) -> Study:
             raise ConfigError(f"{path.name}: {unknown('key', key, KEYS)}")
     if not isinstance(table.get("preset"), str):
         raise ConfigError(f"{path.name}: preset: must name the preset that all runs start from")
-    settings = {**load_preset(table["preset"]).settings, **toml.flatten(table.get("settings", {}))}
+    preset, settings = load_preset(table["preset"]), toml.flatten(table.get("settings", {}))
     axes = _choices(path, table.get("choices", {})) | _axes(path, toml.flatten(table.get("axes", {})))
     try:
         seeds = _seeds(table.get("seeds", [0]))
     except ValueError:
         raise ConfigError(f"{path.name}: seeds = {table['seeds']!r}: must be a list of whole numbers ≥ 0") from None
     skip = tuple(_rule(path, rule, axes) for rule in table.get("skip", []))
-    return Study(path.stem, str(table.get("description", "")), settings, axes, seeds, skip)
+    typed = frozenset[str]()
+    if path.parent != FOLDER:
+        typed = preset.typed.union(settings, *(group for values in axes.values() for group in values.values()))
+    described = str(table.get("description", ""))
+    return Study(path.stem, described, {**preset.settings, **settings}, axes, seeds, skip, typed)
 
 
 def _seeds(found: Any) -> tuple[int, ...]:
