@@ -9,7 +9,7 @@ from fedrobust.config import FIELDS, RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.lookup import settings_of
 from fedrobust.naming import split_list
-from fedrobust.registry import objective_of, registry
+from fedrobust.registry import check_names, objective_of, registry
 
 STEPPED = ("pgd-", "bim-", "mim-")
 """How the names of those attacks of an evaluation begin that take `evaluation.step-size`."""
@@ -26,8 +26,10 @@ def refuse_unused(
         engine: the one that the user asked for.
 
     Raises:
-        ConfigError: no run uses a typed setting. A line for each says what would use it.
+        ConfigError: a name is in no registry, or no run uses a typed setting: a line for each says what would use it.
     """
+    for cfg in runs.values():
+        check_names(cfg)
     found = {label: unused(cfg, engine) for label, cfg in runs.items()}
     problems = []
     for key in typed:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.models.builder import Activation, Builder, scalable, scaled
+from fedrobust.models.pointwise import pointwise
 
 
 class PreActBlock(nn.Module):
@@ -27,7 +28,7 @@ class PreActBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut = None
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = pointwise(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         active = self.activation1(self.bn1(x))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fedrobust.models.builder import Activation, Builder, scalable, scaled
+from fedrobust.models.pointwise import pointwise
 
 
 class BasicBlock(nn.Module):
@@ -58,7 +59,7 @@ class Bottleneck(nn.Module):
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(pointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class ResNet(nn.Module):

@@ -18,6 +18,7 @@ from fedrobust.config import RunConfig
 from fedrobust.preflight import check_run
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder
+from fedrobust.unused import unused
 
 TINY = ["--num-rounds", "2", "--attack.steps", "1", "--local.epochs", "1", "--evaluation.attacks", "fgsm,pgd-2"]
 TINY += ["--evaluation.select-by", "pgd-2", "--workers.threads", "1"]
@@ -232,17 +233,19 @@ def test_every_preset_runs_at_smoke_size(here, name, capsys):
     if preset.settings["data.name"] == "cifar10" and not os.environ.get("FEDROBUST_DATA"):
         pytest.skip("needs CIFAR-10: set FEDROBUST_DATA")
     some = "200" if preset.settings.get("data.classes") else "600"
-    small = ["--data.train-images", some, "--data.test-images", "50", "--data.validation-fraction", "0.1"]
-    small += ["--local.steps", "1", "--local.batch-size", "8", "--attack.steps", "1", "--num-rounds", "1"]
-    small += ["--evaluation.attacks", "fgsm", "--evaluation.select-by", "fgsm", "--partition.min-samples", "5"]
+    small = {"data.train-images": some, "data.test-images": "50", "data.validation-fraction": "0.1"}
+    small |= {"local.steps": "1", "local.batch-size": "8", "attack.steps": "1", "num-rounds": "1"}
+    small |= {"evaluation.attacks": "fgsm", "evaluation.select-by": "fgsm", "partition.min-samples": "5"}
     variants = [*preset.variants, *preset.alternatives]
     if preset.settings.get("kind") == "central":  # a variant of those that are for GPUs, with another model
         variants = variants[:1]
-        small += ["--model.name", "small-cnn", "--precision", "float32"]
+        small |= {"model.name": "small-cnn", "precision": "float32"}
     if preset.alternatives:
         variants.insert(0, "")
     for variant in variants or [""]:
-        command = ["run", name, "--engine", "local", *small, "--run-dir", "mine"]
+        (cfg,) = preset.configs(small, variant).values()
+        flags = [word for key in small.keys() - unused(cfg) for word in (f"--{key}", small[key])]
+        command = ["run", name, "--engine", "local", *flags, "--run-dir", "mine"]
         assert main([*command, *(["--variant", variant] if variant else [])]) == 0
         assert RunFolder(here / "mine" / variant).record()["state"] == "completed"
 

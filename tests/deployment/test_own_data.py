@@ -14,6 +14,7 @@ from fedrobust.engines import flower
 from fedrobust.errors import RunFailed, UserError
 from fedrobust.evaluation.measure import Measure
 from fedrobust.split import split_of
+from fedrobust.unused import unused
 from fedrobust.workbench import workbench
 
 
@@ -90,7 +91,8 @@ def test_a_federation_whose_clients_own_their_data_writes_no_partition(own, fede
 def pool(own, tmp_path, monkeypatch):
     """The pool of the run, as a file."""
     cfg, path = own.replace(pool__fraction=0.2), tmp_path / "pool.safetensors"
-    flags = [word for key, value in cfg.to_flat().items() for word in (f"--{key}", str(value)) if key != "resume"]
+    typed = cfg.to_flat().keys() - unused(cfg) - {"resume"}
+    flags = [word for key, value in cfg.to_flat().items() for word in (f"--{key}", str(value)) if key in typed]
     assert main(["pool", "--out", str(path), *flags]) == 0
     monkeypatch.setenv("FEDROBUST_POOL", str(path))
     return cfg, path
