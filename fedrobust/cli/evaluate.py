@@ -110,7 +110,6 @@ def _below(name: str, console: Console) -> Iterator[str]:
 def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:
     from fedrobust.evaluation import Threat
     from fedrobust.evaluation.assessment import assess
-    from fedrobust.evaluation.batching import fitting_batch_size
     from fedrobust.evaluation.campaign import Campaign, Request
     from fedrobust.evaluation.journal import Journal
     from fedrobust.evaluation.subjects import load_subject
@@ -132,7 +131,7 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
         threat=threat,
         num_images=arguments.num_images,
         seed=arguments.seed,
-        batch_size=arguments.batch_size or fitting_batch_size(subject.model, subject.dataset.image_shape, where),
+        batch_size=arguments.batch_size,
         step_size=arguments.step_size,
         checks=not arguments.no_checks,
     )
@@ -147,7 +146,7 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
             watch=bars.show,
         )
         findings = assess(campaign)
-    record = record_of(findings, subject, source, request, where)
+    record = record_of(findings, subject, source, campaign.request, where)
     write_evaluation(folder, record, findings, subject, threat)
     _print(console, record, folder)
 

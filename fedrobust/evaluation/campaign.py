@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedrobust.data import subset
 from fedrobust.data.device import on_device
-from fedrobust.evaluation.contract import check_model
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation.batching import fitting_batch_size
+from fedrobust.evaluation.contract import admitted
 from fedrobust.evaluation.journal import AttackState, Journal
 from fedrobust.evaluation.subjects import Subject
-from fedrobust.evaluation.suite import EvaluationAttack, Threat, make_chain
+from fedrobust.evaluation.suite import EvaluationAttack, Threat, make_chain, needs_gradients
 from fedrobust.evaluation.verdicts import STANDS, attack_steps, classify, first_verdicts
 from fedrobust.seeding import numpy_stream
 
@@ -35,7 +37,7 @@ class Request:
     Attributes:
         attacks: the suite, by name; the worst case is over these.
         num_images: class-balanced part of the test set; 0 takes all.
-        batch_size: images at once.
+        batch_size: images at once; 0 takes what fits the device.
         step_size: of PGD, BIM and MIM; None takes epsilon / 4.
         checks: whether to run what the flags need beside the suite.
     """
@@ -53,6 +55,7 @@ class Campaign:
     """Attacks on `subject`, each from where the journal left it.
 
     Attributes:
+        request: what was asked, with the batch size filled in.
         model, data, index: what is attacked; `index` [n] into the test images, on their device.
         labels: [n].
         natural: `classify` of these images.
@@ -70,7 +73,7 @@ class Campaign:
         watch: Watch = lambda name, share: None,
     ) -> None:
         """Raises ConfigError for a model that is not under the contract, or a folder with other settings."""
-        self.request, self.watch, self.transfers = request, watch, source is not None
+        self.watch, self.transfers = watch, source is not None
         self._subject = subject
         self.data = on_device(subject.dataset, "test", device)
         labels = subject.dataset.test.labels
@@ -78,10 +81,18 @@ class Campaign:
         if 0 < request.num_images < len(labels):
             positions = np.sort(subset(labels, request.num_images, numpy_stream(request.seed, "evaluated", "test")))
         self.labels, self.index = labels[positions], torch.from_numpy(positions).to(device)
-        self.model = _placed(subject, device)
-        self._source = _placed(source, device) if source else None
-        for model in filter(None, (self.model, self._source)):
-            check_model(model, subject.dataset, self.data, self.index, batch_size=request.batch_size)
+        attacked, dataset = any(map(needs_gradients, request.attacks)), subject.dataset
+        gradients = request.checks or (attacked and not source)
+        self.model = admitted(subject.model, dataset, self.data, self.index, gradients=gradients)
+        self._source = admitted(source.model, dataset, self.data, self.index, gradients=attacked) if source else None
+        if not request.batch_size:
+            fits = fitting_batch_size(self.model, dataset.image_shape, device, gradients=gradients)
+            request = replace(request, batch_size=fits)
+        self.request = request
+        try:
+            self.natural = classify(self.model, self.data, self.index, batch_size=request.batch_size)
+        except RunFailed as error:  # the model is the user's choice
+            raise ConfigError(str(error)) from error
         settings = {
             "model": subject.digest,
             "source": source.digest if source else "",
@@ -94,7 +105,6 @@ class Campaign:
             "step_size": None if request.step_size is None else float(request.step_size),
         }
         self._journal = open_journal(settings, len(positions), subject.dataset.image_shape)
-        self.natural = classify(self.model, self.data, self.index, batch_size=request.batch_size)
 
     @property
     def examples(self) -> np.ndarray:
@@ -167,7 +177,3 @@ class Campaign:
 def accuracy(state: AttackState) -> float:
     """Share of all images that are right without the attack and stand."""
     return float((state.verdicts == STANDS).mean())
-
-
-def _placed(subject: Subject, device: torch.device) -> nn.Module:
-    return subject.model.to(device).to(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fedrobust.evaluation.probes import Probes
+from fedrobust.evaluation.suite import NO_GRADIENT
 
 POINT = 0.01
 LEAST_GAIN = 0.2 * POINT  # by which an attack that ought to be weaker may be ahead
@@ -17,7 +18,6 @@ FEW_ZERO_GRADIENTS = 1 * POINT
 PLANTED_FOUND = 0.99
 
 ON_THE_MARGIN = ("cw", "apgd-t", "autoattack")
-NO_GRADIENT = ("square", "gaussian-noise", "uniform-noise")
 
 
 FLAGS: dict[str, str] = {

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fedrobust.checkpoint import Arrays, load_checkpoint, load_model
 from fedrobust.config import Model, RunConfig
@@ -150,4 +151,6 @@ def _import(name: str) -> nn.Module:
         sys.path.remove("")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name}: is a {type(model).__name__}, not a torch.nn.Module or a function that returns one")
+    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        raise ConfigError(f"{name}: has lazy layers without weights yet; show the model some images first")
     return model

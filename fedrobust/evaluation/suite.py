@@ -16,6 +16,7 @@ from fedrobust.models.polynomial import worst_images
 from fedrobust.naming import split_list, unknown
 
 CERTIFIED = "certified"
+NO_GRADIENT = ("square", "gaussian-noise", "uniform-noise")  # how names begin of attacks that see logits alone
 DLR_CLASSES = 4  # without which the targeted DLR loss is none
 NUM_TARGETS = 9  # classes a targeted attack of AutoAttack aims at, from the second most likely on
 
@@ -108,6 +109,11 @@ def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
     if match := re.fullmatch(r"square-([1-9]\d{0,5})", name):
         return [("square", {"queries": int(match[1])})]
     raise ConfigError(unknown("attack", name, SUITE))
+
+
+def needs_gradients(name: str) -> bool:
+    """Whether the attack of this name asks the model for input gradients."""
+    return not name.startswith((*NO_GRADIENT, CERTIFIED))
 
 
 def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float | None = None) -> EvaluationAttack:

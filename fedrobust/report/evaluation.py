@@ -36,14 +36,16 @@ def write_evaluation(
         if record["checks"].get("curve"):
             figures.draw_curve(record, threat.epsilon, threat.norm, folder / "curve.png")
         figures.draw_classes(record, folder / "classes.png")
-        images, examples, labels, predicted = _sheet(folder, findings, subject)
+        images, examples, labels, predicted = _sheet(folder, findings, subject, record["device"])
         figures.draw_examples(images, examples, labels, predicted, folder / "examples.png")
     except OSError as error:
         raise RunFailed(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
 @torch.no_grad()
-def _sheet(folder: Path, findings: Findings, subject: Subject) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+def _sheet(
+    folder: Path, findings: Findings, subject: Subject, device: str
+) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
     """Some images that the suite broke, of as many classes as possible, with what became of them."""
     broken = np.flatnonzero(findings.right & ~findings.worst())
     _, first = np.unique(findings.labels[broken], return_index=True)
@@ -54,6 +56,5 @@ def _sheet(folder: Path, findings: Findings, subject: Subject) -> tuple[np.ndarr
     names = subject.dataset.class_names
     predicted = []
     if len(chosen):
-        device = next(subject.model.parameters()).device
         predicted = subject.model(torch.from_numpy(examples).to(device)).argmax(1).tolist()
     return images, examples, [names[y] for y in findings.labels[chosen]], [names[y] for y in predicted]

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,42 @@ def test_a_corrupt_state_is_named(evaluated, tmp_path):
     (tmp_path / "attacks" / "fgsm.npz").write_bytes(b"PK\3\4 not whole")
     with pytest.raises(RunFailed, match=r"fgsm.npz: corrupt .*remove it"):
         evaluated(tmp_path)
+
+
+class Blind(nn.Module):
+    """Logits without a gradient, NaN for images as bright as `limit`."""
+
+    def __init__(self, model, limit=float("inf")):
+        super().__init__()
+        self.model, self.limit = model, limit
+
+    @torch.no_grad()
+    def forward(self, x):
+        bright = x.flatten(1).mean(1) >= self.limit
+        return self.model(x) + torch.where(bright, torch.nan, 0.0)[:, None]
+
+
+def test_attacks_with_gradients_are_refused_before_anything_is_written(model, digits, tmp_path):
+    def run(request):
+        subject = Subject("test", Blind(model).eval(), digits, "")
+        open_journal = lambda *opened: Journal(tmp_path / "out", *opened)  # noqa: E731
+        return assess(Campaign(subject, request, open_journal, device=torch.device("cpu")))
+
+    for refused in (replace(REQUEST, checks=True, attacks=("square-5",)), REQUEST):
+        with pytest.raises(ConfigError, match="no gradient of its input"):
+            run(refused)
+    assert not (tmp_path / "out").exists()
+    assert run(replace(REQUEST, attacks=("square-5", "gaussian-noise"))).worst().any()
+
+
+def test_nan_on_the_last_image_alone_is_refused_before_anything_is_written(model, digits, tmp_path):
+    brightness = np.sort(digits.test.images.mean((1, 2, 3)) / 255)
+    limit = float(brightness[-2:].mean())
+    subject = Subject("test", Blind(model, limit).eval(), digits, "")
+    request = replace(REQUEST, attacks=("square-5",), num_images=0)
+    with pytest.raises(ConfigError, match="not finite on natural images"):
+        Campaign(subject, request, lambda *opened: Journal(tmp_path / "out", *opened), device=torch.device("cpu"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_summary_adds_up(evaluated, tmp_path, model, digits):
