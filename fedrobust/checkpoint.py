@@ -11,6 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from fedrobust.errors import RunFailed
 from fedrobust.files import write_atomically
 
 Arrays = dict[str, np.ndarray]
+Fact = str | int | float | list[float]
 FORMAT = 1
 
 
@@ -76,12 +78,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(progress, groups["last"], groups["best"] or groups["last"], groups["strategy"], clients)
 
 
-def save_model(path: Path, arrays: Arrays, **facts: str | int | float) -> None:
-    """A model's weights with a few facts about it (round, model name), written atomically."""
+def save_model(path: Path, arrays: Arrays, **facts: Fact) -> None:
+    """A model's weights with a few facts about it (round, model name, mean and std), written atomically.
+
+    Equal weights and facts give equal bytes.
+    """
     _write(path, arrays, json.dumps(facts))
 
 
-def load_model(path: Path, *, foreign: bool = False) -> tuple[Arrays, dict[str, str | int | float]]:
+def load_model(path: Path, *, foreign: bool = False) -> tuple[Arrays, dict[str, Fact]]:
     """Weights and facts of `save_model`; with `foreign` also a safetensors file that others wrote, without facts.
 
     Raises:
@@ -94,16 +99,35 @@ def load_model(path: Path, *, foreign: bool = False) -> tuple[Arrays, dict[str, 
 def _write(path: Path, tensors: Arrays, text: str) -> None:
     # not ascontiguousarray: it gives an array without axes, such as batch norm's counter, one
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_atomically(path, save(tensors, {"fedrobust": text, "digest": _digest(tensors, text)}))
+    write_atomically(path, _with_metadata(save(tensors), {"digest": _digest(tensors, text), "fedrobust": text}))
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with this metadata, in this order: the library's own writes it in a new order each time."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(data[8:begin])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # as the format wants it: tensors begin at a multiple of 8
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[begin:]))
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """A PyTorch tensor as an array, in float32 if NumPy does not know its type, such as bfloat16; an array as it is."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    tensor = tensor.detach().cpu()
+    try:
+        return tensor.numpy()
+    except TypeError:
+        return tensor.float().numpy()
 
 
 def _read(path: Path, *, foreign: bool = False) -> tuple[Arrays, str]:
     if not path.exists():
         raise RunFailed(f"{path}: no such file")
     try:
-        with safe_open(path, "np") as file:
+        with safe_open(path, "pt" if foreign else "np") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            tensors = {name: as_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no iterator)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunFailed(f"{path}: corrupt or not a safetensors file ({error}); not loaded") from error
     text = metadata.get("fedrobust")

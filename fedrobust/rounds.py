@@ -12,6 +12,7 @@ from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Evaluation
 from fedrobust.evaluation.measure import Measure
+from fedrobust.models.normalisation import constants_of
 from fedrobust.provenance import now, provenance
 from fedrobust.records import CLIENTS, ROUNDS, RunFolder, model_facts
 from fedrobust.warm_start import initial_weights
@@ -156,12 +157,12 @@ class Rounds(ABC):
         """Both models on the test set, as safetensors, and the record's results."""
         last = self.measure.test(state.last)
         best = last if state.best is state.last else self.measure.test(state.best)
-        progress = state.progress
+        progress, constants = state.progress, constants_of(self.measure.bench.model)
         for path, arrays, which in (
             (self.folder.best, state.best, progress.best_round),
             (self.folder.last, state.last, progress.server_round),
         ):
-            save_model(path, arrays, **model_facts(self.cfg), round=which)
+            save_model(path, arrays, **model_facts(self.cfg), **constants, round=which)
         self.folder.update_record(
             state="completed",
             stopped=why,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedrobust.checkpoint import Arrays
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.foreign import fitted
 from fedrobust.evaluation.subjects import load_weights
 
 SAME = ("model", "activation")
@@ -19,7 +18,7 @@ def initial_weights(cfg: RunConfig, untrained: Arrays) -> tuple[Arrays, dict[str
     """The weights at `cfg.init`, and what their file says of itself.
 
     Args:
-        untrained: the model's own arrays, whose names, shapes and types they must have.
+        untrained: the model's own arrays, whose shapes they must have; names and types are made alike.
 
     Raises:
         ConfigError: they are another model's.
@@ -30,10 +29,9 @@ def initial_weights(cfg: RunConfig, untrained: Arrays) -> tuple[Arrays, dict[str
     for key in SAME:
         if key in found and found[key] != wanted[key]:
             raise ConfigError(f"init = {cfg.init!r}: has {key} {found[key]!r}, the run {wanted[key]!r}")
-    if _shapes(arrays) != _shapes(untrained):
-        raise ConfigError(f"init = {cfg.init!r}: not the weights of a {cfg.model.name} for {cfg.data.name}")
-    return arrays, found
-
-
-def _shapes(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    return {key: (array.shape, array.dtype) for key, array in arrays.items()}
+    try:
+        arrays = fitted(arrays, untrained)
+    except ConfigError as error:
+        line = f"init = {cfg.init!r}: not the weights of a {cfg.model.name} for {cfg.data.name}: {error}"
+        raise ConfigError(line) from error
+    return {key: value.astype(untrained[key].dtype, copy=False) for key, value in arrays.items()}, found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from fedrobust.checkpoint import (
     Checkpoint,
@@ -64,6 +65,19 @@ def test_everything_comes_back(path):
     assert loaded.clients == saved.clients
     for name in ("last", "best", "strategy"):
         assert equal(getattr(loaded, name), getattr(saved, name))
+
+
+def test_equal_models_have_equal_bytes(tmp_path):
+    """safetensors orders its metadata anew each time: of ten files no two would be sure to be alike."""
+    files = [tmp_path / f"{number}.safetensors" for number in range(10)]
+    for file in files:
+        save_model(file, weights(1), model="small-cnn", mean=[0.5])
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], "np") as opened:
+        assert set(opened.metadata()) == {"fedrobust", "digest"}
+        assert equal({name: opened.get_tensor(name) for name in opened.keys()}, weights(1))  # noqa: SIM118
+    begin = 8 + int.from_bytes(files[0].read_bytes()[:8], "little")
+    assert begin % 8 == 0
 
 
 def test_a_best_model_that_is_the_last_is_stored_once(path):

@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "subjects",
         metavar="RUN_OR_CHECKPOINT",
         nargs="+",
-        help="a run's folder, one with completed runs below it, a .safetensors file, or package.module:object",
+        help="a run's folder, one with completed runs below it, a .safetensors, .pt or .pth file, or "
+        "package.module:object",
     )
     add("--attacks", default=ATTACKS, help=f"the suite, comma-separated: see `fedrobust list suite` [{ATTACKS}]")
     add("--epsilon", type=ratio, help="radius, such as 8/255 [the run's; 8/255 without a run]")
@@ -125,6 +126,8 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
     }
     subject = load_subject(name, **settings)
     source = load_subject(arguments.source, **settings) if arguments.source else None
+    for note in [*subject.notes, *(source.notes if source else ())]:
+        console.print(note, highlight=False, markup=False)
     threat = _threat(arguments, subject.cfg, Threat)
     request = Request(
         attacks=attacks,

@@ -58,14 +58,16 @@ class Readout(nn.Module):
 
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
-    """What the last linear layer gets, [B, D]."""
-    layer, seen = _last_linear(model), []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    """What the linear layer gets that is called last, [B, D]."""
+    seen: list[Tensor] = []
+    layers = _linear_layers(model)
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers]
     try:
         model(x)
     finally:
-        hook.remove()
-    return seen[-1].float()
+        for hook in hooks:
+            hook.remove()
+    return seen[-1].float().flatten(1)
 
 
 def planted_test(
@@ -152,7 +154,7 @@ def has_readout(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Linear) for module in model.modules())
 
 
-def _last_linear(model: nn.Module) -> nn.Linear:
+def _linear_layers(model: nn.Module) -> list[nn.Linear]:
     if not has_readout(model):
         raise ConfigError("planted examples need a linear layer at the end of the model; leave that check out")
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -1,4 +1,4 @@
-"""What is evaluated: a run's folder, a safetensors file, or any PyTorch module by its import path."""
+"""What is evaluated: a run's folder, a file of weights, or any PyTorch module by its import path."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fedrobust.checkpoint import Arrays, load_checkpoint, load_model
 from fedrobust.config import Model, RunConfig
 from fedrobust.data import Dataset, load
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation import foreign
 from fedrobust.models import build_model
 from fedrobust.records import RunFolder, model_facts
 from fedrobust.registry import load_path
@@ -39,6 +40,8 @@ class Subject:
     """Model name, data, round ... as far as they are known."""
     cfg: RunConfig | None = None
     """Of the run it comes from."""
+    notes: tuple[str, ...] = ()
+    """What was taken for granted."""
 
 
 def load_subject(
@@ -53,8 +56,9 @@ def load_subject(
     """The model at `name`.
 
     Args:
-        name: a run's folder (also of an unfinished run: its checkpoint is read); a safetensors file; or
-            "package.module:object", a `torch.nn.Module` or a function without arguments that returns one.
+        name: a run's folder (also of an unfinished run: its checkpoint is read); a safetensors file, or one of
+            `torch.save`; or "package.module:object", a `torch.nn.Module` or a function without arguments that returns
+            one.
         which: the run's best or last model.
         model_name, data_name, classes: for a file that does not say, and in place of what it says.
         data_dir: as the setting data.dir.
@@ -63,16 +67,18 @@ def load_subject(
         ConfigError: nothing such is there, or the weights are not of that model.
         RunFailed: a corrupt file.
     """
-    path = Path(name)
+    path, notes = Path(name), tuple[str, ...]()
     cfg, model, facts = None, None, {"which": which} if path.is_dir() else {}
-    if path.is_dir() or path.suffix == ".safetensors":
+    if path.is_dir() or path.suffix in (".safetensors", *foreign.SUFFIXES):
         cfg = RunFolder(path).read_config() if path.is_dir() else None
         arrays, found = load_weights(path, which)
         facts |= found
     elif re.fullmatch(r"[\w.]+:\w+", name):
         arrays, model = {}, _import(name)
     else:
-        raise ConfigError(f"{name}: neither a run's folder, nor a .safetensors file, nor package.module:object")
+        raise ConfigError(
+            f"{name}: neither a run's folder, nor a .safetensors, .pt or .pth file, nor package.module:object"
+        )
     told = {"model": model_name, "data": data_name, "classes": classes}
     facts |= {key: value for key, value in told.items() if value}
     if not facts.get("data") or (model is None and not facts.get("model")):
@@ -81,16 +87,20 @@ def load_subject(
     dataset = load(str(facts["data"]), data_dir=folder or None, classes=str(facts.get("classes", "")))
     if model is None:
         model = _build(name, facts, dataset, arrays)
-    return Subject(name, model, dataset, weights_digest(model), facts, cfg)
+        if "mean" not in facts and not cfg:
+            notes = (f"{name}: says no mean and std; its images are normalised by those of {dataset.name}",)
+    return Subject(name, model, dataset, weights_digest(model), facts, cfg, notes)
 
 
 def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
-    """The weights of a run's best or last model, or of a safetensors file, and what is known of them.
+    """The weights of a run's best or last model, or of a file, and what is known of them.
 
     Raises:
-        ConfigError: a folder without a run.
+        ConfigError: a folder without a run, or a file that `load_pickled` refuses.
         RunFailed: no such file, or a corrupt one.
     """
+    if path.suffix in foreign.SUFFIXES and not path.is_dir():
+        return foreign.load_pickled(path), {}
     if not path.is_dir():
         return load_model(path, foreign=True)
     arrays, found = _of_run(RunFolder(path), which)
@@ -123,20 +133,20 @@ def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
 def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays) -> nn.Module:
     told = {key: facts[key] for key in Model.model_fields if key in facts}  # what others wrote says less
     settings = Model.model_validate({"name": facts["model"], **told})
-    model = build_model(
-        settings.name,
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-        mean=dataset.mean,
-        std=dataset.std,
-        generator_seed=0,
-        **settings.shape(),
-    )
     try:
-        model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in arrays.items()})
-    except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()
-        raise ConfigError(f"{name}: not the weights of a {facts['model']} for {dataset.name} ({problem})") from error
+        model = build_model(
+            settings.name,
+            num_classes=dataset.num_classes,
+            image_shape=dataset.image_shape,
+            mean=facts.get("mean", dataset.mean),
+            std=facts.get("std", dataset.std),
+            generator_seed=0,
+            **settings.shape(),
+        )
+        weights = foreign.fitted(arrays, model.state_dict())
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{name}: not the weights of a {facts['model']} for {dataset.name}: {error}") from error
+    model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in weights.items()})
     return model.eval()
 
 

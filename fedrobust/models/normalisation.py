@@ -34,3 +34,9 @@ class Normalisation(nn.Module):
 def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """`network` behind a `Normalisation`; its weights are called network.*"""
     return nn.Sequential(OrderedDict(normalisation=Normalisation(mean, std), network=network))
+
+
+def constants_of(model: nn.Module) -> dict[str, list[float]]:
+    """Mean and std of the `Normalisation` inside `model`, which no state dict holds."""
+    layer = next(module for module in model.modules() if isinstance(module, Normalisation))
+    return {"mean": layer.mean.flatten().tolist(), "std": layer.std.flatten().tolist()}
