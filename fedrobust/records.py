@@ -37,7 +37,12 @@ def new_run_dir(name: str) -> Path:
 
 def absolute(path: str) -> str:
     """The path wherever a process stands; "" stays."""
-    return path and str(Path(path).absolute())
+    return path and str(Path(path).expanduser().absolute())
+
+
+def with_absolute_paths(cfg: RunConfig) -> RunConfig:
+    """The config with all its paths absolute, as it is kept: whoever goes on with the run may stand elsewhere."""
+    return cfg.replace(run_dir=absolute(cfg.run_dir), init=absolute(cfg.init), data__dir=absolute(cfg.data.dir))
 
 
 def model_facts(cfg: RunConfig) -> dict[str, Any]:

@@ -84,6 +84,9 @@ class Rounds(ABC):
         try:
             self.measure = Measure(self.cfg)
             bench = self.measure.bench
+            begun_with = self.folder.record().get("data_digest", bench.dataset.digest)
+            if self.cfg.resume and begun_with != bench.dataset.digest:
+                raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: other data than those that the run began with")
             self.folder.update_record(
                 device=str(bench.device),
                 precision=str(bench.precision).removeprefix("torch."),

@@ -19,10 +19,10 @@ from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, UserError
 from fedrobust.naming import short_metric
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RunFolder, absolute, new_run_dir
+from fedrobust.records import RunFolder, new_run_dir, with_absolute_paths
 from fedrobust.unused import refuse_unused
 
-RESUMABLE = ("num-rounds", "workers.", "device", "strategy.timeout", "evaluation.test-images")
+RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
 
 
 def chosen_runs(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
@@ -47,7 +47,7 @@ def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str,
             print(f"{label}: {preset.name} sets what this run does not use: {', '.join(keys)}")
     parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
     runs = {
-        variant or preset.name: cfg.replace(run_dir=absolute(str(parent / variant)), init=absolute(cfg.init))
+        variant or preset.name: with_absolute_paths(cfg.replace(run_dir=str(parent / variant)))
         for variant, cfg in configs.items()
     }
     for cfg in runs.values():
@@ -66,13 +66,13 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     runs = {}
     for path in folders:
         started = RunFolder(path).read_config()
-        flat = started.to_flat() | settings | {"run-dir": str(path.absolute()), "resume": True}
+        flat = started.to_flat() | settings | {"run-dir": str(path), "resume": True}
         if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
             raise ConfigError(
                 f"num-rounds: cannot change in a resumed run whose rate follows it (central.schedule = "
                 f"{started.central.schedule!r})"
             )
-        runs[path.name] = RunConfig.from_flat(flat)
+        runs[path.name] = with_absolute_paths(RunConfig.from_flat(flat))
     return runs
 
 

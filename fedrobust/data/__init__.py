@@ -102,7 +102,7 @@ def load_data(settings: Data) -> Dataset:
     return load(settings.name, data_dir=settings.dir or None, classes=settings.classes)
 
 
-def load(name: str, *, data_dir: str | Path | None = None, classes: str = "") -> Dataset:
+def load(name: str, *, data_dir: str | Path | None = None, classes: str = "", test_only: bool = False) -> Dataset:
     """The data set `name`, decoded once per machine and opened as memory maps from then on.
 
     With `classes`, those alone (`data.classes.restricted`), copied into memory.
@@ -114,6 +114,8 @@ def load(name: str, *, data_dir: str | Path | None = None, classes: str = "") ->
     3. The environment's `FEDROBUST_DATA`, when `<FEDROBUST_DATA>/<name>/` exists: the same parquet files.
     4. torchvision's download, into the cache folder.
 
+    With `test_only`, without the training images: the training split is empty, and its files need not be there.
+
     The cache folder is `FEDROBUST_CACHE`, else `$XDG_CACHE_HOME/fedrobust`, else `~/.cache/fedrobust`.
 
     Raises:
@@ -124,4 +126,5 @@ def load(name: str, *, data_dir: str | Path | None = None, classes: str = "") ->
         close = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(DATASETS)}")
-    return restricted(assemble(name, DATASETS[name], None if data_dir is None else Path(data_dir)), classes)
+    whole = assemble(name, DATASETS[name], None if data_dir is None else Path(data_dir), test_only=test_only)
+    return restricted(whole, classes)

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fedrobust.checkpoint import Arrays, load_checkpoint, load_model
 from fedrobust.config import Model, RunConfig
-from fedrobust.data import Dataset, load
+from fedrobust.data import DataError, Dataset, load
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import foreign
 from fedrobust.models import build_model
 from fedrobust.records import RunFolder, model_facts
 from fedrobust.registry import load_path
+from fedrobust.split import make_split
 
 Which = Literal["best", "last"]
 
@@ -40,8 +42,10 @@ class Subject:
     """Model name, data, round ... as far as they are known."""
     cfg: RunConfig | None = None
     """Of the run it comes from."""
+    clients: np.ndarray | None = None
+    """Training images of that run's clients by class, [clients, K]; None if it has none, or they are not known."""
     notes: tuple[str, ...] = ()
-    """What was taken for granted."""
+    """What was taken for granted, and what is not known."""
 
 
 def load_subject(
@@ -67,7 +71,7 @@ def load_subject(
         ConfigError: nothing such is there, or the weights are not of that model.
         RunFailed: a corrupt file.
     """
-    path, notes = Path(name), tuple[str, ...]()
+    path, notes, clients = Path(name), list[str](), None
     cfg, model, facts = None, None, {"which": which} if path.is_dir() else {}
     if path.is_dir() or path.suffix in (".safetensors", *foreign.SUFFIXES):
         cfg = RunFolder(path).read_config() if path.is_dir() else None
@@ -84,12 +88,39 @@ def load_subject(
     if not facts.get("data") or (model is None and not facts.get("model")):
         raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
     folder = data_dir or (cfg.data.dir if cfg else "")
-    dataset = load(str(facts["data"]), data_dir=folder or None, classes=str(facts.get("classes", "")))
+    dataset = _dataset(str(facts["data"]), folder or None, str(facts.get("classes", "")))
     if model is None:
         model = _build(name, facts, dataset, arrays)
         if "mean" not in facts and not cfg:
-            notes = (f"{name}: says no mean and std; its images are normalised by those of {dataset.name}",)
-    return Subject(name, model, dataset, weights_digest(model), facts, cfg, notes)
+            notes.append(f"{name}: says no mean and std; its images are normalised by those of {dataset.name}")
+    if cfg and cfg.kind == "federated":
+        try:
+            clients = _clients(RunFolder(path), cfg, dataset)
+        except ConfigError as error:
+            notes.append(f"{name}: no accuracy per client, {error}")
+    return Subject(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
+
+
+def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
+    """The data set, without its training images if they alone are not there."""
+    try:
+        return load(name, data_dir=folder, classes=classes)
+    except DataError as error:
+        try:
+            return load(name, data_dir=folder, classes=classes, test_only=True)
+        except DataError:
+            raise error from None
+
+
+def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
+    """As `Subject.clients`, from the run's partition. Raises ConfigError where that cannot be had again."""
+    labels = dataset.train.labels
+    if not len(labels):
+        raise ConfigError("since the training images are not there")
+    if folder.record().get("data_digest", dataset.digest) != dataset.digest:
+        raise ConfigError("since these are not the data that the run was trained on")
+    owned = [labels[client.own] for client in make_split(cfg, labels).clients]
+    return np.array([np.bincount(own, minlength=dataset.num_classes) for own in owned])
 
 
 def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:

@@ -13,7 +13,6 @@ from fedrobust.evaluation.campaign import Request
 from fedrobust.evaluation.interval import wilson_interval
 from fedrobust.evaluation.subjects import Subject
 from fedrobust.provenance import provenance
-from fedrobust.split import split_of
 
 NATURAL, WORST = "natural", "worst case"
 
@@ -46,6 +45,7 @@ def record_of(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "precision": "float32",
+        "notes": [*subject.notes, *(source.notes if source else ())],
         **summarise(findings, subject),
     }
 
@@ -90,23 +90,20 @@ def per_class(labels: np.ndarray, verdicts: Mapping[str, np.ndarray], class_name
 
 
 def per_client(classes: list[Row], names: list[str], subject: Subject) -> list[Row]:
-    """One row per client of the run the subject comes from; none where it comes from none, or from a central run.
+    """One row per client of the run the subject comes from; none if `subject.clients` is.
 
     A client's accuracy is that of the classes, weighted by its share of each: Σ_c p_i(c) · accuracy(c), with p_i from
     the run's partition. That is its accuracy on test images with its own label distribution; label skew is all that
     tells clients apart here. In a real federation only the clients know their labels: there they evaluate
     themselves, each round that `evaluation.clients-every` says.
     """
-    if subject.cfg is None or subject.cfg.kind == "central":
-        return []
-    rows, labels = [], subject.dataset.train.labels
-    for number, client in enumerate(split_of(subject.cfg).clients):
-        counts = np.bincount(labels[client.own], minlength=subject.dataset.num_classes)
+    rows = []
+    for number, counts in enumerate(() if subject.clients is None else subject.clients):
         weights = np.array([counts[row["label"]] for row in classes], dtype=float)
         if weights.sum():  # else none of its classes is among the evaluated images
             weights /= weights.sum()
             means = {name: float(weights @ [row[name] for row in classes]) for name in names}
-            rows.append({"client": number, "images": len(client.own), **means})
+            rows.append({"client": number, "images": int(counts.sum()), **means})
     return rows
 
 

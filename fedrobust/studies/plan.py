@@ -17,7 +17,7 @@ from fedrobust.data import DATASETS, class_numbers, load_data
 from fedrobust.errors import ConfigError
 from fedrobust.models import build_model
 from fedrobust.naming import split_list, unknown
-from fedrobust.records import RunFolder, absolute
+from fedrobust.records import RunFolder, with_absolute_paths
 from fedrobust.split import make_split
 from fedrobust.studies import Point, Study
 
@@ -56,8 +56,7 @@ def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list
     seen: dict[RunConfig, str] = {}
     for point, settings in study.cells():
         label = label_of(point)
-        cfg = RunConfig.from_flat({**settings, **overrides, "run-dir": absolute(str(folder / label))})
-        cfg = cfg.replace(init=absolute(cfg.init))
+        cfg = with_absolute_paths(RunConfig.from_flat({**settings, **overrides, "run-dir": str(folder / label)}))
         same = cfg.replace(run_dir="")
         if same in seen:
             raise ConfigError(f"{study.name}: {label} and {seen[same]} are the same run: skip one in the study")

@@ -184,11 +184,14 @@ def test_clients_are_weighted_by_their_labels(digits, model, quick):
     natural[:10] = True  # every image of the classes 0 to 4, none of the others
     classes = per_class(labels, {"natural": natural}, digits.class_names)
     assert [row["natural"] for row in classes] == [1.0] * 5 + [0.0] * 5
-    rows = per_client(classes, ["natural"], Subject("test", model, digits, "", cfg=cfg))
+    labels = digits.train.labels
+    owned = [labels[client.own] for client in split_of(cfg).clients]
+    counts = np.array([np.bincount(own, minlength=10) for own in owned])
+    rows = per_client(classes, ["natural"], Subject("test", model, digits, "", clients=counts))
     assert len(rows) == 5
-    for row, client in zip(rows, split_of(cfg).clients, strict=True):
-        own = digits.train.labels[client.own]
+    for row, own in zip(rows, owned, strict=True):
         assert row["natural"] == pytest.approx((own < 5).mean())
+        assert row["images"] == len(own)
     assert per_client(classes, ["natural"], Subject("test", model, digits, "")) == []
 
 
