@@ -54,7 +54,7 @@ def assess(campaign: Campaign) -> Findings:
     raised += flags.rescoring_flags(rescored.changed, rescored.num_images)
     if "autoattack" in states:
         by_square = states["autoattack"].verdicts == len(chains["autoattack"].stages)  # its last stage
-        raised += flags.square_flags(float(by_square.mean()))
+        raised += flags.square_flags(int(by_square.sum()), len(by_square))
     return Findings(
         index=campaign.index.cpu().numpy(),
         labels=campaign.labels,

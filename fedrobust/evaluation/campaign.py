@@ -19,7 +19,7 @@ from fedrobust.evaluation.contract import admitted
 from fedrobust.evaluation.journal import AttackState, Journal
 from fedrobust.evaluation.subjects import Subject
 from fedrobust.evaluation.suite import EvaluationAttack, Threat, make_chain, needs_gradients
-from fedrobust.evaluation.verdicts import STANDS, attack_steps, classify, first_verdicts
+from fedrobust.evaluation.verdicts import attack_steps, classify, first_verdicts
 from fedrobust.seeding import numpy_stream
 
 SAVE_EVERY = 10.0  # seconds
@@ -172,8 +172,3 @@ class Campaign:
         where = positions.cpu().numpy()
         new = ~broken_before[where]
         self._journal.examples[where[new]] = examples.cpu().numpy()[new]
-
-
-def accuracy(state: AttackState) -> float:
-    """Share of all images that are right without the attack and stand."""
-    return float((state.verdicts == STANDS).mean())

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from fedrobust.evaluation import flags
-from fedrobust.evaluation.campaign import Campaign, accuracy
+from fedrobust.evaluation.campaign import Campaign
 from fedrobust.evaluation.flags import Flag
 from fedrobust.evaluation.journal import AttackState
 from fedrobust.evaluation.planted import Planted, has_readout, planted_test
@@ -34,15 +36,15 @@ def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[di
         campaign.natural.right[few],
         batch_size=request.batch_size,
     )
-    strength = {name: accuracy(state) for name, state in suite.items()}
-    white_box: dict[str, float] = {}
+    strength = {name: state.stands for name, state in suite.items()}
+    white_box: dict[str, np.ndarray] = {}
     if campaign.transfers:
         for name in (name for name in STRENGTH if name in suite):
             state = campaign.attack(campaign.chain(name), key=f"white-box-{name}", white_box=True)
-            white_box[name] = accuracy(state)
+            white_box[name] = state.stands
         order: Iterator[Flag] = flags.transfer_flags(strength, white_box)
     else:
-        strength |= {n: accuracy(campaign.attack(campaign.chain(n))) for n in STRENGTH if n not in suite}
+        strength |= {n: campaign.attack(campaign.chain(n)).stands for n in STRENGTH if n not in suite}
         order = flags.strength_flags(strength)
     curve = list(_curve(campaign))
     campaign.watch("planted examples", 0.0)
@@ -58,9 +60,9 @@ def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[di
         )
     measured = {
         "probes": vars(probes),
-        "strength": strength,
-        "white_box": white_box,
-        "curve": curve,
+        "strength": {name: float(stands.mean()) for name, stands in strength.items()},
+        "white_box": {name: float(stands.mean()) for name, stands in white_box.items()},
+        "curve": [(epsilon, float(stands.mean())) for epsilon, stands in curve],
         "planted": vars(planted),
     }
     raised = chain(
@@ -72,11 +74,11 @@ def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[di
     return measured, list(raised)
 
 
-def _curve(campaign: Campaign) -> Iterator[tuple[float, float]]:
-    """(epsilon, robust accuracy under PGD-20), from 0 on; always white-box."""
+def _curve(campaign: Campaign) -> Iterator[tuple[float, np.ndarray]]:
+    """(epsilon, which images stand under PGD-20), from 0 on; always white-box."""
     threat = campaign.request.threat
-    yield 0.0, campaign.natural.right.sum().item() / len(campaign.labels)
+    yield 0.0, campaign.natural.right.cpu().numpy()
     for multiple in CURVE:
         wider = Threat(threat.epsilon * multiple, threat.norm)
         attack = campaign.chain(CURVE_ATTACK, wider)
-        yield wider.epsilon, accuracy(campaign.attack(attack, key=f"curve-{multiple:g}-epsilon", white_box=True))
+        yield wider.epsilon, campaign.attack(attack, key=f"curve-{multiple:g}-epsilon", white_box=True).stands

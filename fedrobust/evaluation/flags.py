@@ -6,16 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
+from fedrobust.evaluation.interval import sign_test
 from fedrobust.evaluation.probes import Probes
 from fedrobust.evaluation.suite import NO_GRADIENT
 
+LEAST_IMAGES = 3  # that any flag about images is raised for: one of 60 is 1.7 points, and chance
+LEVEL = 0.05  # of the sign test between two attacks on the same images
 POINT = 0.01
 LEAST_GAIN = 0.2 * POINT  # by which an attack that ought to be weaker may be ahead
 CONVERGED = 0.5 * POINT  # that twice the steps, or five times the starts, may still change
 OVERSTATED = 0.25  # share of what stands under PGD that attacks on the margin may break
 ALL_BROKEN = 1 * POINT  # accuracy at eight times epsilon
 FEW_ZERO_GRADIENTS = 1 * POINT
-PLANTED_FOUND = 0.99
+PLANTED_MISSED = 1 * POINT
 
 ON_THE_MARGIN = ("cw", "apgd-t", "autoattack")
 
@@ -62,65 +67,70 @@ def model_flags(probes: Probes) -> Iterator[Flag]:
         yield Flag("probabilities", "the outputs are probabilities, not logits")
     if probes.optimises:
         yield Flag("optimises-in-forward", "the forward pass calls autograd")
-    if probes.zero_gradients > FEW_ZERO_GRADIENTS:
-        yield Flag("zero-gradients", f"no gradient at all at {probes.zero_gradients:.1%} of the images")
+    if _many(count := round(probes.zero_gradients * probes.num_images), probes.num_images, FEW_ZERO_GRADIENTS):
+        yield Flag("zero-gradients", f"no gradient at all at {count} of {probes.num_images} images")
 
 
-def strength_flags(accuracy: Mapping[str, float]) -> Iterator[Flag]:
-    """Robust accuracy by attack, all on the same images: a stronger attack never gains (E4), none without gradients
-    is ahead of those with (E5)."""
-
-    def shown(*names: str) -> str:
-        return ", ".join(f"{name} {accuracy[name]:.1%}" for name in names)
-
+def strength_flags(stands: Mapping[str, np.ndarray]) -> Iterator[Flag]:
+    """Which images stand, [n] of bool by attack, all of the same images: a stronger attack never gains (E4), none
+    without gradients is ahead of those with (E5)."""
     for weak, strong in (("fgsm", "pgd-10"), ("pgd-10", "pgd-40")):
-        if {weak, strong} <= accuracy.keys() and accuracy[weak] < accuracy[strong] - LEAST_GAIN:
-            yield Flag("weaker-attack-wins", shown(weak, strong), strong.split("-")[0])
+        if {weak, strong} <= stands.keys():
+            pair = Pair(weak, stands[weak], strong, stands[strong])
+            if pair.first_wins and pair.gain > LEAST_GAIN:
+                yield Flag("weaker-attack-wins", str(pair), strong.split("-")[0])
     for less, more, name in (
         ("pgd-20", "pgd-40", "steps-not-converged"),
         ("pgd-20", "pgd-20x5", "restarts-not-converged"),
     ):
-        if {less, more} <= accuracy.keys() and abs(accuracy[less] - accuracy[more]) >= CONVERGED:
-            yield Flag(name, shown(less, more), "pgd")
-    on_the_margin = [name for name in ON_THE_MARGIN if name in accuracy]
-    if on_the_margin and "pgd-40" in accuracy:
-        strongest = min(on_the_margin, key=accuracy.__getitem__)
-        if accuracy[strongest] < min((1 - OVERSTATED) * accuracy["pgd-40"], accuracy["pgd-40"] - POINT):
-            yield Flag("cross-entropy-overstates", shown("pgd-40", strongest), "pgd")
-    blind = {name: value for name, value in accuracy.items() if name.startswith(NO_GRADIENT)}
-    sighted = {name: value for name, value in accuracy.items() if name not in blind and name != "autoattack"}
+        if {less, more} <= stands.keys():
+            pair = Pair(less, stands[less], more, stands[more])
+            if (pair.first_wins or pair.second_wins) and abs(pair.gain) >= CONVERGED:
+                yield Flag(name, str(pair), "pgd")
+    standing = {name: int(images.sum()) for name, images in stands.items()}
+    on_the_margin = [name for name in ON_THE_MARGIN if name in stands]
+    if on_the_margin and "pgd-40" in stands:
+        strongest = min(on_the_margin, key=standing.__getitem__)
+        pair = Pair(strongest, stands[strongest], "pgd-40", stands["pgd-40"])
+        overstated = standing[strongest] < (1 - OVERSTATED) * standing["pgd-40"]
+        if pair.first_wins and pair.gain > POINT and overstated:
+            yield Flag("cross-entropy-overstates", str(pair), "pgd")
+    blind = [name for name in stands if name.startswith(NO_GRADIENT)]
+    sighted = [name for name in stands if name not in blind and name != "autoattack"]
     if not sighted:
         return
-    best = min(sighted, key=sighted.__getitem__)
-    for name, value in blind.items():
-        if value < sighted[best] - LEAST_GAIN:
-            yield Flag("gradient-free-wins", shown(name, best))
+    best = min(sighted, key=standing.__getitem__)
+    for name in blind:
+        pair = Pair(name, stands[name], best, stands[best])
+        if pair.first_wins and pair.gain > LEAST_GAIN:
+            yield Flag("gradient-free-wins", str(pair))
 
 
-def square_flags(newly_broken: float) -> Iterator[Flag]:
-    """Share of the images that, inside AutoAttack, only Square broke (AutoAttack's own check)."""
-    if newly_broken > LEAST_GAIN:
-        yield Flag(
-            "gradient-free-wins", f"Square broke {newly_broken:.1%} that withstood AutoAttack's gradient attacks"
-        )
+def square_flags(newly_broken: int, images: int) -> Iterator[Flag]:
+    """Images that, inside AutoAttack, only Square broke (AutoAttack's own check)."""
+    if _many(newly_broken, images, LEAST_GAIN):
+        seen = f"Square broke {newly_broken} of {images} images that withstood AutoAttack's gradient attacks"
+        yield Flag("gradient-free-wins", seen)
 
 
-def transfer_flags(transferred: Mapping[str, float], white_box: Mapping[str, float]) -> Iterator[Flag]:
-    """The same attacks made on another model and on this one (E5)."""
+def transfer_flags(transferred: Mapping[str, np.ndarray], white_box: Mapping[str, np.ndarray]) -> Iterator[Flag]:
+    """Which images stand under the same attacks made on another model and on this one (E5)."""
     for name in transferred.keys() & white_box.keys():
-        if transferred[name] < white_box[name] - LEAST_GAIN:
-            seen = f"{name} transferred {transferred[name]:.1%}, white-box {white_box[name]:.1%}"
-            yield Flag("transfer-wins", seen)
+        pair = Pair(f"{name} transferred", transferred[name], f"{name} white-box", white_box[name])
+        if pair.first_wins and pair.gain > LEAST_GAIN:
+            yield Flag("transfer-wins", str(pair))
 
 
-def curve_flags(curve: Sequence[tuple[float, float]]) -> Iterator[Flag]:
-    """Robust accuracy against epsilon, ascending: it never rises, and at the end nothing stands (E3)."""
+def curve_flags(curve: Sequence[tuple[float, np.ndarray]]) -> Iterator[Flag]:
+    """Which images stand at each epsilon, ascending: never more, and at the end none (E3)."""
     for (smaller, before), (larger, after) in pairwise(curve):
-        if after > before + LEAST_GAIN:
-            seen = f"{before:.1%} at {smaller:.4f}, {after:.1%} at {larger:.4f}"
-            yield Flag("rises-with-epsilon", seen, "pgd")
-    if curve and curve[-1][1] > ALL_BROKEN:
-        yield Flag("stands-at-large-epsilon", f"{curve[-1][1]:.1%} at {curve[-1][0]:.4f}")
+        pair = Pair(f"epsilon {smaller:.4f}", before, f"epsilon {larger:.4f}", after)
+        if pair.first_wins and pair.gain > LEAST_GAIN:
+            yield Flag("rises-with-epsilon", str(pair), "pgd")
+    if curve:
+        epsilon, stands = curve[-1]
+        if _many(count := int(stands.sum()), len(stands), ALL_BROKEN):
+            yield Flag("stands-at-large-epsilon", f"{count} of {len(stands)} images at {epsilon:.4f}")
 
 
 def rescoring_flags(changed: int, images: int) -> Iterator[Flag]:
@@ -131,5 +141,36 @@ def rescoring_flags(changed: int, images: int) -> Iterator[Flag]:
 
 def planted_flags(found: float, images: int) -> Iterator[Flag]:
     """Share of planted adversarial examples that the attack finds (E10)."""
-    if images and found < PLANTED_FOUND:
-        yield Flag("planted-missed", f"found {found:.1%} of {images} planted adversarial examples", "pgd")
+    if _many(missed := images - round(found * images), images, PLANTED_MISSED):
+        yield Flag("planted-missed", f"missed {missed} of {images} planted adversarial examples", "pgd")
+
+
+class Pair:
+    """Two attacks on the same images.
+
+    Attributes:
+        gain: by how much lower the accuracy is under the first, a share of all images.
+        first_wins, second_wins: whether it breaks more images, by more than chance would have it: three or more, and
+            the sign test over the images on which they differ is below LEVEL.
+    """
+
+    def __init__(self, first: str, first_stands: np.ndarray, second: str, second_stands: np.ndarray) -> None:
+        self._names, self._standing = (first, second), (int(first_stands.sum()), int(second_stands.sum()))
+        self._images = len(first_stands)
+        one, other = int((second_stands & ~first_stands).sum()), int((first_stands & ~second_stands).sum())
+        self._alone, self.gain = (one, other), (one - other) / max(self._images, 1)
+        self.first_wins, self.second_wins = _clearly(one, other), _clearly(other, one)
+
+    def __str__(self) -> str:
+        counts = zip(self._names, self._standing, self._alone, strict=True)
+        said = (f"{stand} stand under {name}, which alone broke {alone}" for name, stand, alone in counts)
+        return f"of {self._images} images {'; '.join(said)}"
+
+
+def _clearly(ahead: int, behind: int) -> bool:
+    return ahead - behind >= LEAST_IMAGES and sign_test(ahead, behind) < LEVEL
+
+
+def _many(count: int, images: int, share: float) -> bool:
+    """More than `share` of the images, and no fewer than LEAST_IMAGES."""
+    return count >= LEAST_IMAGES and count > share * images

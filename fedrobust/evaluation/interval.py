@@ -1,6 +1,6 @@
-"""How far a measured share can be trusted."""
+"""How far a measured share, and a difference between two, can be trusted."""
 
-from math import sqrt
+from math import exp, lgamma, log, sqrt
 
 Z95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
@@ -27,3 +27,22 @@ def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, 
     half = z * sqrt(share * (1 - share) / total + extra / (4 * total))
     low, high = (middle - half) / (1 + extra), (middle + half) / (1 + extra)
     return (0.0 if successes == 0 else low), (1.0 if successes == total else high)
+
+
+def sign_test(ahead: int, behind: int) -> float:
+    """The probability of `ahead` or more heads of a fair coin in ahead + behind throws: the one-sided sign test.
+
+    For paired verdicts: of the images on which two attacks differ, those that one and those that the other breaks
+    (McNemar 1947, exact). Limit case: no images give 1.
+
+    Raises:
+        ValueError: a negative number.
+    """
+    if min(ahead, behind) < 0:
+        raise ValueError(f"{ahead} ahead, {behind} behind")
+    total = ahead + behind
+    return min(1.0, sum(exp(_log_choose(total, k) - total * log(2)) for k in range(ahead, total + 1)))
+
+
+def _log_choose(total: int, k: int) -> float:
+    return lgamma(total + 1) - lgamma(k + 1) - lgamma(total - k + 1)

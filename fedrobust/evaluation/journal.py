@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation.verdicts import STANDS
 from fedrobust.files import write_atomically
 
 
@@ -27,6 +28,11 @@ class AttackState:
     steps: int = 0
     seconds: float = 0.0
     complete: bool = False
+
+    @property
+    def stands(self) -> np.ndarray:
+        """Which images are right without the attack and stand, bool [n]."""
+        return self.verdicts == STANDS
 
 
 class Journal:

@@ -22,13 +22,15 @@ class Probes:
     random: two passes over the same images disagree.
     probabilities: every output lies in [0, 1] and each row sums to 1: softmax is inside the model.
     optimises: the forward pass calls autograd: a defence that adapts at test time.
-    zero_gradients: share of the rightly classified images at which the cross-entropy's gradient is zero everywhere.
+    zero_gradients: share of the images that are classified rightly and at which the cross-entropy's gradient is zero
+        everywhere.
     """
 
     random: bool
     probabilities: bool
     optimises: bool
     zero_gradients: float
+    num_images: int
 
 
 def probe(model: nn.Module, data: DeviceImages, index: Tensor, right: Tensor, *, batch_size: int) -> Probes:
@@ -42,7 +44,8 @@ def probe(model: nn.Module, data: DeviceImages, index: Tensor, right: Tensor, *,
         sums = first.sum(1)
         probabilities &= bool((first >= 0).all() and ((sums - 1).abs() < SUM_TO_ONE).all())
         zero += int((_gradient_is_zero(model, x, y) & classified).sum())
-    return Probes(random, probabilities, _optimises(model, data.batch(index[:2].to(data.device))[0]), zero / len(index))
+    optimises = _optimises(model, data.batch(index[:2].to(data.device))[0])
+    return Probes(random, probabilities, optimises, zero / len(index), len(index))
 
 
 def _gradient_is_zero(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedrobust.evaluation.interval import wilson_interval
+from fedrobust.evaluation.interval import sign_test, wilson_interval
 
 
 def test_a_published_value():
@@ -29,3 +29,12 @@ def test_covers_the_true_share_about_95_times_in_100():
     draws = np.random.default_rng(0).binomial(200, 0.3, size=2000)
     covered = [low <= 0.3 <= high for low, high in (wilson_interval(int(k), 200) for k in draws)]
     assert 0.93 < np.mean(covered) < 0.97
+
+
+def test_the_sign_test_is_that_of_a_fair_coin():
+    assert [sign_test(k, 0) for k in range(6)] == pytest.approx([1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32])
+    assert sign_test(7, 3) == pytest.approx((120 + 45 + 10 + 1) / 1024)
+    assert sign_test(0, 4) == pytest.approx(1)
+    assert sign_test(5000, 4700) == pytest.approx(0.00119, rel=0.02)
+    with pytest.raises(ValueError, match="-1 behind"):
+        sign_test(3, -1)
