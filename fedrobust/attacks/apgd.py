@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import Loss, forward_backward, untouched
+from fedrobust.attacks.contract import Loss, forward_backward, on_pixels, untouched
 from fedrobust.attacks.norms import Norm, per_image
 from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
@@ -33,6 +33,7 @@ def ranked_class(logits: Tensor, rank: int) -> Tensor:
     return logits.sort(dim=1).indices[:, -1 - rank]
 
 
+@on_pixels
 def apgd(
     model: nn.Module,
     x: Tensor,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import forward_backward, untouched
+from fedrobust.attacks.contract import forward_backward, on_pixels, untouched
 from fedrobust.attacks.norms import Norm, image_norm, per_image
 from fedrobust.attacks.pgd import pgd
 from fedrobust.attacks.projections import ball_of
@@ -14,6 +14,7 @@ FIRST_WEIGHT = 0.1  # c of the first search step, tenfold until an image breaks
 BETAS = (0.9, 0.999)  # Adam's
 
 
+@on_pixels
 def carlini_wagner(
     model: nn.Module,
     x: Tensor,

@@ -1,9 +1,10 @@
-"""What every attack keeps: the model, its buffers and the random state stay as they were found."""
+"""What every attack is given, pixels in [0, 1], and what it keeps: the model, its buffers and the random state."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Literal, Protocol
+from functools import wraps
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,58 @@ class Attack(Protocol):
         loss: Loss = ...,
         generator: torch.Generator | None = ...,
     ) -> Tensor: ...
+
+
+ROUNDING = 4  # units in the last place by which a pixel may lie outside [0, 1]
+
+
+def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An attack that refuses x outside [0, 1], NaN included, with ValueError, and works in `torch.inference_mode()`.
+
+    No gradient can be taken there, so that mode is left for the attack's time, and what was made in it is copied.
+    On CUDA the smallest and largest pixel are read once the attack's own work is queued: nobody waits for that.
+    """
+
+    @wraps(function)
+    def attack(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Tensor:
+        check = _pixel_check(x)
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+            x, y = (given.clone() if given.is_inference() else given for given in (x, y))
+            x_adv = function(model, x, y, **settings)
+        check()
+        return x_adv
+
+    return attack
+
+
+def _pixel_check(x: Tensor) -> Callable[[], None]:
+    """What raises ValueError for pixels outside [0, 1]: at once on the CPU, when called elsewhere.
+
+    Nothing is checked while a CUDA graph is captured, and `Ball` says what is wrong with integers.
+    """
+    if not x.numel() or not x.is_floating_point() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return lambda: None
+    ends = torch.stack(torch.aminmax(x.detach()))
+    if not x.is_cuda:
+        _check_pixels(ends)
+        return lambda: None
+    read = torch.empty(ends.shape, dtype=ends.dtype, pin_memory=True).copy_(ends, non_blocking=True)
+    done = torch.cuda.current_stream(x.device).record_event()
+
+    def check() -> None:
+        done.synchronize()  # this event alone, long past: not what the attack has queued since
+        _check_pixels(read)
+
+    return check
+
+
+def _check_pixels(ends: Tensor) -> None:
+    least, most = ends.tolist()
+    slack = ROUNDING * torch.finfo(ends.dtype).eps
+    if not (least >= -slack and most <= 1 + slack):  # NaN is neither
+        raise ValueError(
+            f"x: pixels must lie in [0, 1], not in {least:.4g} to {most:.4g}; a normalisation belongs into the model"
+        )
 
 
 @contextmanager

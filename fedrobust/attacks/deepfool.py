@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import untouched
+from fedrobust.attacks.contract import on_pixels, untouched
 from fedrobust.attacks.hyperplane import nearest_boundary
 from fedrobust.attacks.norms import Norm, image_norm, per_image
 from fedrobust.attacks.projections import ball_of
@@ -12,6 +12,7 @@ from fedrobust.attacks.working_set import WorkingSet
 EXTRA = 1e-4  # added to each distance by the authors' code, so that a step of length 0 still crosses
 
 
+@on_pixels
 def deepfool(
     model: nn.Module,
     x: Tensor,
@@ -30,7 +31,7 @@ def deepfool(
     (`nearest_boundary`), u = w / ‖w‖₂ (l2), or sign w with ‖w‖₁ below the line (l∞). Images leave the batch once
     fooled; at most C forward-backward halves per step, C = min(num_candidates, K) − 1. A minimal-norm attack: what
     it finds outside the ball comes back projected onto it. Limit cases: epsilon = 0 returns x; so do wrong images.
-    Deviations: the label stands for the prediction at x; [0, 1] is kept.
+    Deviations: the label stands for the prediction at x; [0, 1] is kept; logits that are not finite end the search.
 
     Args:
         model: pixels to logits, run in the mode it is in.
@@ -65,7 +66,8 @@ def deepfool(
             if rivals is None:
                 others = logits.detach().scatter(1, y.unsqueeze(1), float("-inf"))
                 rivals = others.topk(min(num_candidates, logits.shape[1]) - 1, dim=1).indices
-            fooled = logits.argmax(1) != y
+            # no way leads on from logits that are not finite: such an image stays here, as with every attack
+            fooled = (logits.argmax(1) != y) | ~logits.isfinite().all(1)
             if fooled.all():
                 break
             _, normal, distance = nearest_boundary(logits, x_adv, y, rivals, norm)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import Loss, input_gradient, untouched
+from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
 from fedrobust.attacks.norms import Norm
 from fedrobust.attacks.projections import LinfBall
 from fedrobust.losses import cross_entropy
@@ -14,6 +14,7 @@ from fedrobust.losses import cross_entropy
 RELATIVE_STEPS = {"zero": 1.0, "uniform": 1.25, "gaussian": 1.0, "n-fgsm": 1.0}
 
 
+@on_pixels
 def fgsm(
     model: nn.Module,
     x: Tensor,

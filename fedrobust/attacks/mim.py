@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import Loss, input_gradient, untouched
+from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
 from fedrobust.attacks.norms import Norm, image_norm, per_image
 from fedrobust.attacks.projections import ball_of
 from fedrobust.losses import cross_entropy
 
 
+@on_pixels
 def mim(
     model: nn.Module,
     x: Tensor,

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import untouched
+from fedrobust.attacks.contract import on_pixels, untouched
 from fedrobust.attacks.norms import Norm, per_image
 from fedrobust.attacks.projections import Ball, ball_of
 from fedrobust.losses import margin
 
 
+@on_pixels
 def uniform_noise(
     model: nn.Module,
     x: Tensor,
@@ -45,6 +46,7 @@ def uniform_noise(
     return _worst_draw(model, y, ball, draws, lambda: ball.start("uniform", generator))
 
 
+@on_pixels
 def gaussian_noise(
     model: nn.Module,
     x: Tensor,

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.contract import Loss, input_gradient, untouched
+from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
 from fedrobust.attacks.norms import Norm, per_image
 from fedrobust.attacks.projections import ball_of
 from fedrobust.losses import cross_entropy
@@ -15,6 +15,7 @@ from fedrobust.losses import cross_entropy
 DECAYS = {"none": lambda t: 1.0, "linear": lambda t: 1 - t, "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2}
 
 
+@on_pixels
 def pgd(
     model: nn.Module,
     x: Tensor,

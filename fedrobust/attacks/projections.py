@@ -56,7 +56,8 @@ class Ball(ABC):
     def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """One step of length `step_size` in the steepest direction of this norm, then `project_`.
 
-        The length is one number, or one per image, [B, 1, ...].
+        The length is one number, or one per image, [B, 1, ...]. A gradient that is not finite leads nowhere: NaN is no
+        direction in either norm, as the sign of NaN is 0.
         """
 
     @abstractmethod
@@ -116,7 +117,7 @@ class L2Ball(Ball):
     """
 
     def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        return self.project_(x_adv.add_(gradient * (step_size / self._length(gradient))))
+        return self.project_(x_adv.add_((gradient * (step_size / self._length(gradient))).nan_to_num_(0.0)))
 
     def project_(self, x_adv: Tensor) -> Tensor:
         delta = x_adv.sub_(self.x)

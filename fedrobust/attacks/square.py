@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.bumps import bump, bump_grid, move_mass
-from fedrobust.attacks.contract import untouched
+from fedrobust.attacks.contract import on_pixels, untouched
 from fedrobust.attacks.norms import Norm, image_norm, per_image
 from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
@@ -15,6 +15,7 @@ from fedrobust.losses import margin
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10 000 after which p is halved
 
 
+@on_pixels
 def square(
     model: nn.Module,
     x: Tensor,

@@ -149,6 +149,60 @@ def test_contract_e11_same_seed_same_result(name: str, settings: dict[str, Any])
 
 
 @every
+def test_contract_inference_mode_changes_nothing(name: str, settings: dict[str, Any]) -> None:
+    """Model, images and labels from outside, or images and labels that were made in it."""
+    model, attack = stateful_model().eval(), make_evaluation_attack(name, epsilon=radius(settings), **settings)
+    expected = attack(model, X, Y, generator=seeded())
+    with torch.inference_mode():
+        assert torch.equal(attack(model, X, Y, generator=seeded()), expected)
+        x, y = X.clone(), Y.clone()
+        x_adv = attack(model, x, y, generator=seeded())
+        assert torch.is_inference_mode_enabled()
+        assert torch.equal(x_adv, expected)
+    assert x.is_inference()
+    assert torch.equal(attack(model, x, y, generator=seeded()), expected)
+
+
+@every
+def test_contract_pixels_outside_0_1_are_refused(name: str, settings: dict[str, Any]) -> None:
+    attack = make_evaluation_attack(name, epsilon=radius(settings), **settings)
+    for pixel, said in ((1.001, "0 to 1.001"), (-0.5, "-0.5 to 1"), (float("nan"), "nan to nan"), (255.0, "0 to 255")):
+        x = X.clone()
+        x[3, 1, 2, 4] = pixel
+        with pytest.raises(ValueError, match=rf"pixels must lie in \[0, 1\], not in {said}"):
+            attack(stateful_model().eval(), x, Y, generator=seeded())
+    rounded = X.clone()
+    rounded[0, 0, 0, 0], rounded[1, 0, 0, 0] = 1 + 2**-23, -(2**-23)
+    attack(stateful_model().eval(), rounded, Y, generator=seeded())
+
+
+class NotFinite(nn.Module):
+    """NaN or infinite logits for every second image, whatever its pixels."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.model, self.value = stateful_model().eval(), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        broken = (x[:, 0, 0, 0] > X[:, 0, 0, 0].median())[:, None]
+        return self.model(x) * torch.where(broken, self.value, 1.0)
+
+
+@every
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_contract_logits_that_are_not_finite_leave_images_in_the_ball(
+    name: str, settings: dict[str, Any], value: float
+) -> None:
+    model, epsilon = NotFinite(value).eval(), radius(settings)
+    x_adv = make_evaluation_attack(name, epsilon=epsilon, **settings)(model, X, Y, generator=seeded())
+    delta = (x_adv - X).flatten(1)
+    size = delta.norm(dim=1) if settings.get("norm") == "l2" else delta.abs().amax(1)
+    assert (size <= (3 * epsilon if settings.get("random_start") == "n-fgsm" else epsilon) + 1e-6).all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+@every
 def test_contract_memory_format_and_precision(name: str, settings: dict[str, Any]) -> None:
     model = stateful_model().eval().to(memory_format=torch.channels_last)
     x, kinds = X.to(memory_format=torch.channels_last), set()
