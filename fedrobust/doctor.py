@@ -179,14 +179,14 @@ def _data(client: Client) -> str:
     from fedrobust.data import DATASETS, load
     from fedrobust.data.own import read_folder
 
-    spec = DATASETS[client.data]
+    spec, passed = DATASETS[client.data], list[str]()
     if client.own:
         try:
-            own = read_folder(client.own, spec)
+            own = read_folder(client.own, spec, passed.append)
         except UserError as error:
             raise Trouble(str(error), "mount the folder (OWN), and mend what is said of it") from error
         classes = f"{len(set(own.labels.tolist()))} of {len(spec.class_names)} classes of {client.data}"
-        return f"{client.own}: {len(own):,} images of {classes}"
+        return "; ".join([f"{client.own}: {len(own):,} images of {classes}", *passed])
     try:
         dataset = load(client.data)
     except UserError as error:

@@ -19,6 +19,7 @@ from fedrobust.data.spec import DataError, DatasetSpec, Split, one_line
 # Lossless formats only: a JPEG copy would be another data set. Naming them also halves the time of an open.
 FORMATS = ("PNG", "WEBP")
 MODES = {1: "L", 3: "RGB"}
+STORED = ("1", "P", "PA", "LA", "RGBA")  # modes in which some formats keep a plain grey or coloured picture
 CHUNK = 500  # rows per task: large enough to hide the pool, small enough for a smooth progress bar
 
 Encoded = list[bytes | None]
@@ -83,20 +84,34 @@ def decode_chunk(file: Path, spec: DatasetSpec, encoded: Encoded, images: np.nda
     return stop - start
 
 
-def decode_image(data: bytes, spec: DatasetSpec, where: str) -> np.ndarray:
+def decode_image(data: bytes, spec: DatasetSpec, where: str, formats: tuple[str, ...] | None = FORMATS) -> np.ndarray:
     """One image, uint8 `[H, W, C]`.
+
+    Args:
+        formats: by Pillow's names; None for all that it reads, which may then be stored in another mode (a palette, an
+            opaque alpha channel) as long as nothing is lost.
 
     Raises:
         DataError: it cannot be decoded, or is of another size or mode than `spec`; `where` it is.
     """
     height, width, channels = spec.shape
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
         image.load()
     except Exception as error:  # broken bytes make decoders raise nearly anything
         reason = f"image cannot be decoded ({one_line(error)})"
-        raise DataError(f"{where}: {reason}; allowed: PNG, WebP") from error
+        raise DataError(f"{where}: {reason}" + ("; allowed: PNG, WebP" if formats == FORMATS else "")) from error
+    if formats is None:
+        image = _without_loss(image, MODES[channels])
     if image.size != (width, height) or image.mode != MODES[channels]:
         found = f"{image.width}x{image.height} {image.mode}"
         raise DataError(f"{where}: image is {found}; expected {width}x{height} {MODES[channels]}")
     return np.asarray(image).reshape(spec.shape)
+
+
+def _without_loss(image: Image.Image, mode: str) -> Image.Image:
+    """The image in that mode if both are the same picture, else as it is."""
+    if image.mode not in STORED:
+        return image
+    converted = image.convert(mode)
+    return converted if converted.convert("RGBA").tobytes() == image.convert("RGBA").tobytes() else image

@@ -1,18 +1,21 @@
 """A client's own images in a folder, and the shared pool as a file: what a client has that holds no public data set.
 
-    <folder>/<class>/<any name>.png     a class by its name in the run's data set, or by its number
+    <folder>/<class>/.../<any name>.png     a class by its name in the run's data set, or by its number
 
-Images are of the run's data set in kind: its size and channels, lossless (PNG, WebP). Nothing about them leaves the
-machine but the weights trained on them, how many there are, and accuracies.
+Images are of the run's data set in kind, its size and channels, in any format that Pillow reads. Nothing about them
+leaves the machine but the weights trained on them, how many there are, and accuracies.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fedrobust.checkpoint import load_model, save_model
 from fedrobust.config import RunConfig
@@ -22,7 +25,9 @@ from fedrobust.data.decode import decode_image
 from fedrobust.data.spec import DataError, Dataset, DatasetSpec, Split
 
 FOLDER, POOL = "FEDROBUST_OWN", "FEDROBUST_POOL"  # each machine's own, hence not settings of the run
-SUFFIXES = (".png", ".webp")
+NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG")  # which Pillow recognises, but does not read
+HIDDEN = (".", "__MACOSX")  # how names begin of what systems and programs leave in a folder
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,10 @@ def load_own(cfg: RunConfig) -> OwnData:
     return OwnData(dataset, np.arange(count), np.arange(count, len(own)))
 
 
-def read_folder(folder: Path, spec: DatasetSpec) -> Split:
-    """All images below a folder per class, in canonical order.
+def read_folder(folder: Path, spec: DatasetSpec, say: Callable[[str], object] = logger.warning) -> Split:
+    """All images at any depth below a folder per class, in canonical order.
+
+    say: told in a line what was passed over: how many files, and their first names.
 
     Raises:
         DataError: no folder, a folder of no class, an image that cannot be read or is of another kind, no image.
@@ -61,14 +68,46 @@ def read_folder(folder: Path, spec: DatasetSpec) -> Split:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one folder per class in it")
     images, labels = [], []
-    for below in sorted(path for path in folder.iterdir() if path.is_dir()):
-        label = _label(below, spec)
-        for path in sorted(path for path in below.iterdir() if path.suffix.lower() in SUFFIXES):
-            images.append(decode_image(path.read_bytes(), spec, str(path)))
-            labels.append(label)
+    passed: dict[str, list[str]] = {"hidden": [], "outside the classes' folders": [], "of no format that is read": []}
+    suffixes = _suffixes()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        inside = path.relative_to(folder)
+        if any(part.startswith(HIDDEN) for part in inside.parts):
+            passed["hidden"].append(str(inside))
+        elif len(inside.parts) == 1:
+            passed["outside the classes' folders"].append(str(inside))
+        elif path.suffix.lower() not in suffixes:
+            passed["of no format that is read"].append(str(inside))
+        else:
+            labels.append(_label(folder / inside.parts[0], spec))
+            images.append(_read(path, spec))
+    if any(passed.values()):
+        say(f"{folder}: passed over {_counted(passed)}")
     if not images:
-        raise DataError(f"{folder}: no images; expected <class>/<name>.png or .webp")
+        raise DataError(f"{folder}: no images; expected <class>/<name>.png, .jpg or another format that Pillow reads")
     return canonical(Split(np.stack(images), np.array(labels, dtype=np.int64)))
+
+
+def _suffixes() -> set[str]:
+    """Of the formats that Pillow reads."""
+    known = Image.registered_extensions()
+    return {suffix for suffix, name in known.items() if name in Image.OPEN and name not in NO_IMAGES}
+
+
+def _read(path: Path, spec: DatasetSpec) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return decode_image(data, spec, str(path), formats=None)
+
+
+def _counted(passed: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in passed.items()
+        if names
+    )
 
 
 def save_pool(path: Path, cfg: RunConfig, pool: Split) -> None:

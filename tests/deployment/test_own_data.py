@@ -139,6 +139,49 @@ def test_what_is_missing_or_of_another_kind_is_named(own, tmp_path, monkeypatch)
         load_own(own)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a.jpg", "a.JPEG", "a.bmp", "a.tif", "a.gif", "a.pgm", "a.tga", "a.P.png", "a.RGBA.png", "a.LA.png", "b/c/a.png"],
+)
+def test_every_format_and_depth_is_read(name, tmp_path):
+    """As the suffix says, in the mode between two dots if there is one."""
+    said, path = [], write_folder(tmp_path, {3: 2}) / "8" / name
+    image, mode = Image.open(tmp_path / "3" / "0.png"), name.split(".")[1:-1]
+    path.parent.mkdir(parents=True)
+    (image.convert(mode[0]) if mode else image).save(path)
+    split = read_folder(tmp_path, DATASETS["digits"], said.append)
+    assert split.labels.tolist().count(8) == 1
+    (found,) = split.images[split.labels == 8]
+    difference = np.abs(found[..., 0].astype(int) - np.asarray(image))
+    assert difference.max() <= (40 if name.lower().endswith(("jpg", "jpeg")) else 0)
+    assert not said
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path, caplog):
+    write_folder(tmp_path, {3: 2, 8: 3})
+    for name in ("3/._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/3/0.png", ".DS_Store", "8/.thumbs/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\26\7Mac OS X")
+    for name in ("readme.txt", "3/labels.csv", "3/scan.dcm", "8/deeper/Thumbs.db", "8/a.h5", "8/none"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    split = read_folder(tmp_path, DATASETS["digits"])
+    assert np.bincount(split.labels).tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 3]
+    assert caplog.messages == [
+        f"{tmp_path}: passed over 5 hidden (.DS_Store, .ipynb_checkpoints/0.png, 3/._0.png, ...), "
+        "1 outside the classes' folders (readme.txt), "
+        "5 of no format that is read (3/labels.csv, 3/scan.dcm, 8/a.h5, ...)"
+    ]
+
+
+def test_an_image_that_would_lose_something_is_refused(tmp_path):
+    (tmp_path / "3").mkdir()
+    for mode, colour in {"RGBA": (9, 9, 9, 100), "RGB": (9, 0, 0), "I;16": 9}.items():
+        Image.new(mode, (8, 8), colour).save(tmp_path / "3" / "0.png")
+        with pytest.raises(UserError, match=f"image is 8x8 {mode}; expected 8x8 L"):
+            read_folder(tmp_path, DATASETS["digits"])
+
+
 def test_without_a_pool_there_is_no_file(tmp_path, capsys):
     assert main(["pool", "--out", str(tmp_path / "pool.safetensors")]) == 2
     assert "pool.fraction = 0: there is no pool" in capsys.readouterr().err
