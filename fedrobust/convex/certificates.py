@@ -1,7 +1,8 @@
 """What a polynomial network guarantees for a sample, whatever the attack: exact in l2, sound in l∞.
 
 All of it holds for the inputs of the network as it is: behind a feature extractor radii are radii in feature space.
-Clipping to [0, 1] only takes points away, so a certificate holds with it, too.
+Clipping to [0, 1] only takes points away, so a certificate holds with it, too. What is no number, or has no label, is
+refused (`checked`): nothing is certified of it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fedrobust.convex.box import minimum_in_box
+from fedrobust.convex.checked import checked_labels
 from fedrobust.convex.lifted import Lifted, values
-from fedrobust.convex.margins import combined, comparisons, of_pair, worst_case
+from fedrobust.convex.margins import classes_of, combined, comparisons, of_pair, worst_case
 
 MAX_STEPS = 100
 
@@ -21,7 +23,7 @@ def l2_margins(lifted: Lifted, x: Tensor, y: Tensor, radius: float) -> Tensor:
 
     Above 0: no perturbation within r changes the prediction. At most 0: the point of `worst_case` does.
     """
-    return worst_case(lifted.forms, x, y, radius).margin
+    return worst_case(lifted.forms, x, _labels(lifted, x, y), radius).margin
 
 
 def l2_distances(lifted: Lifted, x: Tensor, y: Tensor) -> Tensor:
@@ -30,6 +32,7 @@ def l2_distances(lifted: Lifted, x: Tensor, y: Tensor) -> Tensor:
     The value v(ρ) of the worst case within r² = ρ is convex and falls (by the S-lemma it is a supremum of functions
     linear in ρ), so Newton's method on v(ρ) = 0 climbs to the root from below: each step is a radius that is certified.
     """
+    y = _labels(lifted, x, y)
     nearest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     for weights, index, sign in comparisons(y, len(lifted.forms)):
         form = combined(x.new_tensor(weights), lifted.forms)
@@ -65,6 +68,7 @@ def linf_margins(lifted: Lifted, x: Tensor, y: Tensor, radius: float) -> Tensor:
 
     One multiplier per coordinate in place of the ball's one (`box.minimum_in_box`). Limit case: exact for ε = 0.
     """
+    y = _labels(lifted, x, y)
     lowest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     for weights, index, sign in comparisons(y, len(lifted.forms)):
         form = combined(x.new_tensor(weights), lifted.forms)
@@ -80,6 +84,10 @@ def linf_margins(lifted: Lifted, x: Tensor, y: Tensor, radius: float) -> Tensor:
 def accuracy(margins: Tensor) -> float:
     """Share of samples with a margin above 0."""
     return float((margins > 0).double().mean())
+
+
+def _labels(lifted: Lifted, x: Tensor, y: Tensor) -> Tensor:
+    return checked_labels(x, y, classes_of(len(lifted.positive)))
 
 
 def _over(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -44,6 +44,11 @@ def functions_of(num_classes: int) -> int:
     return 1 if num_classes == 2 else num_classes
 
 
+def classes_of(functions: int) -> int:
+    """K of C functions."""
+    return 2 if functions == 1 else functions
+
+
 def worst_case(forms: Tensor, x: Tensor, y: Tensor, radius: float) -> WorstCase:
     """The worst case of every sample within `radius` ≥ 0.
 
@@ -61,7 +66,7 @@ def worst_case(forms: Tensor, x: Tensor, y: Tensor, radius: float) -> WorstCase:
     for weights, index, sign in comparisons(y, len(forms)):
         weights, sign = x.new_tensor(weights), sign.to(x.dtype)
         found, where, _ = of_pair(combined(weights, forms), x[index], sign, radius)
-        worse = found < margin[index]
+        worse = (found < margin[index]) | found.isnan()  # a NaN is no margin above 0
         chosen = index[worse]
         margin[chosen], point[chosen] = found[worse], where[worse]
         contrast[chosen] = sign[worse, None] * weights

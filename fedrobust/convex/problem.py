@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.attacks.norms import Norm
+from fedrobust.convex.checked import check_weights, checked_labels
 from fedrobust.convex.lifted import RELU_FIT, Activation, Lifted
 from fedrobust.convex.margins import functions_of, worst_case
 from fedrobust.convex.network import PolynomialNetwork, lift, recover
@@ -24,9 +25,12 @@ class Programme(ABC):
 
     Attributes:
         x: samples [n, d], float64 or float32; solvers other than the first-order one compute in float64.
-        y: labels 0 .. num_classes − 1 [n], int64.
+        y: labels 0 .. num_classes − 1 [n], int64; −1 and 1 are taken as 0 and 1.
         radius: r ≥ 0, in the units of x.
         beta: β > 0.
+
+    Raises:
+        DataError, ConfigError: what cannot be trained on (`checked`).
     """
 
     x: Tensor
@@ -38,6 +42,10 @@ class Programme(ABC):
 
     norm: ClassVar[Norm] = "l2"
     loss: ClassVar[LossName]
+
+    def __post_init__(self) -> None:
+        check_weights(self.radius, self.beta)
+        object.__setattr__(self, "y", checked_labels(self.x, self.y, self.num_classes))
 
     @property
     def functions(self) -> int:

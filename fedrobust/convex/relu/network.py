@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.norms import Norm
+from fedrobust.convex.checked import checked_labels
 from fedrobust.convex.logistic import rivals
-from fedrobust.convex.margins import comparisons
+from fedrobust.convex.margins import classes_of, comparisons
 from fedrobust.convex.network import as_logits
 
 
@@ -38,6 +39,7 @@ def with_one(x: Tensor) -> Tensor:
 
 def margins(network: ReluNetwork, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
     """A lower bound on min over ‖δ‖ ≤ ε and rivals k of f_y(x + δ) − f_k(x + δ), [n]: sound for any ReLU network."""
+    y = checked_labels(x, y, classes_of(len(network.second)))
     return rival_margins(network, x, y, radius, norm).amin(1)
 
 

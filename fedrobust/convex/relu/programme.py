@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.attacks.norms import Norm
+from fedrobust.convex.checked import check_weights, checked_labels
 from fedrobust.convex.margins import functions_of
 from fedrobust.convex.problem import LossName
 from fedrobust.convex.relu.network import ReluNetwork, rival_margins, with_one
@@ -46,6 +47,8 @@ class ReluProblem:
     def __post_init__(self) -> None:
         if self.loss not in get_args(LossName) or (self.loss == "squared" and self.num_classes > 2):
             raise ConfigError(f"loss {self.loss!r}: must be hinge, logistic, or squared for two classes")
+        check_weights(self.radius, self.beta)
+        object.__setattr__(self, "y", checked_labels(self.x, self.y, self.num_classes))
 
     @property
     def functions(self) -> int:

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrobust.convex.checked import checked_labels
 from fedrobust.data import DATASETS, load, subset
 from fedrobust.data.spec import DataError
 from fedrobust.naming import unknown
 from fedrobust.seeding import numpy_stream
 
 BREAST_CANCER = "breast-cancer"
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 TRAIN_SHARE = 455  # of breast cancer's 569
 
 
@@ -91,11 +93,14 @@ def load_samples(
 def from_table(
     name: str, x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], seed: int, train: int | None = None
 ) -> Samples:
-    """Rows [n, d] and labels 0.. [n], a permutation of `seed` split into training (four fifths) and test, standardised.
+    """Rows [n, d] and labels 0.. (or −1 and 1) [n], standardised; a permutation of `seed` split into training (four
+    fifths) and test.
 
     Raises:
-        DataError: as `check`.
+        DataError: as `check` and `checked_labels`.
     """
+    check_table(name, x)
+    y = checked_labels(torch.from_numpy(x), torch.from_numpy(y), len(class_names), name).numpy()
     check(name, x, y, len(class_names))
     order = np.random.default_rng(seed).permutation(len(x))
     first, rest = np.split(order, [train or round(0.8 * len(x))])
@@ -107,12 +112,16 @@ def from_table(
     return Samples(name, train_x, train_y, test_x, test_y, class_names, "standard deviations of the columns")
 
 
-def check(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
-    """Raises DataError, one line: NaN, a constant column, a class without samples, fewer samples than dimensions."""
+def check_table(name: str, x: np.ndarray) -> None:
+    """Raises DataError, one line, for NaN: which column, and its first row."""
     bad = np.flatnonzero(~np.isfinite(x).all(0))
     if len(bad):
         rows = np.flatnonzero(~np.isfinite(x[:, bad[0]]))
         raise DataError(f"{name}: column {bad[0]} holds NaN or Inf (row {rows[0]}); numbers only")
+
+
+def check(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
+    """Raises DataError, one line: a constant column, a class without samples, fewer samples than dimensions."""
     if len(x) < x.shape[1]:
         raise DataError(f"{name}: {len(x)} samples in {x.shape[1]} dimensions; take more samples, or fewer columns")
     constant = np.flatnonzero(x.max(0) == x.min(0))
@@ -129,7 +138,11 @@ def _read_csv(name: str, label: str, seed: int) -> Samples:
     import pandas as pd
 
     try:
+        with open(name, encoding="utf-8-sig") as file:
+            _check_separator(name, file.readline())
         table = pd.read_csv(Path(name))
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{name}: cannot be read ({str(error).splitlines()[0]})") from error
     if not len(table.columns):
@@ -147,6 +160,13 @@ def _read_csv(name: str, label: str, seed: int) -> Samples:
         raise DataError(f"{name}: column {label!r} has a row without a label (row {unlabelled[0]})")
     names, y = np.unique(labels.astype(str), return_inverse=True)
     return from_table(Path(name).stem, values.to_numpy(np.float64), y, tuple(map(str, names)), seed)
+
+
+def _check_separator(name: str, header: str) -> None:
+    """Raises DataError for a header without a comma that has what other programs separate columns by."""
+    for separator, shown in SEPARATORS.items():
+        if separator in header and "," not in header:
+            raise DataError(f"{name}: its columns are separated by {shown}; save it with commas, and points in numbers")
 
 
 def _of_images(name: str, classes: str, images: int, seed: int, data_dir: str) -> Samples:
