@@ -1,7 +1,11 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what is said of one that is damaged all the same."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from fedrobust.errors import RunFailed
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -21,3 +25,15 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises RunFailed, one line, for a file that is empty, broken off or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # broken JSON and broken UTF-8 are ValueErrors
+        why = " ".join(str(error).split()) if path.stat().st_size else "empty"
+        raise RunFailed(f"{path}: damaged ({why})") from error
+    if not isinstance(found, dict):
+        raise RunFailed(f"{path}: damaged (no JSON object)")
+    return found

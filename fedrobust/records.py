@@ -21,11 +21,12 @@ from filelock import FileLock, Timeout
 from fedrobust import toml
 from fedrobust.config import RunConfig, todays_meaning
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.files import write_atomically
+from fedrobust.files import read_json, write_atomically
 
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 LOGS = (ROUNDS, CLIENTS)
 LOCK = ".lock"
+ALWAYS = {"seed", "num-rounds", "data.name", "workers.num"}  # what the config of every run has, down to its end
 
 
 def new_run_dir(name: str) -> Path:
@@ -133,11 +134,28 @@ class RunFolder:
         return FileLock(self.path / LOCK, timeout=0)
 
     def read_config(self) -> RunConfig:
-        """The config the run was started with. Raises ConfigError where there is none."""
+        """The config the run was started with.
+
+        Raises:
+            ConfigError: there is none, or one of another version.
+            RunFailed: it is damaged: all defaults would be another run.
+        """
         path = self.path / "config.toml"
-        if self.path.is_dir() and not path.exists():
+        if not path.exists():
             raise ConfigError(f"{self.path}: no run in it (no config.toml)")
-        return RunConfig.from_flat(todays_meaning(toml.flatten(toml.read(path))))
+        try:
+            flat = toml.flatten(toml.read(path))
+        except ConfigError as error:
+            raise RunFailed(f"damaged: {error}") from error
+        if not flat.keys() >= ALWAYS:
+            raise RunFailed(f"{path}: damaged ({'broken off' if flat else 'empty'})")
+        return RunConfig.from_flat(todays_meaning(flat))
+
+    def check_readable(self) -> None:
+        """Raise RunFailed where the record, or a config that is there, is damaged."""
+        self.record()
+        if (self.path / "config.toml").exists():
+            self.read_config()
 
     def check_space(self, needed: int) -> None:
         """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
@@ -154,11 +172,18 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read(self, log: str) -> list[dict[str, Any]]:
-        """All rows of a metrics file; one that a run is just writing is left out."""
+        """All rows of a metrics file; one that a run is just writing is left out.
+
+        Raises:
+            RunFailed: a row is damaged.
+        """
         path = self.path / log
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        except ValueError as error:
+            raise RunFailed(f"{path}: damaged ({' '.join(str(error).split())})") from error
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each metrics file, for a checkpoint."""
@@ -171,14 +196,16 @@ class RunFolder:
                 os.truncate(self.path / log, sizes.get(log, 0))
 
     def record(self) -> dict[str, Any]:
-        """record.json, {} before the first `update_record`."""
+        """record.json, {} before the first `update_record`. Raises RunFailed where it is damaged."""
         path = self.path / "record.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     def complete(self, num_rounds: int) -> bool:
         """Whether a run of so many rounds is done, or stopped itself before."""
         record = self.record()
-        return record.get("state") == "completed" and (record["rounds"] >= num_rounds or bool(record.get("stopped")))
+        return record.get("state") == "completed" and (
+            record.get("rounds", 0) >= num_rounds or bool(record.get("stopped"))
+        )
 
     def update_record(self, **facts: Any) -> None:
         """Set these keys of record.json."""

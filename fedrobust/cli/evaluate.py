@@ -94,18 +94,18 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _below(name: str, console: Console) -> Iterator[str]:
     """The subject itself; of a folder that is no run's, the runs below it that completed, and why not the others."""
-    from fedrobust.records import RunFolder
     from fedrobust.report.runs import find_runs
 
     path = Path(name)
-    if not path.is_dir() or RunFolder(path).record():
+    if not path.is_dir() or (path / "record.json").exists() or (path / "config.toml").exists():
         yield name
         return
     for run in find_runs([path]):
         if run.state == "completed":
             yield str(shown(run.folder.path))
         else:
-            console.print(f"{shown(run.folder.path)}: {run.state}, left out", highlight=False, markup=False)
+            why = f": {run.problem}" if run.unreadable else ""
+            console.print(f"{shown(run.folder.path)}: {run.state}, left out{why}", highlight=False, markup=False)
 
 
 def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:

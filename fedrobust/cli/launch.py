@@ -16,7 +16,7 @@ from fedrobust.cli.follow import Following, Watcher
 from fedrobust.cli.live import LiveDisplay
 from fedrobust.cli.paths import shown
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError, UserError
+from fedrobust.errors import ConfigError, RunFailed, UserError
 from fedrobust.naming import short_metric
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.records import RunFolder, new_run_dir, with_absolute_paths
@@ -65,7 +65,14 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
         raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
     runs = {}
     for path in folders:
-        started = RunFolder(path).read_config()
+        try:
+            started = RunFolder(path).read_config()
+            RunFolder(path).check_readable()
+        except RunFailed as error:
+            if len(folders) == 1:
+                raise
+            print(f"{shown(path)}: unreadable, left out: {error}", file=sys.stderr)
+            continue
         flat = started.to_flat() | settings | {"run-dir": str(path), "resume": True}
         if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
             raise ConfigError(
@@ -73,6 +80,8 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
                 f"{started.central.schedule!r})"
             )
         runs[path.name] = with_absolute_paths(RunConfig.from_flat(flat))
+    if not runs:
+        raise RunFailed(f"--resume {folder}: none of its {len(folders)} runs is readable")
     return runs
 
 

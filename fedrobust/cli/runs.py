@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedrobust.report.runs import Run
 
 USUAL = ("runs", "sweeps")
-COLOURS = {"completed": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
+COLOURS = {"completed": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "unreadable": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,10 @@ def main(arguments: argparse.Namespace) -> int:
     for run in runs:
         table.add_row(*_row(run))
     console.print(table, highlight=False)
-    if any(not run.models for run in runs):
+    for run in runs:
+        if run.unreadable:
+            console.print(f"{shown(run.folder.path)}: {run.problem}", markup=False, highlight=False)
+    if any(not run.models and not run.unreadable for run in runs):
         console.print("~ so far, on the validation slice; without ~ the best model on the test set", highlight=False)
     return 0
 

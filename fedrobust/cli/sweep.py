@@ -56,12 +56,11 @@ def main(arguments: argparse.Namespace) -> int:
     found = refuse_unused({run.label: run.cfg for run in runs}, asked, engine=arguments.engine)
     for run in runs:
         check_run(run.cfg)
-    left = [run for run in runs if not run.complete]
+    there = [run for run in runs if run.complete]
+    left = [run for run in runs if run not in there and not run.damage]
     room, why = make_room([run.cfg for run in left], arguments.engine, arguments.parallel)
     console = Console(soft_wrap=True)
-    console.print(
-        f"[bold]{study.name}[/bold]: {len(runs)} runs, {len(runs) - len(left)} of them there", highlight=False
-    )
+    console.print(f"[bold]{study.name}[/bold]: {len(runs)} runs, {len(there)} of them there", highlight=False)
     if keys := [key for key in study.settings if all(key in reasons for reasons in found.values())]:
         console.print(f"{study.name} sets what no run uses: {', '.join(keys)}", highlight=False)
     if arguments.dry_run:
@@ -82,7 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
         finally:
             for name, handler in handlers.items():
                 signal.signal(name, handler)
-    return _close(console, folder, states, len(runs) - len(left))
+    return _close(console, folder, states, len(there))
 
 
 def _close(console: Console, folder: Path, states: Counter[str], there: int) -> int:
@@ -93,13 +92,16 @@ def _close(console: Console, folder: Path, states: Counter[str], there: int) -> 
         return 130
     if states["failed"]:
         console.print("the same command tries the failed ones once more", highlight=False)
+    if states["unreadable"]:
+        console.print("what is unreadable stays as it is: remove its folder to run it again", highlight=False)
     console.print(f"fedrobust report {shown(folder)} --out {shown(folder / 'report')}", highlight=False)
-    return 1 if states["failed"] else 0
+    return 1 if states["failed"] or states["unreadable"] else 0
 
 
 def _print_plan(console: Console, runs: list[Any]) -> None:
     total = sum(run.cost for run in runs)
     table = Table(Column("run", overflow="fold"), "state", "share of the work")
     for run in runs:
-        table.add_row(run.label, run.folder.record().get("state", ""), f"{run.cost / total:.1%}")
+        state = "unreadable" if run.damage else run.folder.record().get("state", "")
+        table.add_row(run.label, state, f"{run.cost / total:.1%}")
     console.print(table, highlight=False)

@@ -19,7 +19,7 @@ class SweepDisplay:
     def __init__(self, console: Console, runs: Sequence[PlannedRun]) -> None:
         self._console, self._started = console, time.monotonic()
         self._total = sum(run.cost for run in runs)
-        self._before = self._done = sum(run.cost for run in runs if run.complete)
+        self._before = self._done = sum(run.cost for run in runs if run.complete or run.damage)
         self._tasks: dict[PlannedRun, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),

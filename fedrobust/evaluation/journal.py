@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation.verdicts import STANDS
-from fedrobust.files import write_atomically
+from fedrobust.files import read_json, write_atomically
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Journal:
 
         Raises:
             ConfigError: it holds an evaluation with other settings.
-            RunFailed: it cannot be written.
+            RunFailed: it cannot be written, or its settings are damaged.
         """
         self.path = path
         self._check(settings)
@@ -61,10 +61,10 @@ class Journal:
             raise RunFailed(f"{path}: cannot be written ({error.strerror or error}); name another folder") from error
 
     def _check(self, settings: Mapping[str, Any]) -> None:
-        try:
-            found = json.loads((self.path / "settings.json").read_text())
-        except FileNotFoundError:
+        path = self.path / "settings.json"
+        if not path.exists():
             return
+        found = read_json(path)
         for key, value in settings.items():
             if found.get(key) != value:
                 there = f"{self.path}: holds an evaluation with {key} = {found.get(key)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.files import read_json
 from fedrobust.naming import split_list
 from fedrobust.records import ROUNDS, RunFolder
 
 MODELS = ("best", "last")
+EVALUATED = ("subject", "num_images", "epsilon", "norm", "accuracy", "flags")  # what every evaluation's record has
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Run:
     name: its folder, as seen from the nearest one above all runs that were asked for.
     config: None where there is none that can be read: the run did not come to round 1, or another version wrote it.
     problem: the line it failed with, or why its config cannot be read; "" where nothing is wrong.
+    unreadable: whether a file of it is damaged, which `problem` says: then nothing of it is taken.
     """
 
     name: str
@@ -33,24 +35,29 @@ class Run:
     record: dict[str, Any]
     config: RunConfig | None
     problem: str
+    unreadable: bool = False
 
     @cached_property
     def rounds(self) -> list[dict[str, Any]]:
         """The rows of rounds.jsonl."""
-        return self.folder.read(ROUNDS)
+        return [] if self.unreadable else self.folder.read(ROUNDS)
 
     @cached_property
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """Name → record of each finished `fedrobust evaluate` in its folder."""
+        if self.unreadable:
+            return {}
         paths = [
             *self.folder.path.glob("evaluations/*/evaluation.json"),
             *self.folder.path.glob("evaluation/evaluation.json"),
         ]
-        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(paths)}
+        return {path.parent.name: _evaluation(path) for path in sorted(paths)}
 
     @property
     def state(self) -> str:
-        """completed, running, interrupted (also by a kill) or failed; "not started" where the record does not say."""
+        """completed, running, interrupted (also by a kill), failed, unreadable, or "not started" by the record."""
+        if self.unreadable:
+            return "unreadable"
         state = self.record.get("state", "not started")
         return "interrupted" if state == "running" and not self.folder.at_work else state
 
@@ -100,10 +107,28 @@ def common_judge(runs: Iterable[Run]) -> str:
 
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
+    try:
+        run = _read_whole(folder, name)
+        _ = run.rounds, run.evaluations  # damaged or not, that is seen here
+        return run
+    except RunFailed as error:
+        return Run(name, folder, {}, None, str(error).replace(f"{path}{os.sep}", ""), unreadable=True)
+
+
+def _read_whole(folder: RunFolder, name: str) -> Run:
     record = folder.record()
     problem = record.get("error", "")
     try:
         return Run(name, folder, record, folder.read_config(), problem)
     except ConfigError as error:
-        why = "no config.toml: it did not come to round 1" if not (path / "config.toml").exists() else str(error)
+        there = (folder.path / "config.toml").exists()
+        why = str(error) if there else "no config.toml: it did not come to round 1"
         return Run(name, folder, record, None, problem or " ".join(why.split()))
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    """An evaluation's record. Raises RunFailed where it is damaged."""
+    record = read_json(path)
+    if missing := [key for key in EVALUATED if key not in record]:
+        raise RunFailed(f"{path}: damaged (it has no {missing[0]})")
+    return record

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust.config import Data, Model, RunConfig
 from fedrobust.data import DATASETS, class_numbers, load_data
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.models import build_model
 from fedrobust.naming import split_list, unknown
 from fedrobust.records import RunFolder, with_absolute_paths
@@ -40,9 +40,18 @@ class PlannedRun:
         return RunFolder(self.cfg.run_dir)
 
     @property
+    def damage(self) -> str:
+        """What of its folder is damaged, in a line; "" if nothing is."""
+        try:
+            self.folder.check_readable()
+        except RunFailed as error:
+            return str(error)
+        return ""
+
+    @property
     def complete(self) -> bool:
         """Whether all its rounds are done."""
-        return self.folder.complete(self.cfg.num_rounds)
+        return not self.damage and self.folder.complete(self.cfg.num_rounds)
 
 
 def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list[PlannedRun]:
@@ -133,7 +142,7 @@ def forward_flops(model: Model, data: Data) -> float:
 
 def _agrees(run: PlannedRun) -> None:
     """Raises ConfigError where the folder holds a run with other settings."""
-    if not (run.folder.path / "config.toml").exists():
+    if not (run.folder.path / "config.toml").exists() or run.damage:
         return
     found, wanted = run.folder.read_config().to_flat(), run.cfg.to_flat()
     for key, value in wanted.items():

@@ -38,7 +38,7 @@ class Room:
 
 @dataclass
 class Outcome:
-    """How a run ended: "completed", "failed" with the error's line, or "interrupted"."""
+    """How a run ended: "completed", "failed" or "unreadable" with a line that says why, or "interrupted"."""
 
     run: PlannedRun
     state: str
@@ -80,8 +80,9 @@ def claimed(folder: Path) -> Iterator[int]:
 class Sweep:
     """The runs of a plan that are not complete, in its order.
 
-    Iterating yields an `Outcome` as each ends. `watch` is called twice a second. After `stop`, nothing new starts, the
-    runs at work are told to stop, keep their checkpoints, and come out as "interrupted".
+    Iterating yields an `Outcome` as each ends, and first one for each whose folder is damaged, which stays as it is.
+    `watch` is called twice a second. After `stop`, nothing new starts, the runs at work are told to stop, keep their
+    checkpoints, and come out as "interrupted".
     """
 
     def __init__(
@@ -95,12 +96,15 @@ class Sweep:
     ) -> None:
         """`claim`: as of `claimed`."""
         self.folder, self.room = folder, room
-        self.waiting = [run for run in runs if not run.complete]
+        self._damaged = [Outcome(run, "unreadable", why) for run in runs if (why := run.damage)]
+        damaged = {outcome.run.label for outcome in self._damaged}
+        self.waiting = [run for run in runs if run.label not in damaged and not run.complete]
         self._claim, self._watch = claim, watch
         self._active: list[_Active] = []
         self._deadline: float | None = None  # of the runs at work, once the sweep is stopped
 
     def __iter__(self) -> Iterator[Outcome]:
+        yield from self._damaged
         try:
             while self._active or (self.waiting and self._deadline is None):
                 while self.waiting and self._deadline is None and len(self._active) < self.room.parallel:
