@@ -2,6 +2,10 @@
 
 import sys
 
-from fedrobust.cli import main
+from fedrobust.packages import leave_current_folder
 
-sys.exit(main())
+if __name__ == "__main__":
+    leave_current_folder()  # before anything else is imported
+    from fedrobust.cli import main
+
+    sys.exit(main())

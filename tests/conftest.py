@@ -51,6 +51,19 @@ def _own_cache_and_one_thread(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
+def put_namesakes() -> Callable[[Path], None]:
+    """Lay files of a user's own into a folder whose names are those of our packages."""
+
+    def put(folder: Path) -> None:
+        for name in ("clients", "partitions", "fedrobust"):
+            (folder / f"{name}.py").write_text("raise ImportError('the file of a user')")
+        (folder / "strategies").mkdir()
+        (folder / "strategies" / "__init__.py").write_text("raise ImportError('the folder of a user')")
+
+    return put
+
+
+@pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """The config of a run of seconds, with a folder of its own; arguments as of `RunConfig.replace`."""
     runs, numbers = tmp_path_factory.mktemp("runs"), count()

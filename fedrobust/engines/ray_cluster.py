@@ -1,14 +1,18 @@
-"""Ray itself: imported quietly, started for this host alone or joined, and large enough."""
+"""Ray itself: imported quietly, started for this host alone or joined, large enough, and left again."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
+
+import grpc
 
 # Read by Ray when it is imported or started: report nothing; leave CUDA_VISIBLE_DEVICES as it is where no GPU is asked;
 # give the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time).
@@ -17,46 +21,168 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
 
 import ray
-from ray._private import services
+from ray._common.utils import get_default_system_temp_dir
+from ray._private import services, utils
 from ray.exceptions import RayActorError, RayError, WorkerCrashedError
+from ray.job_config import JobConfig
 
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 
 # Ray reaches the engine from here only, after these settings
-__all__ = ["RayActorError", "RayError", "WorkerCrashedError", "check_room", "ray", "start_ray"]
+__all__ = [
+    "RayActorError",
+    "RayError",
+    "WorkerCrashedError",
+    "check_ray",
+    "check_room",
+    "ray",
+    "start_ray",
+    "stop_ray",
+]
+
+ANSWER_SECONDS = 10.0  # for a cluster to say that it is there
+GCS_PING = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what Ray itself asks a cluster first
+SOCKETS = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # below RAY_TMPDIR
+SOCKET_LENGTH = 103 if sys.platform == "darwin" else 107  # bytes that the path of a Unix socket may have
+OTHERWISE = "--engine local needs no Ray"
+
+_daemons: list[subprocess.Popen[bytes]] = []
+"""Of the cluster that this process has started."""
+
+
+def check_ray(cfg: RunConfig) -> None:
+    """Refuse what would keep Ray from starting, or from joining the cluster at `workers.address`.
+
+    Raises:
+        ConfigError: a temporary folder that is not for Ray, or a cluster that does not answer.
+    """
+    if ray.is_initialized():
+        return
+    if cfg.workers.address:
+        _check_cluster(cfg.workers.address)
+    else:
+        _check_temporary_folder()
 
 
 def start_ray(address: str, cpus: int) -> bool:
-    """Join the cluster at `address`, or start a private one that only this host can reach; True if it was started."""
+    """Join the cluster at `address`, or start a private one that only this host can reach; True if it was started.
+
+    Raises:
+        RunFailed: Ray does not start.
+    """
     if ray.is_initialized():
         return False
-    quiet: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": True,
-    }
-    handler = signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _Job()}
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        options |= {"address": address}
     else:
-        with _loopback_means_loopback():
-            ray.init(address="local", num_cpus=cpus, _node_ip_address="127.0.0.1", **quiet)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there that ends the process on the spot
+        options |= {"address": "local", "num_cpus": cpus, "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    try:
+        with _on_our_terms(private=not address):
+            ray.init(**options)
+    except BaseException as error:
+        _end_daemons()
+        if not isinstance(error, Exception):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunFailed(f"Ray did not start ({reason}); {OTHERWISE}") from error
     return True
 
 
+def stop_ray() -> None:
+    """Leave the cluster; a private one ends.
+
+    Where a signal to all processes has ended one of its daemons already, Ray would wait for answers from it.
+    """
+    if any(daemon.poll() is not None for daemon in _daemons):
+        _end_daemons()
+    ray.shutdown()
+    _daemons.clear()
+
+
+def _end_daemons() -> None:
+    for daemon in _daemons:
+        daemon.kill()
+    for daemon in _daemons:
+        daemon.wait()
+    _daemons.clear()
+
+
+class _Job(JobConfig):
+    """A job whose workers do not import from the folder that the user stands in, where any file may have our names."""
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # only then Ray leaves the current folder off the workers' import path
+
+
 @contextmanager
-def _loopback_means_loopback() -> Iterator[None]:
-    """Ray exchanges 127.0.0.1 for this host's outward address, and listens for all the world where it is that."""
-    resolve = services.resolve_ip_for_localhost
-    services.resolve_ip_for_localhost = lambda host: host
+def _on_our_terms(*, private: bool) -> Iterator[None]:
+    """What Ray does otherwise while it starts.
+
+    It exchanges 127.0.0.1 for this host's outward address, and listens for all the world where it is that. It takes
+    SIGTERM for itself and ends the process on the spot. It starts its daemons in this process's group, where a signal
+    to the group ends them before this process has saved anything.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(utils, "set_sigterm_handler", lambda handler: None))
+        stack.enter_context(_replaced(services, "ConsolePopen", _start_daemon))
+        if private:
+            stack.enter_context(_replaced(services, "resolve_ip_for_localhost", lambda host: host))
+        yield
+
+
+def _start_daemon(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+    """One of Ray's processes, in a session of its own where the kernel ends it with this one."""
+    daemon = subprocess.Popen(*arguments, **options, start_new_session=sys.platform == "linux")
+    _daemons.append(daemon)
+    return daemon
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        services.resolve_ip_for_localhost = resolve
+        setattr(owner, name, before)
+
+
+def _check_temporary_folder() -> None:
+    """Raises ConfigError where Ray's sockets and logs cannot lie in its temporary folder."""
+    folder = get_default_system_temp_dir()
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name) == folder), "Ray's folder")
+    if len(os.fsencode(os.path.abspath(folder) + SOCKETS)) > SOCKET_LENGTH:
+        most = SOCKET_LENGTH - len(SOCKETS)
+        raise ConfigError(
+            f"{name} = {folder!r}: too long for Ray's sockets, {most} characters are allowed; set RAY_TMPDIR to a "
+            f"shorter one; {OTHERWISE}"
+        )
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{name} = {folder!r}: Ray cannot write there ({error.strerror}); set RAY_TMPDIR to another; {OTHERWISE}"
+        ) from error
+
+
+def _check_cluster(address: str) -> None:
+    """Raises ConfigError where no Ray answers at an address; Ray itself would try for minutes."""
+    if address == "auto" or "://" in address or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return  # found, or answered for, by Ray's own means
+    with grpc.insecure_channel(address) as channel:
+        ping = channel.unary_unary(GCS_PING)
+        try:
+            ping(b"", timeout=ANSWER_SECONDS, wait_for_ready=True)
+        except grpc.RpcError as error:
+            code = error.code().name.lower().replace("_", " ")  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"workers.address = {address!r}: no Ray cluster answers there ({code}); start it with `ray start "
+                f"--head`, whose port is 6379 unless it says otherwise; {OTHERWISE}"
+            ) from None
 
 
 def check_room(cfg: RunConfig) -> None:

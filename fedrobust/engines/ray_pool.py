@@ -7,12 +7,10 @@ object store, and a bounded number is under way; an actor that dies is replaced 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -27,13 +25,13 @@ from fedrobust.engines.ray_cluster import (
     check_room,
     ray,
     start_ray,
+    stop_ray,
 )
 from fedrobust.engines.ray_worker import Worker, pack, take_arrays, unpack
-from fedrobust.errors import ConfigError
+from fedrobust.packages import import_path
 
 ATTEMPTS = 2  # an actor's death costs its client one retry
 WAITING_BYTES = 128 << 20  # of early replies that wait in the object store for a slower client before them
-PACKAGES = Path(__file__).resolve().parents[2]  # where clients/, strategies/ ... lie, for the workers' import path
 
 
 @dataclass
@@ -55,14 +53,10 @@ class RayGrid(SimulationGrid):
         super().__init__(cfg)
         workers = cfg.workers
         self._owns_ray = start_ray(workers.address, workers.num * workers.threads)
+        self._actors: set[Any] = set()
         self._idle: list[Any] = []
-        try:
-            check_room(cfg)
-        except ConfigError:
-            self.close()
-            raise
         environment = {
-            "PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": import_path(),
             "OMP_NUM_THREADS": str(workers.threads),
             "MKL_NUM_THREADS": str(workers.threads),
             "THP_MEM_ALLOC_ENABLE": "1",
@@ -71,15 +65,23 @@ class RayGrid(SimulationGrid):
             num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
         )
         self._arguments = (client_app, workers.threads)
-        self._idle += [self._actor_class.remote(*self._arguments) for _ in range(workers.num)]
+        try:
+            check_room(cfg)
+            for _ in range(workers.num):
+                self._start()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        for actor in self._idle:
-            ray.kill(actor)
-        self._idle = []
-        if self._owns_ray:
-            ray.shutdown()
+        actors, self._actors, self._idle = self._actors, set(), []
+        if self._owns_ray:  # and with it go the actors
+            stop_ray()
             self._owns_ray = False
+            return
+        for actor in actors:
+            with suppress(RayError):
+                ray.kill(actor)
 
     def _exchange(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else monotonic() + timeout
@@ -101,6 +103,9 @@ class RayGrid(SimulationGrid):
                     self._feed(queue, running, position + window)
                 if position in done:
                     yield _taken(messages[position], done.pop(position))
+        except KeyboardInterrupt:  # what runs ends with the grid; Ray, if the same signal has hit it, may not answer
+            running.clear()
+            raise
         finally:
             self._abandon(running)
 
@@ -144,15 +149,23 @@ class RayGrid(SimulationGrid):
         return True
 
     def _abandon(self, running: dict[ray.ObjectRef, _Task]) -> None:
-        """Stop the stragglers: they must not be at work in the next round."""
+        """Stop the stragglers: they must not be at work in the next round. After `close` there are none."""
         for task in running.values():
-            self._replace(task.actor)
+            if task.actor in self._actors:
+                self._replace(task.actor)
         running.clear()
 
+    def _start(self) -> None:
+        """One more actor, idle."""
+        actor = self._actor_class.remote(*self._arguments)
+        self._actors.add(actor)
+        self._idle.append(actor)
+
     def _replace(self, actor: Any) -> None:
+        self._actors.remove(actor)
         with suppress(RayError):
             ray.kill(actor)
-        self._idle.append(self._actor_class.remote(*self._arguments))
+        self._start()
 
 
 def _size(message: Message) -> int:

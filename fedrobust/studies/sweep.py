@@ -16,6 +16,7 @@ from pathlib import Path
 from fedrobust import toml
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.files import write_atomically
+from fedrobust.packages import import_path
 from fedrobust.records import ROUNDS
 from fedrobust.studies.plan import PlannedRun
 
@@ -144,7 +145,7 @@ class Sweep:
         log.parent.mkdir(exist_ok=True)
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fedrobust", *command],
+                [sys.executable, "-P", "-m", "fedrobust", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -160,7 +161,8 @@ class Sweep:
 
     def _environment(self, place: int) -> Mapping[str, str]:
         device = self.room.devices[place % len(self.room.devices)]
-        return {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device else {})}
+        gpu = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+        return {**os.environ, "PYTHONPATH": import_path(), **gpu}
 
     def _outcome(self, active: _Active) -> Outcome:
         seconds = time.monotonic() - active.started

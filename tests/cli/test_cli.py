@@ -203,6 +203,15 @@ def _processes_of_session(session: int) -> list[str]:
         time.sleep(0.2)
 
 
+def test_files_of_the_users_with_our_names_are_not_ours(here, put_namesakes):
+    put_namesakes(here)
+    (here / "fedrobust.py").unlink()  # Python itself would run that one
+    command = [sys.executable, "-m", "fedrobust", "list", "strategies"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fedavg" in done.stdout
+
+
 def test_partition_prints_and_draws(here, capsys):
     assert main(["partition", "quickstart", "--pool.fraction", "0.2", "--figure", "p.png", "--csv", "p.csv"]) == 0
     out = capsys.readouterr().out

@@ -97,14 +97,16 @@ def config(run_dir: Path, **settings) -> RunConfig:
     return RunConfig.from_flat(SMALL | {"run-dir": str(run_dir)}).replace(**settings)
 
 
-def test_same_numbers_as_the_local_engine_and_both_apps_from_the_bundle(tmp_path, monkeypatch):
+def test_same_numbers_as_the_local_engine_and_both_apps_from_the_bundle(tmp_path, monkeypatch, put_namesakes):
     (tmp_path / "sitecustomize.py").write_text(NOTES_IMPORTS)
     noted = tmp_path / "imports.txt"
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("NOTED_IMPORTS", str(noted))
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "current").mkdir()
+    put_namesakes(tmp_path / "current")
+    monkeypatch.chdir(tmp_path / "current")
     with Watch() as watch:
-        run(config(Path("flower")), "flwr")
+        run(config(Path("../flower")), "flwr")
     watch.check_nothing_is_left()
     # S7, for the Ray that Flower starts
     assert {"gcs_server", "raylet"} <= {name for name, _ in watch.listening}

@@ -38,12 +38,15 @@ def _workers_find_the_scripted_client() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def ray_is_up() -> Iterator[None]:
-    """One Ray for all tests here; a grid neither starts nor stops one that is there."""
+def ray_is_up(tmp_path_factory, put_namesakes) -> Iterator[Path]:
+    """One Ray for all tests here; a grid neither starts nor stops one that is there. Where a user stood meanwhile."""
     cluster = pytest.importorskip("fedrobust.engines.ray_cluster")
-    assert cluster.start_ray("", 4)
-    yield
-    cluster.ray.shutdown()
+    put_namesakes(folder := tmp_path_factory.mktemp("current"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cluster.start_ray("", 4)
+    yield folder
+    cluster.stop_ray()
     gc.collect()  # while the warning of `pytestmark` is let pass
 
 
@@ -63,6 +66,13 @@ def test_a_cluster_with_too_few_cores_is_refused_instead_of_waited_for(ray_is_up
     cfg = RunConfig().replace(num_clients=CLIENTS, workers__num=3, workers__threads=2)
     with pytest.raises(ConfigError, match=r"workers.num = 3 with 2 threads .*wants 6 CPUs, the Ray cluster has 4"):
         RayGrid(cfg, SCRIPTED)
+
+
+def test_workers_do_not_import_from_the_folder_that_the_user_stands_in(ray_is_up):
+    ray = pytest.importorskip("ray")
+    paths = ray.get(ray.remote(lambda: sys.path).remote())
+    assert str(Path(__file__).parent) in paths
+    assert str(ray_is_up) not in paths
 
 
 def test_s7_a_private_ray_listens_on_the_loopback_alone_and_has_no_dashboard(ray_is_up):

@@ -1,7 +1,6 @@
 """A sweep works through its runs whatever becomes of one, and goes on where it was."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -31,9 +30,9 @@ local.learning-rate = [0.01, 1e12]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, put_namesakes):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    put_namesakes(tmp_path)
     (tmp_path / "mine.toml").write_text(STUDY)
     return tmp_path
 
