@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, UserError
 from fedrobust.naming import split_list
 from fedrobust.records import RunFolder
 
@@ -14,13 +16,25 @@ if TYPE_CHECKING:  # the command line checks before it computes, and PyTorch tak
     import torch
 
 
-def check_run(cfg: RunConfig) -> None:
-    """Names, combinations of settings, device and workers; that the weights to begin with are there, and of a run that
-    is to go on, that nobody is at work on it.
+def check_run(cfg: RunConfig, engine: str = "auto") -> None:
+    """All that can be known beforehand: settings, folder, engine, and that the data can be had and split as asked.
 
     Raises:
-        ConfigError: a name, a combination of settings, more than this machine has, or a folder that is in use.
-        RunFailed: a missing or corrupt file of weights.
+        ConfigError: one of them.
+    """
+    check_settings(cfg)
+    check_folder(cfg)
+    if cfg.kind == "federated":
+        check_engine(cfg, engine)
+    check_data(cfg)
+
+
+def check_settings(cfg: RunConfig) -> None:
+    """Names, combinations of settings, device and workers, and that the weights to begin with are there.
+
+    Raises:
+        ConfigError: a name, a combination of settings, more than this machine has, a file of weights that is missing or
+            corrupt.
     """
     from fedrobust.engines import plan_workers
     from fedrobust.evaluation.subjects import load_weights
@@ -41,10 +55,59 @@ def check_run(cfg: RunConfig) -> None:
         resolve("strategies", cfg.strategy.name)(cfg)
         plan_workers(cfg, "ray")
     if cfg.init and not cfg.resume:
-        load_weights(Path(cfg.init))
+        with _typed():
+            load_weights(Path(cfg.init))
+
+
+def check_folder(cfg: RunConfig) -> None:
+    """That the run's folder can be made, or of a run that is to go on, that nobody is at work on it.
+
+    Raises:
+        ConfigError: it lies in another run's, cannot be written, or is in use.
+    """
+    folder = RunFolder(cfg.run_dir)
     if cfg.resume:
-        with RunFolder(cfg.run_dir).held():
+        with folder.held():
             pass
+    else:
+        folder.check_outside_of_runs()
+        folder.check_writable()
+
+
+def check_engine(cfg: RunConfig, asked: str) -> None:
+    """That the engine which is asked for, or fits, can start.
+
+    Raises:
+        ConfigError: why it cannot.
+    """
+    from fedrobust.engines import check, pick_engine
+
+    check(cfg, pick_engine(cfg, asked)[0])
+
+
+def check_data(cfg: RunConfig) -> None:
+    """That the data can be had and split as asked, and that the weights to begin with are of this model.
+
+    Raises:
+        ConfigError: what is not there, or does not go together.
+    """
+    from fedrobust.split import split_of
+    from fedrobust.warm_start import initial_weights
+    from fedrobust.workbench import workbench
+
+    with _typed():
+        split_of(cfg)
+        if cfg.init and not cfg.resume:
+            initial_weights(cfg, workbench(cfg).arrays())
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    """What fails inside does so for what the user has typed: a ConfigError."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:

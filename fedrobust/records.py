@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,15 +26,35 @@ from fedrobust.files import read_json, write_atomically
 
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 LOGS = (ROUNDS, CLIENTS)
-LOCK = ".lock"
+RUNS = "runs"  # of runs that were given no folder
+LOCK, RESERVE = ".lock", ".reserve"
+RESERVE_BYTES = 64 << 10
 ALWAYS = {"seed", "num-rounds", "data.name", "workers.num"}  # what the config of every run has, down to its end
 
 
 def new_run_dir(name: str) -> Path:
-    """A folder that is not there yet, runs/<name>-<date>-<time> below the current one; "-2" and so on if it is."""
-    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2)))
-    return next(path for path in candidates if not path.exists())
+    """A new folder, runs/<name>-<date>-<time> below the current one; "-2" and so on where that is there.
+
+    It is made here, so that no two runs are given the same.
+
+    Raises:
+        RunFailed: it cannot be made.
+    """
+    first = Path(RUNS) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for path in chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2))):
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.is_dir():
+                raise _unwritable(path, "a file is there") from None
+        except OSError as error:
+            raise _unwritable(path, error.strerror) from error
+    raise AssertionError
+
+
+def _unwritable(path: Path, why: str | None) -> RunFailed:
+    return RunFailed(f"{path}: cannot be written ({why}); name another run-dir")
 
 
 def absolute(path: str) -> str:
@@ -71,9 +92,10 @@ class RunFolder:
             RunFailed: it cannot be written.
         """
         folder = cls(cfg.run_dir)
-        folder.check_new()
         folder.prepare()
-        folder._write_config(cfg)
+        with folder.held():  # of two that come at once, the second finds the first one's config
+            folder.check_new()
+            folder._write_config(cfg)
         return folder
 
     @classmethod
@@ -82,6 +104,7 @@ class RunFolder:
 
         Raises:
             ConfigError: there is no run in it, or one that is still at work.
+            RunFailed: it cannot be written.
         """
         folder = cls(cfg.run_dir)
         folder.read_config()
@@ -90,12 +113,31 @@ class RunFolder:
         return folder
 
     def _write_config(self, cfg: RunConfig) -> None:
-        write_atomically(self.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
+        try:
+            write_atomically(self.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
+        except OSError as error:
+            raise RunFailed(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def check_new(self) -> None:
-        """Raises ConfigError where there is a run in it already."""
+        """Raises ConfigError where there is a run in it already, or above it."""
         if (self.path / "config.toml").exists():
             raise ConfigError(f"run-dir = {str(self.path)!r}: holds a run already; resume it, or name another folder")
+        self.check_outside_of_runs()
+
+    def check_outside_of_runs(self) -> None:
+        """Raises ConfigError where it would lie in the folder of another run."""
+        for above in self.path.absolute().parents:
+            if all((above / name).exists() for name in ("config.toml", "record.json")):
+                raise ConfigError(f"run-dir = {str(self.path)!r}: {above} is the folder of a run; name another")
+
+    def check_writable(self) -> None:
+        """Raises ConfigError where the folder cannot be made or written; nothing is made here."""
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryDirectory(prefix=".writable-", dir=there):
+                pass
+        except OSError as error:
+            raise ConfigError(str(_unwritable(self.path, error.strerror))) from error
 
     def prepare(self) -> None:
         """Make the folder. Raises RunFailed where it cannot be made or written."""
@@ -104,7 +146,7 @@ class RunFolder:
             write_atomically(self.path / ".writable", b"")
             (self.path / ".writable").unlink()
         except OSError as error:
-            raise RunFailed(f"{self.path}: cannot be written ({error.strerror}); name another run-dir") from error
+            raise _unwritable(self.path, error.strerror) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -157,6 +199,18 @@ class RunFolder:
         if (self.path / "config.toml").exists():
             self.read_config()
 
+    @contextmanager
+    def reserve(self) -> Iterator[None]:
+        """Inside, some room is held back, so that the record can be told of a disk that is full."""
+        try:
+            write_atomically(self.path / RESERVE, bytes(RESERVE_BYTES))
+        except OSError as error:
+            raise _unwritable(self.path, error.strerror) from error
+        try:
+            yield
+        finally:
+            (self.path / RESERVE).unlink(missing_ok=True)
+
     def check_space(self, needed: int) -> None:
         """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
         free = shutil.disk_usage(self.path).free
@@ -166,10 +220,13 @@ class RunFolder:
     def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows to a metrics file."""
         text = "".join(json.dumps(dict(row)) + "\n" for row in rows)
-        with open(self.path / log, "a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.path / log, "a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path / log)) from error
 
     def read(self, log: str) -> list[dict[str, Any]]:
         """All rows of a metrics file; one that a run is just writing is left out.
@@ -210,4 +267,11 @@ class RunFolder:
     def update_record(self, **facts: Any) -> None:
         """Set these keys of record.json."""
         record = self.record() | facts
-        write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
+        data = (json.dumps(record, indent=2) + "\n").encode()
+        try:
+            write_atomically(self.path / "record.json", data)
+        except OSError:
+            if not (self.path / RESERVE).exists():
+                raise
+            (self.path / RESERVE).unlink(missing_ok=True)
+            write_atomically(self.path / "record.json", data)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from fedrobust.checkpoint import Arrays, Checkpoint, Progress, load_checkpoint, save_checkpoint, save_model
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Evaluation
 from fedrobust.evaluation.measure import Measure
 from fedrobust.models.normalisation import constants_of
@@ -70,18 +71,18 @@ class Rounds(ABC):
         """All rounds that are left, then the final evaluation of the best and the last model on the test set.
 
         Raises:
-            RunFailed: a round that cannot be done, a corrupt checkpoint, a full disk.
+            RunFailed: a round that cannot be done, a corrupt checkpoint, a disk that is full or cannot be written.
             ConfigError: another process is at work in the run's folder.
         """
-        with self.folder.held():
+        with self.folder.held(), self.folder.reserve():
             self._run()
 
     def _run(self) -> None:
         started = perf_counter()
-        if not self.folder.record():
-            self.folder.update_record(engine=self.launcher, **provenance())
-        self.folder.update_record(state="running", error="")
         try:
+            if not self.folder.record():
+                self.folder.update_record(engine=self.launcher, **provenance())
+            self.folder.update_record(state="running", error="")
             self.measure = Measure(self.cfg)
             bench = self.measure.bench
             begun_with = self.folder.record().get("data_digest", bench.dataset.digest)
@@ -99,12 +100,23 @@ class Rounds(ABC):
             while state.progress.server_round < self.cfg.num_rounds and not (why := self.over(state)):
                 state = self._round(state.progress.server_round + 1, state)
             self._finish(state, why)
+        except OSError as error:  # a full disk, say: what was written before is whole
+            reason = f"{error.filename or self.folder.path}: {error.strerror or error}"
+            self._close(started, state="interrupted", error=reason)
+            raise RunFailed(reason) from error
         except Exception as error:
-            self.folder.update_record(state="failed", error=str(error), ended=now())
+            self._close(started, state="failed", error=str(error), ended=now())
             raise
-        finally:
+        except BaseException:
+            self._close(started, state="interrupted")
+            raise
+        self._close(started)
+
+    def _close(self, started: float, **facts: Any) -> None:
+        """Tell the record how long the run took, and how it ended unless it is complete."""
+        with suppress(OSError):
             spent = self.folder.record().get("seconds", 0) + perf_counter() - started
-            self.folder.update_record(seconds=round(spent, 2))
+            self.folder.update_record(seconds=round(spent, 2), **facts)
 
     def _start(self) -> Checkpoint:
         """The checkpoint to go on from, or the model to begin with."""

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from clients.app import app
 from fedrobust.config import RunConfig
 from fedrobust.engines.local import LocalGrid
+from fedrobust.process import available_cores
 from fedrobust.records import RunFolder
 from strategies.federation import Federation
 
@@ -48,6 +51,49 @@ def _own_cache_and_one_thread(tmp_path_factory: pytest.TempPathFactory) -> Itera
         if not os.environ.get("FEDROBUST_CACHE"):
             patch.setenv("FEDROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def slowness() -> float:
+    """How many times as long something takes here as on a machine that has nothing else to do."""
+    return max(1.0, os.getloadavg()[0] / available_cores()) if hasattr(os, "getloadavg") else 1.0
+
+
+@pytest.fixture(scope="session", name="slowness")
+def _slowness() -> Callable[[], float]:
+    """The factor by which a time measured in a test may be longer."""
+    return slowness
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait for something that a process brings about; a deadline that is missed, or a process that ends, is named."""
+
+    def wait(
+        what: str, reached: Callable[[], Any], *, process: subprocess.Popen[Any] | None = None, seconds: float = 60
+    ) -> None:
+        left, pause = seconds, 0.1
+        while not reached():
+            assert process is None or process.poll() is None, f"ended with {process.returncode} before: {what}"
+            assert left > 0, f"not within {seconds:.0f} s of an idle machine: {what}"
+            time.sleep(pause)
+            left -= pause / slowness()
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def output_at_end() -> Callable[..., str]:
+    """Wait for a process to end; what it printed."""
+
+    def read(process: subprocess.Popen[str], *, seconds: float = 60) -> str:
+        limit = seconds * slowness()
+        try:
+            return process.communicate(timeout=limit)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"still there after {limit:.0f} s; it printed: {process.communicate()[0]}") from None
+
+    return read
 
 
 @pytest.fixture(scope="session")

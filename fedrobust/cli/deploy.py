@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fedrobust.cli.launch import RESUMABLE, chosen_runs, is_complete, summarise, watched
+from fedrobust.cli.launch import RESUMABLE, begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.preflight import check_run
+from fedrobust.preflight import check_engine, check_folder, check_settings
 from fedrobust.presets import preset_names
-from fedrobust.records import RunFolder
 from fedrobust.report import labels
 
 if TYPE_CHECKING:  # help is there before the engines are
@@ -45,15 +44,10 @@ def main(arguments: argparse.Namespace) -> int:
 
     settings = given_settings(arguments)
     superlink = SuperLink(arguments.superlink, None if arguments.insecure else arguments.ca)
-    runs = chosen_runs(arguments, settings) if arguments.preset or arguments.resume or not arguments.register else {}
-    for cfg in runs.values():
-        check_run(cfg)
-        if cfg.kind != "federated":
-            raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
-        if cfg.data.dir:
-            raise ConfigError(f"data.dir = {cfg.data.dir!r}: each machine has its own; set FEDROBUST_DATA there")
-    console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = arguments.preset or arguments.resume or not arguments.register
+    runs = chosen_runs(arguments, settings, _check) if asked else {}
+    console = Console(soft_wrap=True)
     if arguments.register:
         for line in register(arguments.register, superlink):
             console.print(line, highlight=False)
@@ -65,6 +59,17 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(cfg: RunConfig) -> None:
+    """Raise ConfigError for a run that no SuperNodes can be asked for from here; the data are on their machines."""
+    check_settings(cfg)
+    check_folder(cfg)
+    if cfg.kind != "federated":
+        raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
+    if cfg.data.dir:
+        raise ConfigError(f"data.dir = {cfg.data.dir!r}: each machine has its own; set FEDROBUST_DATA there")
+    check_engine(cfg, "flwr")
+
+
 def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) -> int:
     """One run; its exit code."""
     from fedrobust.engines.deployment import launch
@@ -74,8 +79,5 @@ def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) 
         return 0
     console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients")
     console.print(f"SuperNodes of {superlink.address}", highlight=False)
-    folder = RunFolder(cfg.run_dir)
-    if not cfg.resume:
-        folder.prepare()
-        folder.update_record(name=label, engine="deployment", **provenance())
+    cfg = begin(label, cfg, engine="deployment", **provenance())
     return watched("deploy", label, cfg, lambda: launch(cfg, superlink), [], console)

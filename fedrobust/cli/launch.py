@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,23 +14,39 @@ from rich.table import Table
 from fedrobust.cli.follow import Following, Watcher
 from fedrobust.cli.live import LiveDisplay
 from fedrobust.cli.paths import shown
+from fedrobust.cli.stopping import Stopping
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed, UserError
 from fedrobust.naming import short_metric
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RunFolder, new_run_dir, with_absolute_paths
+from fedrobust.records import RUNS, RunFolder, new_run_dir, with_absolute_paths
 from fedrobust.unused import refuse_unused
 
 RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
 
 
-def chosen_runs(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
-    """Label → config of the runs that `--resume FOLDER`, or a preset, its `--variant` and settings ask for."""
-    return _resumed(Path(arguments.resume), settings) if arguments.resume else _fresh(arguments, settings)
+def chosen_runs(
+    arguments: argparse.Namespace, settings: dict[str, str], check: Callable[[RunConfig], None]
+) -> dict[str, RunConfig]:
+    """Label → config of the runs that `--resume FOLDER`, or a preset, its `--variant` and settings ask for.
+
+    check: refuses a run; all of them are checked before the first folder is made.
+    """
+    if not arguments.resume:
+        return _fresh(arguments, settings, check)
+    runs = _resumed(Path(arguments.resume), settings)
+    for cfg in runs.values():
+        check(cfg)
+    return runs
 
 
-def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str, RunConfig]:
-    """Label → config of each run of a preset, each with a folder of its own, in which there is none yet."""
+def _fresh(
+    arguments: argparse.Namespace, settings: dict[str, str], check: Callable[[RunConfig], None]
+) -> dict[str, RunConfig]:
+    """Label → config of each run of a preset, each with a folder of its own, in which there is none yet.
+
+    Where `run-dir` is given, it is the folder of the one `--variant`, else the folder above those of the variants.
+    """
     if not arguments.preset:
         known = preset_names(settings.get("kind", ""))
         raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
@@ -42,17 +57,23 @@ def _fresh(arguments: argparse.Namespace, settings: dict[str, str]) -> dict[str,
         settings.keys() | preset.typed,
         engine=getattr(arguments, "engine", ""),
     )
+    given = settings.get("run-dir", "")
+
+    def placed(parent: Path) -> dict[str, RunConfig]:
+        alone = given and arguments.variant
+        return {
+            variant or preset.name: with_absolute_paths(cfg.replace(run_dir=str(parent if alone else parent / variant)))
+            for variant, cfg in configs.items()
+        }
+
+    for cfg in placed(Path(given or RUNS)).values():
+        if given:
+            RunFolder(cfg.run_dir).check_new()
+        check(cfg)
     for label, reasons in found.items():
         if keys := [key for key in reasons if key in settings or key in preset.keys]:
             print(f"{label}: {preset.name} sets what this run does not use: {', '.join(keys)}")
-    parent = Path(settings["run-dir"]) if settings.get("run-dir") else new_run_dir(preset.name)
-    runs = {
-        variant or preset.name: with_absolute_paths(cfg.replace(run_dir=str(parent / variant)))
-        for variant, cfg in configs.items()
-    }
-    for cfg in runs.values():
-        RunFolder(cfg.run_dir).check_new()  # before its record is begun anew
-    return runs
+    return placed(Path(given) if given else new_run_dir(preset.name))
 
 
 def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
@@ -85,6 +106,20 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     return runs
 
 
+def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:
+    """Make the folder of a run that begins, with its config and what the record is told first: it is this run's now.
+
+    Returns: the config to go on with in it.
+
+    Raises:
+        ConfigError: another run has been quicker.
+        RunFailed: it cannot be written.
+    """
+    if not cfg.resume:
+        RunFolder.create(cfg).update_record(name=label, **facts)
+    return cfg.replace(resume=True)
+
+
 def is_complete(label: str, cfg: RunConfig, trackers: Sequence[Watcher], console: Console) -> bool:
     """Whether a run that is to go on has ended already; the trackers see it all the same."""
     folder = RunFolder(cfg.run_dir)
@@ -109,20 +144,21 @@ def watched(
     """
     folder = RunFolder(cfg.run_dir)
     again = f"fedrobust {command} --resume {shown(folder.path)}"
-    try:
-        with _following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], console):
-            carry_out()
-    except KeyboardInterrupt:
-        folder.update_record(state="interrupted")
-        console.print(f"stopped; go on with: {again}", highlight=False)
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if folder.checkpoint.exists():
-            print(f"what it had reached is kept; go on with: {again}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Stopping(folder) as stopping:
+        try:
+            with _following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], console):
+                carry_out()
+        except BaseException as error:
+            if stopping.asked or isinstance(error, KeyboardInterrupt):
+                folder.update_record(state="interrupted", error="")  # whatever the shutdown has met with
+                console.print(f"stopped; go on with: {again}", highlight=False)
+                return 130
+            if not isinstance(error, UserError):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            if folder.checkpoint.exists() or folder.record().get("state") == "interrupted":
+                print(f"what it had reached is kept; go on with: {again}", file=sys.stderr)
+            return error.exit_code
     return 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from fedrobust.cli.follow import Watcher
-from fedrobust.cli.launch import chosen_runs, is_complete, summarise, watched
+from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.preflight import check_run
@@ -52,13 +52,12 @@ def main(arguments: argparse.Namespace) -> int:
 
 def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
     """The runs of a preset with these settings over it, or those to go on with."""
-    runs = chosen_runs(arguments, settings)
     _quiet()
-    for cfg in runs.values():
-        check_run(cfg)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _trackers(arguments, "", RunConfig())  # what is missing for them is said before a folder is made
+    runs = chosen_runs(arguments, settings, lambda cfg: check_run(cfg, arguments.engine))
     trackers = {label: _trackers(arguments, label, cfg) for label, cfg in runs.items()}
     console = Console(soft_wrap=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for label, cfg in runs.items():
         code = _run_one(label, cfg, arguments.engine, trackers[label], console)
         if code:
@@ -88,9 +87,7 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
     folder = RunFolder(cfg.run_dir)
     cfg, engine, lines = _planned(cfg, asked)
     console.print(f"[bold]{label}[/bold]: {lines[0]}", *lines[1:], sep="\n", highlight=False)
-    if not cfg.resume:
-        folder.prepare()
-        folder.update_record(name=label, kind=cfg.kind, engine=engine, **provenance())
+    cfg = begin(label, cfg, kind=cfg.kind, engine=engine, **provenance())
     return watched("run", label, cfg, lambda: _carry_out(cfg, engine, folder), trackers, console)
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
     from fedrobust.cli.sweep_display import SweepDisplay
-    from fedrobust.preflight import check_run
+    from fedrobust.preflight import check_data, check_settings
     from fedrobust.provenance import provenance
     from fedrobust.studies.plan import plan_sweep, select
     from fedrobust.studies.room import make_room
@@ -55,7 +55,10 @@ def main(arguments: argparse.Namespace) -> int:
     asked = overrides.keys() | (study.typed if not arguments.only else set())
     found = refuse_unused({run.label: run.cfg for run in runs}, asked, engine=arguments.engine)
     for run in runs:
-        check_run(run.cfg)
+        check_settings(run.cfg)
+        if not arguments.dry_run:
+            run.folder.check_outside_of_runs()
+            check_data(run.cfg)
     there = [run for run in runs if run.complete]
     left = [run for run in runs if run not in there and not run.damage]
     room, why = make_room([run.cfg for run in left], arguments.engine, arguments.parallel)

@@ -15,7 +15,7 @@ from fedrobust.engines.grid import RUN_ID, SimulationGrid
 from fedrobust.engines.plan import pick_engine, plan_workers
 from fedrobust.registry import load_path
 
-__all__ = ["CLIENT_APP", "ENGINES", "SERVER_APP", "SimulationGrid", "pick_engine", "plan_workers", "run"]
+__all__ = ["CLIENT_APP", "ENGINES", "SERVER_APP", "SimulationGrid", "check", "pick_engine", "plan_workers", "run"]
 
 SERVER_APP = "strategies.app:app"
 CLIENT_APP = "clients.app:app"
@@ -40,6 +40,22 @@ def _run_flwr(cfg: RunConfig) -> None:
     from fedrobust.engines.flwr_runtime import launch
 
     launch(cfg)
+
+
+def check(cfg: RunConfig, engine: str) -> None:
+    """Refuse what would keep an engine from starting, before there is anything of the run.
+
+    Raises:
+        ConfigError: why it cannot start.
+    """
+    if engine == "ray":
+        from fedrobust.engines.ray_cluster import check_ray
+
+        check_ray(cfg)
+    if engine == "flwr":
+        from fedrobust.engines.flwr_runtime import check_flwr
+
+        check_flwr(cfg)
 
 
 ENGINES: dict[str, Callable[[RunConfig], None]] = {"local": _run_local, "ray": _run_ray, "flwr": _run_flwr}

@@ -113,7 +113,7 @@ def why_failed(folder: RunFolder, before: dict[str, Any], details: str) -> str:
     before: the record as it was when the run was submitted.
     """
     record = folder.record()
-    if record != before and record.get("state") == "failed":
+    if record != before and record.get("error"):
         return str(record["error"])
     said = details.removeprefix("Simulation failed with exception: ").removeprefix("N/A")
     reason = f"{said or 'the run did not complete'}; see {folder.path / LOG}"

@@ -18,6 +18,13 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.records import RunFolder, new_run_dir
 
 
+def check_flwr(cfg: RunConfig) -> None:
+    """Raise ConfigError where there is no app directory here, or a setting is not for this engine."""
+    if cfg.workers.address:
+        raise ConfigError(f"workers.address = {cfg.workers.address!r}: joins a cluster under the ray engine only")
+    app_directory()
+
+
 def launch(cfg: RunConfig) -> None:
     """Run `cfg`, its workers planned, under Flower; beside what the app writes, the run's folder gets `flwr.log`.
 
@@ -25,9 +32,7 @@ def launch(cfg: RunConfig) -> None:
         RunFailed: the run did not complete; the message is the app's own where it got as far as having one.
         ConfigError: there is no app directory here, or a setting is not for this engine.
     """
-    if cfg.workers.address:
-        raise ConfigError(f"workers.address = {cfg.workers.address!r}: joins a cluster under the ray engine only")
-    app_directory()
+    check_flwr(cfg)
     folder = RunFolder(Path(cfg.run_dir or new_run_dir(cfg.strategy.name)).absolute())
     folder.prepare()
     before = folder.record()

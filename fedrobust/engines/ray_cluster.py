@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -41,13 +43,13 @@ __all__ = [
     "stop_ray",
 ]
 
-ANSWER_SECONDS = 10.0  # for a cluster to say that it is there
+ANSWER_SECONDS = 5.0  # for a cluster to say that it is there
 GCS_PING = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what Ray itself asks a cluster first
 SOCKETS = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # below RAY_TMPDIR
 SOCKET_LENGTH = 103 if sys.platform == "darwin" else 107  # bytes that the path of a Unix socket may have
 OTHERWISE = "--engine local needs no Ray"
 
-_daemons: list[subprocess.Popen[bytes]] = []
+_daemons: list[subprocess.Popen[Any]] = []
 """Of the cluster that this process has started."""
 
 
@@ -87,6 +89,8 @@ def start_ray(address: str, cpus: int) -> bool:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunFailed(f"Ray did not start ({reason}); {OTHERWISE}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # below Python, Ray has one of its own there
     return True
 
 
@@ -132,7 +136,7 @@ def _on_our_terms(*, private: bool) -> Iterator[None]:
         yield
 
 
-def _start_daemon(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+def _start_daemon(*arguments: Any, **options: Any) -> subprocess.Popen[Any]:
     """One of Ray's processes, in a session of its own where the kernel ends it with this one."""
     daemon = subprocess.Popen(*arguments, **options, start_new_session=sys.platform == "linux")
     _daemons.append(daemon)

@@ -60,15 +60,16 @@ def superlink(home: Path, log: Path) -> Iterator[Environment]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second, impatient Ctrl-C does not cut the tidying short."""
+    """A second, impatient signal does not cut the tidying short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {name: signal.signal(name, signal.SIG_IGN) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def end_processes(home: Path) -> None:
