@@ -84,14 +84,15 @@ def main(arguments: argparse.Namespace) -> int:
         finally:
             for name, handler in handlers.items():
                 signal.signal(name, handler)
-    return _close(console, folder, states, len(there))
+    states["not begun"] = len(sweep.waiting)
+    return _close(console, folder, +states, len(there), str(facts["command"]))
 
 
-def _close(console: Console, folder: Path, states: Counter[str], there: int) -> int:
+def _close(console: Console, folder: Path, states: Counter[str], there: int, command: str) -> int:
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
     console.print(f"{counts or 'nothing to do'}{f', {there} were there' if there else ''}", highlight=False)
-    if states["interrupted"]:
-        console.print(f"stopped; the same command goes on in {shown(folder)}", highlight=False)
+    if rest := states["interrupted"] + states["not begun"]:
+        console.print(f"stopped, {rest} of the runs are left; go on with: {command}", highlight=False)
         return 130
     if states["failed"]:
         console.print("the same command tries the failed ones once more", highlight=False)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrobust import toml
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError
 from fedrobust.files import write_atomically
 from fedrobust.packages import import_path
 from fedrobust.records import ROUNDS
 from fedrobust.studies.plan import PlannedRun
 
 POLL = 0.5  # seconds
-PATIENCE = 30.0  # seconds that a run has to save itself when the sweep is stopped
+PATIENCE = 20.0  # seconds that a run has to save itself when the sweep is stopped; Slurm gives a sweep 30
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,13 @@ def claimed(folder: Path) -> Iterator[int]:
     Yields what its runs inherit.
 
     Raises:
-        ConfigError: another is at work in it.
-        RunFailed: it cannot be written.
+        ConfigError: another is at work in it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "wb")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise RunFailed(f"{folder}: cannot be written ({error.strerror}); name another --out") from error
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); name another --out") from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,12 +167,17 @@ class Sweep:
         seconds = time.monotonic() - active.started
         if active.process.returncode == 0 and active.run.complete:
             return Outcome(active.run, "completed", seconds=seconds)
-        if active.process.returncode == 130 or (self._deadline and active.process.returncode < 0):
+        if active.process.returncode == 130 or (self._deadline and not self._has_failed(active.run)):
             return Outcome(active.run, "interrupted", seconds=seconds)
         error = self._error(active)
         if active.run.folder.path.exists():
             active.run.folder.update_record(state="failed", error=error)  # also of one that was killed
         return Outcome(active.run, "failed", error, seconds)
+
+    @staticmethod
+    def _has_failed(run: PlannedRun) -> bool:
+        """Whether the run itself says so: one that a signal meets while it starts ends in many ways."""
+        return run.folder.record().get("state") == "failed"
 
     def _error(self, active: _Active) -> str:
         """The last line that begins with "error:", else the last line and the exit code."""

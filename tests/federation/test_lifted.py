@@ -15,7 +15,7 @@ from fedrobust.data import load_data
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.subjects import load_subject
 from fedrobust.models.polynomial import worst_images
-from fedrobust.preflight import check_run
+from fedrobust.preflight import check_settings
 from fedrobust.records import RunFolder
 
 CERTIFIED = "robust_accuracy.certified"
@@ -112,7 +112,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(convex, federate, folder, bits, 
 )
 def test_other_strategies_objectives_and_more_classes(settings, convex, federate, folder):
     cfg = convex(num_rounds=1, **settings)
-    check_run(cfg)
+    check_settings(cfg)
     found = federate(cfg)
     (row,) = found.read("rounds.jsonl")
     assert row["ok"] == 3
@@ -146,6 +146,6 @@ def test_a_pull_on_the_roots_keeps_clients_near_the_global_model(convex, federat
 )
 def test_what_does_not_go_together_is_refused_before_the_run(settings, said, convex):
     with pytest.raises(ConfigError) as error:
-        check_run(convex(**settings))
+        check_settings(convex(**settings))
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)

@@ -4,7 +4,7 @@ import pytest
 
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.preflight import check_run
+from fedrobust.preflight import check_settings
 from fedrobust.studies import load_study, study_names
 from fedrobust.studies.plan import label_of, plan_sweep, training_flops
 
@@ -112,7 +112,7 @@ def test_every_study_of_the_package_is_sound(name):
     configs = [RunConfig.from_flat(settings) for _, settings in study.cells()]
     assert len(configs) == len(set(configs)) > 1
     for cfg in {cfg.replace(seed=0) for cfg in configs}:
-        check_run(cfg)
+        check_settings(cfg)
 
 
 def test_descriptions_count_their_runs():

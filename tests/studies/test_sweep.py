@@ -1,17 +1,19 @@
 """A sweep works through its runs whatever becomes of one, and goes on where it was."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError
 from fedrobust.records import RunFolder
 from fedrobust.studies import room
 from fedrobust.studies.sweep import claimed
@@ -101,32 +103,56 @@ def test_one_sweep_at_a_time(here):
         pass
     (here / "file").write_text("")
     with (
-        pytest.raises(RunFailed, match=r"file/below: cannot be written \(Not a directory\)"),
+        pytest.raises(ConfigError, match=r"file/below: cannot be written \(Not a directory\)"),
         claimed(here / "file/below"),
     ):
         pass
 
 
-def test_stopped_it_leaves_no_process_and_goes_on(here, capfd):
-    command = [sys.executable, "-m", "fedrobust", "sweep", "mine.toml", "--parallel", "1", "--num-rounds", "10"]
-    command += ["--local.learning-rate", "0.01", "--seeds", "0"]
+@pytest.mark.timeout(900)
+def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, wait_until, output_at_end):
+    command = ["sweep", "mine.toml", "--parallel", "1", "--num-rounds", "10"]
+    command += ["--local.learning-rate", "0.01", "--seeds", "0,1"]
     (here / "mine.toml").write_text(STUDY.replace("local.learning-rate = [0.01, 1e12]", "attack.steps = [1]"))
     folder = RunFolder(here / "sweeps" / "mine" / "steps=1,seed=0")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(folder.read("rounds.jsonl")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = subprocess.Popen([sys.executable, "-P", "-m", "fedrobust", *command], stdout=subprocess.PIPE, text=True)
+    wait_until("two rounds", lambda: len(folder.read("rounds.jsonl")) >= 2, process=process, seconds=120)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out = output_at_end(process)
     assert process.returncode == 130
-    assert "1 interrupted" in out
-    assert "the same command goes on in sweeps/mine" in out
+    assert "1 interrupted, 1 not begun" in out
+    assert f"stopped, 2 of the runs are left; go on with: {shlex.join(['fedrobust', *command])}" in out
     done = len(folder.read("rounds.jsonl"))
     assert 2 <= done < 10
     assert folder.record()["state"] == "interrupted"
-    assert main(command[3:]) == 0
+    assert main([*command, "--only", "seed=0"]) == 0
     assert [row["round"] for row in folder.read("rounds.jsonl")] == list(range(1, 11))
     assert "completed" in capfd.readouterr().out
+
+
+@pytest.mark.timeout(900)
+def test_stopped_while_a_run_starts_it_says_what_is_left(here, wait_until, output_at_end):
+    """Ray takes SIGTERM for itself while it starts, and would end the run as a failure of its own."""
+    command = ["sweep", "mine.toml", "--parallel", "1", "--engine", "ray", "--workers.num", "1"]
+    process = subprocess.Popen([sys.executable, "-P", "-m", "fedrobust", *command], stdout=subprocess.PIPE, text=True)
+    wait_until("Ray", lambda: "raylet" in names_below(process.pid), process=process, seconds=120)
+    process.send_signal(signal.SIGINT)
+    out = output_at_end(process)
+    assert process.returncode == 130
+    assert "1 interrupted, 1 not begun" in out
+    assert "2 of the runs are left; go on with: fedrobust sweep mine.toml" in out
+    assert "failed" not in out
+    wait_until("no process", lambda: not names_below(process.pid), seconds=5)
+
+
+def names_below(pid):
+    """Of the processes that descend from one."""
+    names = []
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                names.append(child.name())
+    return names
 
 
 def configs(number, **flat):
