@@ -143,8 +143,8 @@ class RunFolder:
         """Make the folder. Raises RunFailed where it cannot be made or written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / ".writable", b"")
-            (self.path / ".writable").unlink()
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
         except OSError as error:
             raise _unwritable(self.path, error.strerror) from error
 
