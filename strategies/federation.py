@@ -14,6 +14,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines import SimulationGrid
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.records import CLIENTS
 from fedrobust.registry import objective_of, resolve
 from fedrobust.rounds import Rounds, Row
 from fedrobust.split import summarise_split
@@ -104,4 +105,26 @@ class Federation(Rounds):
         return {
             "rejected": sum(row["rejected"] for row in rounds),
             "failed": sum(row["failed"] + row["missing"] for row in rounds),
+            "warnings": absentees(self.folder.read(CLIENTS)),
         }
+
+
+def absentees(rows: list[Row]) -> list[str]:
+    """A line for each client that gave no usable answer in half of the rounds it was asked in, or in more.
+
+    rows: of clients.jsonl. The line says in how many rounds of which phase, and why the last time.
+    """
+    asked: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        asked.setdefault((row["phase"], row["client"]), []).append(row)
+    lines: dict[int, str] = {}
+    for (phase, client), answers in sorted(asked.items(), key=lambda item: (item[0][0] != "train", item[0][1])):
+        bad = [row for row in answers if row["status"] != "ok"]
+        if client not in lines and 2 * len(bad) >= len(answers):
+            reason = bad[-1]["reason"].strip().splitlines()[0]
+            what = "update" if phase == "train" else "evaluation"
+            lines[client] = (
+                f"client {client}: no usable {what} in {len(bad)} of the {len(answers)} rounds it was asked in "
+                f"({bad[-1]['status']}: {reason})"
+            )
+    return list(lines.values())

@@ -55,6 +55,8 @@ def main(arguments: argparse.Namespace) -> int:
     for run in runs:
         if run.unreadable:
             console.print(f"{shown(run.folder.path)}: {run.problem}", markup=False, highlight=False)
+        for warning in run.warnings:
+            console.print(f"{shown(run.folder.path)}: {warning}", style="red", markup=False, highlight=False)
     if any(not run.models and not run.unreadable for run in runs):
         console.print("~ so far, on the validation slice; without ~ the best model on the test set", highlight=False)
     return 0

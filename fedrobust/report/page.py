@@ -41,6 +41,7 @@ def page(overview: Overview, figures: Sequence[Drawn]) -> str:
         f"</head><body><main><h1>{title}</h1>",
         *_facts(overview),
         *_unfinished(overview),
+        *_warnings(overview),
         "<h2>Over seeds</h2>",
         f"<p>{escape(OVER_SEEDS)}</p>",
         *_summary(overview),
@@ -100,6 +101,17 @@ def _unfinished(overview: Overview) -> Iterator[str]:
     ]
     if entries:
         yield f'<h2>Not complete</h2><ul class="unfinished">{"".join(entries)}</ul>'
+
+
+def _warnings(overview: Overview) -> Iterator[str]:
+    """What complete runs, too, say of themselves."""
+    entries = [
+        f'<li><a href="#run-{number}">{escape(run.name)}</a>: {escape(warning)}</li>'
+        for number, run in enumerate(overview.runs, 1)
+        for warning in run.warnings
+    ]
+    if entries:
+        yield f'<h2>Warnings</h2><ul class="unfinished">{"".join(entries)}</ul>'
 
 
 def _summary(overview: Overview) -> Iterator[str]:

@@ -62,6 +62,11 @@ class Run:
         return "interrupted" if state == "running" and not self.folder.at_work else state
 
     @property
+    def warnings(self) -> list[str]:
+        """What the run says of itself though it goes on: clients that fail again and again, overfitting."""
+        return list(dict.fromkeys(self.record.get("warnings", [])))
+
+    @property
     def models(self) -> list[str]:
         """Those of "best" and "last" that were evaluated on the test set."""
         return [model for model in MODELS if model in self.record]

@@ -25,7 +25,7 @@ def markdown_table(columns: Sequence[str], body: Iterable[Sequence[str]]) -> lis
 
 
 def summary_markdown(summary: pd.DataFrame, runs: Sequence[Run]) -> str:
-    """Mean ± standard deviation over n seeds in percent, what a pool gives away, and the runs that are not complete."""
+    """Mean ± standard deviation over n seeds in percent, what a pool gives away, unfinished runs, warnings."""
     lines = ["no finished run"]
     if not summary.empty:
         lines = markdown_table(summary_head(summary), summary_body(summary))
@@ -33,6 +33,8 @@ def summary_markdown(summary: pd.DataFrame, runs: Sequence[Run]) -> str:
         lines += ["", POOL_WARNING]
     if unfinished := [run for run in runs if run.state != "completed"]:
         lines += ["", *(f"- {run.name}: {outcome(run)}" for run in unfinished)]
+    if warnings := [f"- {run.name}: {warning}" for run in runs for warning in run.warnings]:
+        lines += ["", *warnings]
     return "\n".join(lines) + "\n"
 
 

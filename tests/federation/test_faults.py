@@ -8,6 +8,7 @@ from clients.app import app
 from fedrobust.checkpoint import load_model
 from fedrobust.errors import RunFailed
 from fedrobust.records import RunFolder
+from strategies.federation import absentees
 
 
 def but_client(partition, misbehave):
@@ -47,6 +48,34 @@ def test_the_others_go_on_without_a_client(quick, federate, misbehave, status, r
     (client,) = [c for c in folder.read("clients.jsonl") if c["phase"] == "train" and c["client"] == 1]
     assert (client["status"], reason in client["reason"]) == (status, True)
     assert all(np.isfinite(array).all() for array in load_model(folder.last)[0].values())
+    (warning,) = folder.record()["warnings"]
+    assert warning == (
+        f"client 1: no usable update in 1 of the 1 rounds it was asked in ({status}: {client['reason']})"
+    )
+
+
+def test_who_is_missed_in_half_of_the_rounds_is_named():
+    def rows(client, phase, *answers):
+        return [
+            {"client": client, "phase": phase, "status": "failed" if why else "ok", **({"reason": why} if why else {})}
+            for why in answers
+        ]
+
+    found = absentees(
+        [
+            *rows(0, "train", "", "", ""),
+            *rows(2, "train", "x", "y\nand more", ""),
+            *rows(2, "evaluate", "z", "z", "z"),
+            *rows(3, "train", "x", "", ""),
+            *rows(3, "evaluate", "", "z"),
+            *rows(1, "train", "out of luck"),
+        ]
+    )
+    assert found == [
+        "client 1: no usable update in 1 of the 1 rounds it was asked in (failed: out of luck)",
+        "client 2: no usable update in 2 of the 3 rounds it was asked in (failed: y)",
+        "client 3: no usable evaluation in 1 of the 2 rounds it was asked in (failed: z)",
+    ]
 
 
 def test_when_every_client_fails_the_run_fails_with_the_reason(quick, federate):

@@ -3,14 +3,19 @@
 import json
 import re
 import tomllib
+from html import escape
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from fedrobust.cli import main
+from fedrobust.cli.launch import summarise as closing_table
 from fedrobust.records import RunFolder
 from fedrobust.report.groups import group, settings
 from fedrobust.report.labels import method, skew
 from fedrobust.report.overview import Overview
+from fedrobust.report.page import page
 from fedrobust.report.runs import Run, find_runs
 from fedrobust.report.summary import mean_and_std, summarise
 from fedrobust.report.tables import markdown_table, summary_latex, summary_markdown
@@ -200,3 +205,16 @@ def test_records_of_earlier_versions(study):
     overview = Overview.of([study])
     assert len(overview.summary) == 8
     assert "drift_norm" not in overview.results
+
+
+def test_a_client_that_fails_again_and_again_is_named_wherever_the_run_is(study, capsys):
+    said = "client 1: no usable update in 2 of the 2 rounds it was asked in (failed: ValueError: <one> image)"
+    RunFolder(study / "fedavg-0-1").update_record(warnings=[said, said])
+    overview = Overview.of([study])
+    assert summary_markdown(overview.summary, overview.runs).count(f"- fedavg-0-1: {said}\n") == 1
+    assert page(overview, {}).count(f"</a>: {escape(said)}</li>") == 1
+    assert main(["runs", str(study)]) == 0
+    assert capsys.readouterr().out.count(f"fedavg-0-1: {said}\n") == 1
+    cfg = RunFolder(study / "fedavg-0-1").read_config().replace(run_dir=str(study / "fedavg-0-1"))
+    closing_table(Console(soft_wrap=True), {"x": cfg})
+    assert capsys.readouterr().out.count(f"  {said}\n") == 1
