@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
+from fedrobust import cgroup
 from fedrobust.errors import ConfigError
 
 # (model, objective) whose natural and robust accuracy was shown equal in bfloat16 and float32 over three seeds
@@ -73,8 +75,28 @@ def explained_out_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores this process may use: those it is bound to, and of them as many whole ones as its container has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cgroup.cpu_limit()
+    return cores if limit is None else max(1, min(cores, int(limit)))
+
+
+def available_memory() -> int:
+    """Bytes this process may take: what is free on the machine and, within that, in its container."""
+    free, limit = psutil.virtual_memory().available, cgroup.free_memory()
+    return free if limit is None else min(free, limit)
+
+
+def heed_cores() -> None:
+    """Let PyTorch use no more threads than there are cores for this process: it does not know of a container's."""
+    if torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
+
+
+def asked_threads() -> int:
+    """Threads per process that OMP_NUM_THREADS asks for; 0 where it is not set, or to no number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def pick_device(name: str) -> torch.device:

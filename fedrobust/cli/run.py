@@ -94,7 +94,9 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
 def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
     """The config with its workers filled in, the engine ("" of a central run), and what there is to say of both."""
     from fedrobust.engines import pick_engine, plan_workers
+    from fedrobust.process import heed_cores
 
+    heed_cores()
     if cfg.kind == "central":
         cfg, _ = plan_workers(cfg, "local")
         trained = f"{objective_of(cfg)} of {labels.network(cfg)} with {cfg.model.activation}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
 
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.process import available_cores
+from fedrobust.process import asked_threads, available_cores, available_memory
 
 BYTES_PER_WORKER = 1 << 30  # a Python process with torch, Flower and a small model, with room to work
 WORKERS_PER_GPU = 5
@@ -17,20 +16,21 @@ def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
     """The config with every 0 of `workers` filled in, and one sentence that says why.
 
     On a CPU: one thread per worker and one worker per core, as far as memory and clients go (one process per core beats
-    one process with all threads). With CUDA: five workers share each GPU unless `workers.num` or `.num-gpus` says
-    otherwise.
+    one process with all threads); OMP_NUM_THREADS, where it is set, is the number of threads instead, if that many
+    cores are left for each. With CUDA: five workers share each GPU unless `workers.num` or `.num-gpus` says otherwise.
 
     Raises:
         ConfigError: a setting asks for more than the machine has.
     """
     workers, cores, gpus = cfg.workers, available_cores(), _num_gpus(cfg)
-    memory = max(1, psutil.virtual_memory().available // BYTES_PER_WORKER)
+    memory = max(1, available_memory() // BYTES_PER_WORKER)
     if workers.num_gpus and not gpus:
         raise ConfigError(f"workers.num-gpus = {workers.num_gpus}: no CUDA device here, or device is not cuda")
     if workers.threads > cores:
         raise ConfigError(f"workers.threads = {workers.threads}: this machine has {cores} cores")
 
-    limits = {"clients": cfg.num_clients, "cores": cores // max(workers.threads, 1), "memory": memory}
+    asked = min(asked_threads(), cores)
+    limits = {"clients": cfg.num_clients, "cores": cores // max(workers.threads or asked, 1), "memory": memory}
     if gpus:
         limits["GPUs"] = int(gpus / workers.num_gpus) if workers.num_gpus else WORKERS_PER_GPU * gpus
     bound = min(limits, key=lambda name: limits[name])
@@ -38,7 +38,7 @@ def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
     why = "one process" if engine == "local" else "workers.num" if workers.num else f"bounded by the {bound}"
     filled = {
         "workers.num": num,
-        "workers.threads": workers.threads or max(1, cores // num),
+        "workers.threads": workers.threads or max(1, min(asked or cores, cores // num)),
         "workers.num-gpus": workers.num_gpus or round(gpus / num, 4),
     }
     share = f", {filled['workers.num-gpus']:g} GPU each" if gpus else ""

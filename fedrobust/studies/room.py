@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import psutil
 import torch
 
 from fedrobust.config import RunConfig
 from fedrobust.engines import pick_engine
 from fedrobust.engines.plan import BYTES_PER_WORKER
-from fedrobust.process import available_cores
+from fedrobust.process import asked_threads, available_cores, available_memory
 from fedrobust.studies.sweep import Room
 
 
@@ -35,11 +34,12 @@ def make_room(configs: Sequence[RunConfig], engine: str, parallel: int) -> tuple
         at_once = min(parallel or len(gpus), len(configs))
         chosen = pick_engine(cfg, engine)[0]
         return Room(at_once, chosen, devices=tuple(gpus) if at_once > 1 else ("",)), f"{len(gpus)} GPUs"
-    memory = max(1, psutil.virtual_memory().available // BYTES_PER_WORKER)
+    memory = max(1, available_memory() // BYTES_PER_WORKER)
     at_once = min(parallel or min(cores, memory), len(configs))
     if engine == "auto" and at_once == 1 and cores > 1:
         return Room(1, pick_engine(cfg, engine)[0]), "one run"
-    threads = () if cfg.workers.threads else ("--workers.threads", str(max(1, cores // at_once)))
+    each = max(1, min(asked_threads() or cores, cores // at_once))
+    threads = () if cfg.workers.threads else ("--workers.threads", str(each))
     workers = () if cfg.workers.num else ("--workers.num", str(max(1, cores // at_once)))
     if engine in ("auto", "local"):
         return Room(at_once, "local", threads), f"{cores} cores"

@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections import namedtuple
 from contextlib import suppress
 
 import psutil
@@ -166,8 +165,8 @@ def machine(monkeypatch):
     def make(cores, gpus=0, memory=64):
         monkeypatch.setattr(room, "available_cores", lambda: cores)
         monkeypatch.setattr(room, "_visible_gpus", lambda: [str(n) for n in range(gpus)])
-        free = namedtuple("free", "available")(memory << 30)
-        monkeypatch.setattr(room.psutil, "virtual_memory", lambda: free)
+        monkeypatch.setattr(room, "available_memory", lambda: memory << 30)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     return make
 
@@ -182,10 +181,12 @@ def test_room_on_cores(machine):
     assert room.make_room(configs(20), "auto", 0)[0].parallel == 3
 
 
-def test_a_central_run_has_no_engine_and_all_cores(machine):
+def test_a_central_run_has_no_engine_and_all_cores(machine, monkeypatch):
     machine(8)
     found, _ = room.make_room(configs(1, kind="central"), "auto", 0)
     assert (found.engine, found.flags) == ("local", ("--workers.threads", "8"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert room.make_room(configs(1, kind="central"), "auto", 0)[0].flags == ("--workers.threads", "3")
 
 
 def test_room_on_gpus(machine, monkeypatch):

@@ -1,0 +1,63 @@
+"""What a container, or a job of a batch system, may use of a machine: the limits of its cgroup, version 1 or 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path("/")
+UNLIMITED = 1 << 60  # bytes; version 1 writes a number of about this size where there is no limit
+
+
+def cpu_limit(root: Path = ROOT) -> float | None:
+    """CPUs' worth of time per second that this process may use; None without a limit."""
+    limits = []
+    for folder in _folders("cpu", root):
+        words = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+        if len(words) == 2 and words[0] not in ("max", "-1"):
+            limits.append(int(words[0]) / int(words[1]))
+    return min(limits, default=None)
+
+
+def free_memory(root: Path = ROOT) -> int | None:
+    """Bytes that this process may still take, its files in the page cache not counted; None without a limit."""
+    limits = []
+    for folder in _folders("memory", root):
+        for limit, usage, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            (most,) = _words(folder / limit) or ("max",)
+            if most == "max" or int(most) >= UNLIMITED:
+                continue
+            (used,) = _words(folder / usage) or ("0",)
+            stat = dict(zip(*[iter(_words(folder / "memory.stat"))] * 2, strict=False))
+            limits.append(max(0, int(most) - int(used) + int(stat.get(cached, 0))))
+    return min(limits, default=None)
+
+
+def _folders(controller: str, root: Path) -> Iterator[Path]:
+    """The cgroup of this process and all above it, as far as they are mounted here.
+
+    In a container /proc may name the group as the host does, while what is mounted begins with it: the mount itself is
+    always among them.
+    """
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            mount = root / "sys/fs/cgroup" / controllers
+            if controllers and not mount.is_dir():  # "cpu,cpuacct" is also mounted as "cpu"
+                mount = root / "sys/fs/cgroup" / controller
+            group = mount / path.lstrip("/")
+            yield from (group, *(above for above in group.parents if above.is_relative_to(mount)))
+
+
+def _words(path: Path) -> list[str]:
+    """Of a file; none where there is none."""
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
