@@ -75,6 +75,12 @@ def test_workers_do_not_import_from_the_folder_that_the_user_stands_in(ray_is_up
     assert str(ray_is_up) not in paths
 
 
+def test_a_cluster_that_is_there_answers(ray_is_up):
+    from fedrobust.engines.ray_cluster import _check_cluster, ray
+
+    _check_cluster(ray.get_runtime_context().gcs_address)
+
+
 def test_s7_a_private_ray_listens_on_the_loopback_alone_and_has_no_dashboard(ray_is_up):
     ray = pytest.importorskip("ray")
     listening = {
