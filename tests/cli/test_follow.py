@@ -43,12 +43,12 @@ def append(folder, *rounds, seconds=1.0):
     folder.append(ROUNDS, [{"round": number, "seconds": seconds} for number in rounds])
 
 
-def test_rows_are_handed_on_as_they_are_written_and_all_by_the_end(folder):
+def test_rows_are_handed_on_as_they_are_written_and_all_by_the_end(folder, slowness):
     recorder = Recorder()
     with Following(folder, [recorder], pytest.fail):
         assert recorder.before == []
         append(folder, 1)
-        assert recorder.rounds.get(timeout=20) == (1, 1.0)
+        assert recorder.rounds.get(timeout=20 * slowness()) == (1, 1.0)
         append(folder, 2, 3)
     assert recorder.told() == [(2, 1.0), (3, 1.0)]
     assert recorder.ended == 1

@@ -79,7 +79,7 @@ def test_leftovers_of_a_killed_build_do_not_matter(write_tiny, cache_dir):
     assert cached_folder(cache_dir) == built
 
 
-def test_two_processes_build_once_and_both_end_well(write_tiny, cache_dir, tmp_path):
+def test_two_processes_build_once_and_both_end_well(write_tiny, cache_dir, tmp_path, output_at_end):
     folder = write_tiny()
     log = tmp_path / "log"
     script = textwrap.dedent(
@@ -104,7 +104,7 @@ def test_two_processes_build_once_and_both_end_well(write_tiny, cache_dir, tmp_p
     )
     command = [sys.executable, "-W", "error", "-c", script]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    digests = {process.communicate(timeout=60)[0].strip() for process in processes}
+    digests = {output_at_end(process).strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
     assert digests == {load("tiny", data_dir=folder).digest}
     assert log.read_text() == "xx"  # one builder: train and test

@@ -10,11 +10,11 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def federation_of_processes() -> Callable[..., Any]:
-    """(folder, number of clients) → its `Machines`, and `wait_until`."""
+def federation_of_processes(wait_until) -> Callable[..., Any]:
+    """(folder, number of clients) → its `Machines`."""
     spec = spec_from_file_location("machines", Path(__file__).with_name("machines.py"))
     assert spec
     assert spec.loader
     machines = sys.modules["machines"] = module_from_spec(spec)
     spec.loader.exec_module(machines)
-    return lambda folder, num_clients: (machines.Machines(folder, num_clients), machines.wait_until)
+    return lambda folder, num_clients: machines.Machines(folder, num_clients, wait_until)

@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,18 +35,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.2)
-
-
 class Machines:
     """Starts, kills and reads the processes; each has a FLWR_HOME, a log and a process group of its own."""
 
-    def __init__(self, folder: Path, num_clients: int) -> None:
-        self.folder, self.num_clients = folder, num_clients
+    def __init__(self, folder: Path, num_clients: int, wait_until: Callable[..., None]) -> None:
+        """`wait_until`: as of the fixture."""
+        self.folder, self.num_clients, self._wait_until = folder, num_clients, wait_until
         self.certs = folder / "certs"
         make_certificates(self.certs, ["127.0.0.1"], num_clients)
         self.port = free_port()
@@ -91,7 +84,7 @@ class Machines:
         if "serverapp" not in self.processes:
             trust = ("--root-certificates", str(bundle / "ca.crt"))
             self.start("serverapp", "flower-superexec", *trust, "--runtime-api-address", self.address, *secret)
-        wait_until(self.healthy, 60, "SuperLink answers")
+        self._wait_until("SuperLink answers", self.healthy, process=self.processes["superlink"])
 
     def healthy(self) -> bool:
         with suppress(URLError, OSError):

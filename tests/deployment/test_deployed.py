@@ -34,12 +34,16 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory, federation_of_processes):
+def story(tmp_path_factory, federation_of_processes, wait_until, slowness):
     """Play it once; what was seen."""
     folder = tmp_path_factory.mktemp("deployed")
-    machines, wait_until = federation_of_processes(folder, 2)
+    machines = federation_of_processes(folder, 2)
     (folder / "mine.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in SETTINGS.items()))
     run = RunFolder(folder / "run")
+
+    def messages(client):
+        return machines.log(client).read_text().count("train message")
+
     try:
         machines.start_server()
         outside = machines.strangers()
@@ -51,13 +55,13 @@ def story(tmp_path_factory, federation_of_processes):
             machines.start_client(number)
 
         machines.deploy("deploy", str(folder / "mine.toml"), "--run-dir", str(run.path))
-        wait_until(lambda: "train message" in machines.log("client-1").read_text(), 300, "round 1 begins")
+        wait_until("round 1", lambda: messages("client-1"), process=machines.processes["deploy"], seconds=300)
         machines.kill("superlink")
         machines.start_server()
-        wait_until(lambda: run.read("rounds.jsonl"), 400, "round 1 ends")
-        wait_until(lambda: machines.log("client-1").read_text().count("train message") > 2, 300, "round 2 begins")
+        wait_until("its end", lambda: run.read("rounds.jsonl"), process=machines.processes["deploy"], seconds=400)
+        wait_until("round 2", lambda: messages("client-1") > 2, process=machines.processes["deploy"], seconds=300)
         machines.kill("client-1")
-        code = machines.processes["deploy"].wait(timeout=400)
+        code = machines.processes["deploy"].wait(timeout=400 * slowness())
         strangers = {name: machines.processes[name].poll() for name in outside}
         listening = {
             connection.laddr.ip
