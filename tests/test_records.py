@@ -176,3 +176,13 @@ def test_a_full_disk_from_the_start_is_said(here, monkeypatch):
     monkeypatch.setattr(records, "write_atomically", write)
     with pytest.raises(RunFailed, match=r"cannot be written \(No space left on device\)"):
         RunFolder.create(RunConfig(run_dir=str(here / "x")))
+
+
+def test_flower_without_a_checkout_is_refused_and_leaves_nothing(here, monkeypatch, capsys):
+    from fedrobust.engines import flwr_command
+
+    monkeypatch.setattr(flwr_command, "__file__", str(here / "site-packages" / "fedrobust" / "engines" / "x.py"))
+    assert main([*TINY, "--engine", "flwr"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "install from a checkout" in line
+    assert everything_in(here) == []
