@@ -57,10 +57,10 @@ def test_tensorboard_shows_every_number_of_a_run_and_goes_on_with_it(tmp_path, m
     tiny = ["--attack.steps", "1", "--evaluation.attacks", "fgsm,pgd-2", "--evaluation.select-by", "fgsm"]
     tiny += ["--variant", "fedavg", "--workers.threads", "1", "--local.steps", "1", "--run-dir", "mine"]
     assert main(["run", "quickstart", "--engine", "local", "--tensorboard", "--num-rounds", "2", *tiny]) == 0
-    folder = RunFolder("mine/fedavg")
+    folder = RunFolder("mine")
     for resume, rounds in (([], 2), (["--num-rounds", "3"], 3), ([], 3)):
         if rounds == 3:
-            assert main(["run", "--resume", "mine/fedavg", "--engine", "local", "--tensorboard", *resume]) == 0
+            assert main(["run", "--resume", "mine", "--engine", "local", "--tensorboard", *resume]) == 0
         tags, events = shown(folder)
         written = [scalars(row) for row in folder.read("rounds.jsonl")]
         assert len(written) == rounds

@@ -214,17 +214,17 @@ def test_the_command_from_a_preset_to_a_report(here, capsys):
     out = capsys.readouterr().out
     assert "fedavg: at of small-cnn with relu on all of digits, 1 CPU threads" in out
     assert "round 2/2" in out
-    folder = RunFolder("mine/fedavg")
+    folder = RunFolder("mine")
     assert folder.record()["kind"] == folder.read_config().kind == "central"
 
-    assert main(["run", "--resume", "mine/fedavg", "--num-rounds", "3"]) == 0
+    assert main(["run", "--resume", "mine", "--num-rounds", "3"]) == 0
     assert [row["round"] for row in folder.read("rounds.jsonl")] == [1, 2, 3]
     assert main(["runs", "mine"]) == 0
     assert "3/3" in capsys.readouterr().out
     assert main(["report", "mine", "--out", "out"]) == 0
     assert (here / "out" / "curves.png").stat().st_size > 10_000
     assert "| central |" in capsys.readouterr().out
-    assert main(["evaluate", "mine/fedavg", "--attacks", "fgsm", "--num-images", "40", "--no-checks"]) == 0
+    assert main(["evaluate", "mine", "--attacks", "fgsm", "--num-images", "40", "--no-checks"]) == 0
     assert "worst client" not in capsys.readouterr().out
 
 
@@ -254,7 +254,7 @@ def test_mistakes(here, capsys, arguments, said):
 def test_a_rate_that_follows_the_number_of_rounds_keeps_it(here, capsys):
     settings = ["--variant", "fedavg", *TINY, "--central.schedule", "cosine", "--run-dir", "mine"]
     assert main(["central", "quickstart", *settings]) == 0
-    assert main(["central", "--resume", "mine/fedavg", "--num-rounds", "5"]) == 2
+    assert main(["central", "--resume", "mine", "--num-rounds", "5"]) == 2
     assert "num-rounds: cannot change in a resumed run whose rate follows it" in capsys.readouterr().err
 
 

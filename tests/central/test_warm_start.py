@@ -58,6 +58,6 @@ def test_weights_of_another_model_are_refused(quick, federate, warm, settings, s
 
 def test_a_file_that_is_not_there_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "quickstart", "--init", "gone.safetensors", "--run-dir", "mine"]) == 1
+    assert main(["run", "quickstart", "--init", "gone.safetensors", "--run-dir", "mine"]) == 2
     assert "gone.safetensors: no such file" in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()

@@ -63,7 +63,7 @@ def container(service: str) -> str:
 
 
 def rows(log: str) -> list[dict]:
-    text = docker("exec", container("serverapp"), "cat", f"/runs/run/fedavg/{log}.jsonl", check=False)
+    text = docker("exec", container("serverapp"), "cat", f"/runs/run/{log}.jsonl", check=False)
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
@@ -148,7 +148,7 @@ def play() -> SimpleNamespace:
     seen.f11_rounds = (stopped_at, story.rounds())
     for number in range(3):  # Flower's, after a run that was stopped in mid-round, answer one message late
         docker("restart", container(f"supernode-{number}"))
-    resume = f"fedrobust deploy --resume /runs/run/fedavg --num-rounds {story.rounds() + 1}"
+    resume = f"fedrobust deploy --resume /runs/run --num-rounds {story.rounds() + 1}"
     with_tls = "--superlink superlink:8000 --ca /certs/server/ca.crt"
     seen.resumed = docker("exec", container("serverapp"), *resume.split(), *with_tls.split(), check=False)
     seen.logs = "".join(docker("logs", name) for name in names)
