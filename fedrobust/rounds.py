@@ -172,7 +172,8 @@ class Rounds(ABC):
         """Both models on the test set, as safetensors, and the record's results."""
         last = self.measure.test(state.last)
         best = last if state.best is state.last else self.measure.test(state.best)
-        progress, constants = state.progress, constants_of(self.measure.bench.model)
+        bench, progress = self.measure.bench, state.progress
+        constants = constants_of(bench.model, bench.dataset.image_shape[0])
         for path, arrays, which in (
             (self.folder.best, state.best, progress.best_round),
             (self.folder.last, state.last, progress.server_round),

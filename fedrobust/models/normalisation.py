@@ -36,7 +36,9 @@ def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
     return nn.Sequential(OrderedDict(normalisation=Normalisation(mean, std), network=network))
 
 
-def constants_of(model: nn.Module) -> dict[str, list[float]]:
-    """Mean and std of the `Normalisation` inside `model`, which no state dict holds."""
-    layer = next(module for module in model.modules() if isinstance(module, Normalisation))
-    return {"mean": layer.mean.flatten().tolist(), "std": layer.std.flatten().tolist()}
+def constants_of(model: nn.Module, channels: int) -> dict[str, list[float]]:
+    """Return mean and std of the `Normalisation` inside `model`, which no state dict holds; 0 and 1 if it has none."""
+    for module in model.modules():
+        if isinstance(module, Normalisation):
+            return {"mean": module.mean.flatten().tolist(), "std": module.std.flatten().tolist()}
+    return {"mean": [0.0] * channels, "std": [1.0] * channels}

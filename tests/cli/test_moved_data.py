@@ -60,13 +60,13 @@ def moved(tmp_path_factory):
         patch.chdir(here)
         flags = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
         assert main(["run", "quickstart", "--variant", "fedavg", "--data-dir", "data", "--run-dir", "r", *flags]) == 0
-        began = RunFolder(here / "r" / "fedavg").read_config()
+        began = RunFolder(here / "r").read_config()
         rows = split_of(began).clients
         (here / "data").rename(here / "elsewhere")
         split_of.cache_clear()
         (here / "below").mkdir()
         patch.chdir(here / "below")
-        yield RunFolder(here / "r" / "fedavg"), here / "elsewhere", rows
+        yield RunFolder(here / "r"), here / "elsewhere", rows
 
 
 def evaluate(run, data, out):

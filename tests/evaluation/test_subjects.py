@@ -18,7 +18,7 @@ from fedrobust.data import load
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation.foreign import fitted
 from fedrobust.evaluation.subjects import load_subject, load_weights, weights_digest
-from fedrobust.models import build_model
+from fedrobust.models import MODELS, build_model
 from fedrobust.models.normalisation import constants_of
 from fedrobust.records import model_facts
 
@@ -242,8 +242,27 @@ def test_mean_and_std_are_the_files_own(run, tmp_path):
     }
     save_model(tmp_path / "other.safetensors", arrays, **{**facts, "mean": [0.2], "std": [0.5]})
     subject = load_subject(str(tmp_path / "other.safetensors"))
-    assert constants_of(subject.model) == {"mean": [pytest.approx(0.2)], "std": [0.5]}
+    assert constants_of(subject.model, 1) == {"mean": [pytest.approx(0.2)], "std": [0.5]}
     assert not subject.notes
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_says_its_mean_and_std(name):
+    """CalFAT's network is on raw pixels, with 0 and 1: x normalised by them is x."""
+    model = build_model(
+        name,
+        num_classes=10,
+        image_shape=(3, 32, 32),
+        mean=(0.2, 0.3, 0.4),
+        std=(0.5, 0.6, 0.7),
+        generator_seed=0,
+        activation="polynomial" if name == "polynomial" else "relu",
+    )
+    mean, std = {
+        "calfat-cnn": ((0, 0, 0), (1, 1, 1)),
+        "polynomial": ((0.2, 0.3, 0.4), (1, 1, 1)),  # balls keep their shape
+    }.get(name, ((0.2, 0.3, 0.4), (0.5, 0.6, 0.7)))
+    assert constants_of(model, 3) == {"mean": pytest.approx(mean), "std": pytest.approx(std)}
 
 
 def test_the_documented_lines_load_a_runs_weights_in_plain_pytorch(run):
