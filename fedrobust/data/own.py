@@ -135,7 +135,8 @@ def _identity(cfg: RunConfig) -> dict[str, str | int | float]:
     """What decides which images are in the pool."""
     keys = ("data.name", "data.train-images", "data.validation-fraction", "pool.fraction", "seed")
     flat = cfg.to_flat()
-    return {key: flat[key] for key in keys}
+    # files from before the fraction counted the validation slice, too, lack this key: theirs is another pool
+    return {key: flat[key] for key in keys} | {"pool.fraction is of": "all training images"}
 
 
 def _named(variable: str, what: str) -> Path:

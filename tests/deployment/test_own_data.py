@@ -7,9 +7,10 @@ from PIL import Image
 
 from clients.app import app
 from clients.local import LocalClient
+from fedrobust.checkpoint import load_model, save_model
 from fedrobust.cli import main
 from fedrobust.data import DATASETS, load
-from fedrobust.data.own import load_own, read_folder
+from fedrobust.data.own import load_own, load_pool, read_folder
 from fedrobust.engines import flower
 from fedrobust.errors import RunFailed, UserError
 from fedrobust.evaluation.measure import Measure
@@ -113,6 +114,11 @@ def test_a_pool_that_is_damaged_or_anothers_is_refused(pool):
     cfg, path = pool
     with pytest.raises(UserError, match=r"made for seed = 0, the run has 1"):
         load_own(cfg.replace(seed=1))
+    arrays, facts = load_model(path)
+    del facts["pool.fraction is of"]  # as files were when 0.2 was 18 % of all images
+    save_model(path.with_name("old.safetensors"), arrays, **facts)
+    with pytest.raises(UserError, match=r"made for pool\.fraction is of = None, the run has all training images"):
+        load_pool(path.with_name("old.safetensors"), cfg)
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
