@@ -23,8 +23,8 @@ from fedrobust.report.tables import POOL_WARNING, has_pool, outcome, summary_bod
 HERE = Path(__file__).parent
 OVER_SEEDS = (
     "Accuracy on the test set in percent, mean ± standard deviation over n seeds. The best round was chosen on the "
-    "validation slice; without one it is the last. Worst client: on its own held-out images, where clients were asked in "
-    "that model's round."
+    "validation slice; without one it is the last. Worst client: on its own held-out images, where clients were asked "
+    "in that model's round."
 )
 # columns of results.csv that the page has no room for
 LEFT_OUT = ("emd_before", "emd_after", "pool_images", "pool_bytes", "started", "commit", "test_images")
