@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from fedrobust.errors import ConfigError
-from fedrobust.flat import FlatValue, Section, nest, one_line, walk
+from fedrobust.flat import FlatValue, Section, nest, one_line, set_keys, walk
 from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
 
@@ -284,6 +284,12 @@ class RunConfig(Section, frozen=True):
         if self.kind == "central" and self.strategy.name != "fedavg":
             raise ValueError(f"strategy.name = {self.strategy.name!r}: a central run has no strategy; leave it unset")
         return self
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The flat keys that were set when this config was made; none of a complete one, which nobody typed."""
+        keys = frozenset(set_keys(self))
+        return frozenset() if keys == FIELDS.keys() else keys
 
     def to_flat(self) -> dict[str, FlatValue]:
         """Flat scalars by kebab-case key, as Flower's run config wants them."""

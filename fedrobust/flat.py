@@ -38,6 +38,16 @@ def walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]
             yield key, field, value
 
 
+def set_keys(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Yield the flat key of every setting that was given when the section was made."""
+    for name in section.model_fields_set:
+        key, value = prefix + name.replace("_", "-"), getattr(section, name)
+        if isinstance(value, Section):
+            yield from set_keys(value, key + ".")
+        else:
+            yield key
+
+
 def nest(flat: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Flat values as nested tables, text read as the field's type.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedrobust import toml
+from fedrobust import central, engines, toml
 from fedrobust.cli import main
 from fedrobust.cli.launch import chosen_runs
 from fedrobust.config import FIELDS, RunConfig
@@ -113,6 +113,17 @@ def test_a_runs_own_complete_config_never_refuses(here, capsys):
     assert toml.flatten(toml.read(config)).keys() == FIELDS.keys()
     assert main(["run", "--resume", str(config.parent), "--num-rounds", "2", "--engine", "local"]) == 0
     assert main(["run", str(config), "--engine", "local", "--run-dir", "b"]) == 0
+
+
+def test_what_python_gives_is_refused_and_a_complete_config_is_not(tmp_path):
+    given = {"central.average": "ema", "run-dir": str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match=r"central\.average = 'ema': has no effect: only a central run uses it"):
+        engines.run(RunConfig.from_flat(given), "local")
+    with pytest.raises(ConfigError, match=r"num-clients = 3: has no effect: only a federation uses it"):
+        central.run(RunConfig.from_flat({"kind": "central", "num-clients": 3, "run-dir": str(tmp_path / "run")}))
+    assert not list(tmp_path.iterdir())
+    assert RunConfig.from_flat(given).given == given.keys()
+    assert RunConfig().given == RunConfig.from_flat(RunConfig.from_flat(given).to_flat()).given == set()
 
 
 def test_every_reason_is_of_a_setting_that_exists():

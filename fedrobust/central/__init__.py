@@ -10,6 +10,7 @@ from __future__ import annotations
 from fedrobust.central.run import Central
 from fedrobust.config import RunConfig
 from fedrobust.process import threads
+from fedrobust.unused import refuse_unused
 
 __all__ = ["Central", "run"]
 
@@ -19,7 +20,8 @@ def run(cfg: RunConfig) -> None:
 
     Raises:
         RunFailed: the run could not go on; what it had reached lies in its folder.
-        ConfigError: the settings do not fit the data.
+        ConfigError: the settings do not fit the data, or one that was given for this config has no effect.
     """
+    refuse_unused({"": cfg}, cfg.given)
     with threads(cfg.workers.threads):
         Central(cfg).run()

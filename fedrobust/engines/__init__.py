@@ -14,6 +14,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines.grid import RUN_ID, SimulationGrid
 from fedrobust.engines.plan import pick_engine, plan_workers
 from fedrobust.registry import load_path
+from fedrobust.unused import refuse_unused
 
 __all__ = ["CLIENT_APP", "ENGINES", "SERVER_APP", "SimulationGrid", "check", "pick_engine", "plan_workers", "run"]
 
@@ -66,8 +67,9 @@ def run(cfg: RunConfig, engine: str) -> None:
 
     Raises:
         RunFailed: the run could not go on; what it had reached lies in its folder.
-        ConfigError: the settings do not fit the data.
+        ConfigError: the settings do not fit the data, or one that was given for this config has no effect.
     """
+    refuse_unused({"": cfg}, cfg.given, engine=engine)
     ENGINES[engine](cfg)
 
 
