@@ -1,4 +1,4 @@
-"""What a container, or a job of a batch system, may use of a machine: the limits of its cgroup, version 1 or 2."""
+"""CPU and memory limits of a container or a batch job, from its cgroup, version 1 or 2."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _folders(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _words(path: Path) -> list[str]:
-    """Of a file; none where there is none."""
+    """Return the words of a file; none if it cannot be read."""
     try:
         return path.read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Where these packages lie, and how a Python process that is started from here finds them and no other's.
+"""The import path of processes that are started from here: these packages, and none of a user's of the same name.
 
 `clients`, `strategies` and `partitions` are names that a user's own files have, too, and the current folder comes first
 on the import path of `python -m` and of Ray's workers.

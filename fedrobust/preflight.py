@@ -60,7 +60,7 @@ def check_settings(cfg: RunConfig) -> None:
 
 
 def check_folder(cfg: RunConfig) -> None:
-    """That the run's folder can be made, or of a run that is to go on, that nobody is at work on it.
+    """Check that the run's folder can be made, or that nobody is at work on it if the run is resumed.
 
     Raises:
         ConfigError: it lies in another run's, cannot be written, or is in use.
@@ -75,7 +75,7 @@ def check_folder(cfg: RunConfig) -> None:
 
 
 def check_engine(cfg: RunConfig, asked: str) -> None:
-    """That the engine which is asked for, or fits, can start.
+    """Check that the engine which is asked for, or fits, can start.
 
     Raises:
         ConfigError: why it cannot.
@@ -86,7 +86,7 @@ def check_engine(cfg: RunConfig, asked: str) -> None:
 
 
 def check_data(cfg: RunConfig) -> None:
-    """That the data can be had and split as asked, and that the weights to begin with are of this model.
+    """Check that the data can be had and split as asked, and that the weights to begin with are of this model.
 
     Raises:
         ConfigError: what is not there, or does not go together.
@@ -103,7 +103,7 @@ def check_data(cfg: RunConfig) -> None:
 
 @contextmanager
 def _typed() -> Iterator[None]:
-    """What fails inside does so for what the user has typed: a ConfigError."""
+    """Turn errors inside the block into ConfigErrors: they come from what the user has typed."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What every attack is given, pixels in [0, 1], and what it keeps: the model, its buffers and the random state."""
+"""The contract of attacks: pixels in [0, 1] come in; the model, its buffers and the random state stay as they were."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -52,7 +52,7 @@ def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _pixel_check(x: Tensor) -> Callable[[], None]:
-    """What raises ValueError for pixels outside [0, 1]: at once on the CPU, when called elsewhere.
+    """Check that pixels lie in [0, 1]: at once on the CPU; elsewhere, return the check to call later.
 
     Nothing is checked while a CUDA graph is captured, and `Ball` says what is wrong with integers.
     """

@@ -26,7 +26,7 @@ class Stopping:
         self._last = float("-inf")
         self._before: dict[signal.Signals, Any] = {}
         self.asked = False
-        """Whether a signal has come."""
+        """True once a signal has come."""
 
     def __enter__(self) -> Stopping:
         self._before = {name: signal.getsignal(name) for name in SIGNALS}

@@ -1,4 +1,4 @@
-"""What can be trained on and certified at all: numbers, and a label for each row. A NaN proves anything."""
+"""Checks of samples before anything is trained on or certified: finite numbers, and a label for each row."""
 
 from __future__ import annotations
 

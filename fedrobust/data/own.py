@@ -89,7 +89,7 @@ def read_folder(folder: Path, spec: DatasetSpec, say: Callable[[str], object] = 
 
 
 def _suffixes() -> set[str]:
-    """Of the formats that Pillow reads."""
+    """Return the file suffixes of the formats that Pillow reads."""
     known = Image.registered_extensions()
     return {suffix for suffix, name in known.items() if name in Image.OPEN and name not in NO_IMAGES}
 

@@ -50,7 +50,7 @@ SOCKET_LENGTH = 103 if sys.platform == "darwin" else 107  # bytes that the path 
 OTHERWISE = "--engine local needs no Ray"
 
 _daemons: list[subprocess.Popen[Any]] = []
-"""Of the cluster that this process has started."""
+"""Processes of the cluster that this process has started."""
 
 
 def check_ray(cfg: RunConfig) -> None:
@@ -122,7 +122,7 @@ class _Job(JobConfig):
 
 @contextmanager
 def _on_our_terms(*, private: bool) -> Iterator[None]:
-    """What Ray does otherwise while it starts.
+    """Start Ray without three of its habits.
 
     It exchanges 127.0.0.1 for this host's outward address, and listens for all the world where it is that. It takes
     SIGTERM for itself and ends the process on the spot. It starts its daemons in this process's group, where a signal

@@ -18,9 +18,9 @@ from fedrobust.errors import ConfigError, RunFailed
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".tar")
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Under which of its keys a file keeps the state dict, the first that it has."""
+"""Keys under which a file may keep the state dict; the first that it has counts."""
 AROUND = ("module.", "model.", "_orig_mod.", "net.", "network.")
-"""What wrappers write before all names: DataParallel, torch.compile, a normalising model such as ours, Lightning."""
+"""Prefixes that wrappers write before all names: DataParallel, torch.compile, a normalising model, Lightning."""
 COUNTERS = "num_batches_tracked"  # older files have none, and in eval mode none matters
 NOT_THE_MODELS = ("n_averaged",)  # AveragedModel's
 
@@ -84,7 +84,7 @@ def fitted(arrays: Arrays, own: Mapping[str, np.ndarray | Tensor]) -> Arrays:
 
 
 def _bare(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without what stands before all names."""
+    """Return the same values by their names without the prefixes of wrappers."""
     found = dict(named)
     while around := next((a for a in AROUND if found and all(name.startswith(a) for name in found)), ""):
         found = {name.removeprefix(around): value for name, value in found.items()}

@@ -43,7 +43,7 @@ class Measure:
 
     @property
     def selects(self) -> bool:
-        """Whether there are validation images to choose the best round on."""
+        """True if there are validation images to choose the best round on."""
         return bool(len(self._validation))
 
     @property

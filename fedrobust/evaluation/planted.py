@@ -58,7 +58,7 @@ class Readout(nn.Module):
 
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
-    """What the linear layer gets that is called last, [B, D]."""
+    """Return the input of the linear layer that is called last, [B, D]."""
     seen: list[Tensor] = []
     layers = _linear_layers(model)
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers]

@@ -45,7 +45,7 @@ class Subject:
     clients: np.ndarray | None = None
     """Training images of that run's clients by class, [clients, K]; None if it has none, or they are not known."""
     notes: tuple[str, ...] = ()
-    """What was taken for granted, and what is not known."""
+    """Lines on assumptions made and on facts that are not known."""
 
 
 def load_subject(
@@ -113,7 +113,7 @@ def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
 
 
 def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
-    """As `Subject.clients`, from the run's partition. Raises ConfigError where that cannot be had again."""
+    """Return `Subject.clients` from the run's partition. Raises ConfigError if that cannot be computed again."""
     labels = dataset.train.labels
     if not len(labels):
         raise ConfigError("since the training images are not there")

@@ -112,7 +112,7 @@ def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
 
 
 def needs_gradients(name: str) -> bool:
-    """Whether the attack of this name asks the model for input gradients."""
+    """Return whether the attack of this name asks the model for input gradients."""
     return not name.startswith((*NO_GRADIENT, CERTIFIED))
 
 

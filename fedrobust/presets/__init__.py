@@ -30,7 +30,7 @@ class Preset:
     variants: Mapping[str, Mapping[str, Any]]
     alternatives: Mapping[str, Mapping[str, Any]]
     own: bool = False
-    """Whether it is a user's file."""
+    """True for a user's file."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -39,7 +39,7 @@ class Preset:
 
     @property
     def typed(self) -> frozenset[str]:
-        """Those that a user typed: the keys of a user's file, unless a run wrote it, with every setting in it."""
+        """The keys that a user typed: all of a user's file, but none of a complete config, which a run wrote."""
         return self.keys if self.own and "resume" not in self.settings else frozenset()
 
     def configs(self, overrides: Mapping[str, Any], variant: str = "") -> dict[str, RunConfig]:

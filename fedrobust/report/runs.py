@@ -63,7 +63,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """What the run says of itself though it goes on: clients that fail again and again, overfitting."""
+        """Warnings in the run's record: clients that fail again and again, overfitting."""
         return list(dict.fromkeys(self.record.get("warnings", [])))
 
     @property

@@ -41,7 +41,7 @@ class PlannedRun:
 
     @property
     def damage(self) -> str:
-        """What of its folder is damaged, in a line; "" if nothing is."""
+        """A line on the damage in its folder; "" if there is none."""
         try:
             self.folder.check_readable()
         except RunFailed as error:

@@ -176,7 +176,7 @@ class Sweep:
 
     @staticmethod
     def _has_failed(run: PlannedRun) -> bool:
-        """Whether the run itself says so: one that a signal meets while it starts ends in many ways."""
+        """Return whether the run's record says that it failed: the exit code of one stopped while it starts varies."""
         return run.folder.record().get("state") == "failed"
 
     def _error(self, active: _Active) -> str:
