@@ -116,6 +116,17 @@ def test_what_a_client_trains_on(mode, share):
         assert (len(np.unique(client.train)) == len(client.train)) == (mode != "control")
 
 
+@pytest.mark.parametrize(("mode", "share"), [("add", 0.5), ("replace", 0.5), ("replace", 1.0)])
+def test_each_client_has_its_own_part_of_the_pool(mode, share):
+    cfg = config(partition__scheme="iid", pool__fraction=0.2, pool__share=share, pool__mode=mode)
+    split, again = make_split(cfg, LABELS), make_split(cfg, LABELS)
+    parts, parts_again = (
+        [tuple(client.train[np.isin(client.train, s.pool)]) for client in s.clients] for s in (split, again)
+    )
+    assert len(set(parts)) == len(split.clients)
+    assert parts == parts_again
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_without_a_pool_each_trains_on_its_own(mode):
     for client in make_split(config(pool__mode=mode), LABELS).clients:

@@ -42,7 +42,7 @@ def fit(model, schedule, *, index=EVERYTHING, objective=None, stream=("test",), 
         schedule,
         augmentation=augmentation,
         precision=settings.pop("precision", torch.float32),
-        seed=0,
+        seed=settings.pop("seed", 0),
         stream=stream,
     )
 
@@ -117,6 +117,30 @@ def test_only_the_index_is_visited_and_repeats_count():
 def test_the_order_is_the_streams():
     schedule = Schedule(batch_size=4)
     assert visits(schedule)[0] == visits(schedule)[0] != visits(schedule, stream=("other",))[0]
+
+
+def test_another_seed_is_another_order():
+    schedule = Schedule(batch_size=4)
+    assert visits(schedule, seed=1)[0] == visits(schedule, seed=1)[0] != visits(schedule, seed=2)[0]
+
+
+def test_another_seed_draws_augmentation_noise_and_random_layers_anew():
+    def draws(seed):
+        seen = []
+
+        def draw(x, generator):
+            seen.extend((torch.rand((), generator=generator).item(), torch.rand(()).item()))
+            return x
+
+        def objective(model, x, y, generator):
+            draw(x, generator)
+            return Step(model.w.sum(), None, None)
+
+        fit(Point(), Schedule(steps=1), objective=objective, augmentation=draw, seed=seed)
+        return seen
+
+    assert draws(1) == draws(1)
+    assert len({*draws(1), *draws(2)}) == 2 * len(draws(1)) == 8
 
 
 def trained(stream):

@@ -1,0 +1,119 @@
+"""What a client and a central run hand to the attack, the objective and the training loop: every setting, as given."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import clients.local
+import fedrobust.central.trainer
+from clients.local import Instructions, LocalClient
+from fedrobust.central.trainer import Trainer
+from fedrobust.config import RunConfig
+from fedrobust.workbench import workbench
+
+AWAY = {
+    "seed": 5,
+    "objective.trades-beta": 3.0,
+    "objective.adversarial-fraction": 0.25,
+    "objective.temperature": 0.3,
+    "objective.scale": 5.0,
+    "objective.label-smoothing": 0.2,
+    "objective.noise-sigma": 0.1,
+    "objective.awp-gamma": 0.02,
+    "objective.attack-mode": "train",
+    "attack.epsilon": "0.2",
+    "attack.norm": "l2",
+    "attack.step-size": "0.07",
+    "attack.steps": 3,
+    "attack.restarts": 2,
+    "attack.random-start": "gaussian",
+    "local.epochs": 2,
+    "local.steps": 3,
+    "local.batch-size": 17,
+    "local.learning-rate": 0.02,
+    "local.momentum": 0.4,
+    "local.weight-decay": 0.03,
+}
+TOLD = Instructions(server_round=4, learning_rate=0.02, objective="mixed", proximal_mu=0.7)
+
+
+class Handed(Exception):
+    """Raised in place of training: all there is to know was handed on."""
+
+
+@pytest.fixture(params=["federated", "central"])
+def handed(request, quick, monkeypatch):
+    """The config with AWAY, and what went to `make_attack`, `make_objective` and `train` in a run of this kind."""
+    module = clients.local if request.param == "federated" else fedrobust.central.trainer
+    seen = SimpleNamespace(kind=request.param, attack=None, objective=None, training=None)
+
+    def make_attack(name, **settings):
+        seen.attack = {"name": name, **settings}
+        return seen
+
+    def make_objective(name, **settings):
+        seen.objective = {"name": name, **settings}
+
+    def train(model, data, index, objective, schedule, **settings):
+        seen.training = {"index": index, "schedule": schedule, **settings}
+        raise Handed
+
+    for spy in (make_attack, make_objective, train):
+        monkeypatch.setattr(module, spy.__name__, spy)
+    changes = AWAY | {"kind": request.param, "objective.name": "mixed", "attack.name": "mim"}
+    cfg = RunConfig.from_flat(quick().to_flat() | changes)
+    bench = workbench(cfg)
+    with pytest.raises(Handed):
+        begin_training(cfg, bench)
+    return cfg, seen
+
+
+def begin_training(cfg, bench):
+    if cfg.kind == "federated":
+        LocalClient(cfg, 1).train(bench.weights(), TOLD)
+    else:
+        Trainer(cfg, bench, np.arange(50), bench.arrays()).train(TOLD.server_round)
+
+
+def given(cfg, section):
+    return {key: getattr(getattr(cfg, section), key) for key in type(getattr(cfg, section)).model_fields}
+
+
+def test_every_setting_of_attack_and_objective_is_away_from_its_default(handed):
+    cfg, _ = handed
+    for section in ("attack", "objective"):
+        default = given(RunConfig(), section)
+        assert [key for key, value in given(cfg, section).items() if value == default[key]] == []
+
+
+def test_the_attack_is_given_every_setting(handed):
+    cfg, seen = handed
+    assert seen.attack == given(cfg, "attack")
+
+
+def test_the_objective_is_given_every_setting_and_that_attack(handed):
+    cfg, seen = handed
+    assert seen.objective.pop("attack") is seen
+    assert len(seen.objective.pop("class_counts")) == 10
+    assert seen.objective == {**given(cfg, "objective"), "epsilon": cfg.attack.epsilon}
+
+
+def test_training_is_given_schedule_seed_precision_and_a_stream_of_its_own(handed):
+    cfg, seen = handed
+    schedule = {key: getattr(seen.training["schedule"], key) for key in given(cfg, "local") if key != "augment"}
+    assert schedule == {key: value for key, value in given(cfg, "local").items() if key != "augment"}
+    assert seen.training["schedule"].proximal_mu == (TOLD.proximal_mu if seen.kind == "federated" else 0.0)
+    assert (seen.training["seed"], seen.training["precision"]) == (5, torch.float32)
+    assert seen.training["stream"] == ("client", 1 if seen.kind == "federated" else 0, 4)
+
+
+@pytest.mark.parametrize("mode", ["add", "replace", "control"])
+def test_the_weight_of_a_client_counts_all_that_it_trained_on(quick, mode):
+    """Its own images and those of the pool: what FedAvg weighs it by."""
+    cfg = quick(pool__fraction=0.2, pool__mode=mode, local__batch_size=500, objective__name="natural")
+    client = LocalClient(cfg, 1)
+    _, metrics = client.train(client.bench.weights(), Instructions(1, 0.01, "natural", 0.0))
+    own, pool = len(client.shard.own), 80
+    assert metrics["num-examples"] == metrics["images"] == (own if mode == "replace" else own + pool)
