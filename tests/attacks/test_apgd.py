@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fedrobust.attacks import apgd, pgd
 from fedrobust.attacks.apgd import checkpoints
+from fedrobust.attacks.projections import LinfBall
 from fedrobust.losses import cross_entropy, dlr, margin
 
 
@@ -81,3 +83,45 @@ def test_wrong_images_stay_with_a_target(linear: Any, seeded: Any) -> None:
     model, x, y = linear()
     y = (y + 1) % 5
     assert torch.equal(apgd(model, x, y, epsilon=0.1, target_rank=1, generator=seeded()), x)
+
+
+def step_sizes(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[float]:
+    """Of all steps but the last, over epsilon, where the loss at the start and after each step is as given."""
+    given, seen = iter(losses), []
+    step = LinfBall.step_
+
+    def noting(ball: LinfBall, x_adv: torch.Tensor, gradient: torch.Tensor, step_size: Any) -> torch.Tensor:
+        seen.append(step_size.item() / ball.epsilon)
+        return step(ball, x_adv, gradient, step_size)
+
+    monkeypatch.setattr(LinfBall, "step_", noting)
+    sure = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False)
+    sure[1].weight[:], sure[1].bias[:] = 0.0, torch.tensor([1.0, 0.0])
+    apgd(
+        sure,
+        torch.full((1, 1, 2, 2), 0.5),
+        torch.tensor([0]),
+        epsilon=0.1,
+        steps=len(losses) - 1,
+        loss=lambda logits, _: 0 * logits[:, 0] + next(given),
+        generator=torch.Generator(),
+    )
+    return seen
+
+
+@pytest.mark.parametrize(("raising", "then"), [(22, 2.0), (17, 2.0), (16, 1.0), (0, 1.0)])
+def test_a_step_size_outlasts_three_quarters_of_raising_steps(
+    monkeypatch: pytest.MonkeyPatch, raising: int, then: float
+) -> None:
+    """Of the 22 before the first checkpoint."""
+    first = [0.0, *(-float(k) for k in range(1, 23 - raising)), *(float(k) for k in range(1, raising + 1))]
+    sizes = step_sizes(monkeypatch, first + [0.0] * 78)
+    assert sizes[:22] == pytest.approx([2.0] * 22)
+    assert sizes[22] == pytest.approx(then)
+
+
+def test_it_is_halved_where_most_steps_raised_the_loss_but_none_above_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the 19 between the first two checkpoints one falls far, and 18 climb half of the way back."""
+    sizes = step_sizes(monkeypatch, [float(k) for k in (*range(23), *range(1, 79))])
+    assert sizes[:41] == pytest.approx([2.0] * 41)
+    assert sizes[41] == pytest.approx(1.0)

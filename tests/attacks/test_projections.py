@@ -114,6 +114,20 @@ def test_a_zero_gradient_moves_nothing(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_step_has_its_length_whatever_the_gradients(norm: str, size: float, per_image: bool) -> None:
+    x = torch.full((3, 2, 2, 2), 0.5)
+    gradient = size * torch.randn(x.shape, generator=seeded(1))
+    lengths = torch.tensor([0.02, 0.05, 0.1]) if per_image else torch.full((3,), 0.05)
+    step = lengths.view(3, 1, 1, 1) if per_image else 0.05
+    moved = BALLS[norm](x, 0.3).step_(x.clone(), gradient, step) - x
+    torch.testing.assert_close(sizes(moved, norm), lengths)
+    direction = gradient.sign() if norm == "linf" else gradient
+    assert torch.cosine_similarity(moved.flatten(1), direction.flatten(1)).min() > 0.9999
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_errors(norm: str) -> None:
     x = images(0)
     with pytest.raises(ValueError, match="epsilon ≥ 0"):

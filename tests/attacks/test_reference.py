@@ -14,7 +14,7 @@ from fedrobust.attacks.norms import ORDERS, image_norm
 from fedrobust.attacks.projections import Ball
 from fedrobust.losses import cross_entropy, targeted_dlr
 
-from .reference.make import CHECKED, FILE, RANK, STEPS, network
+from .reference.make import CHECKED, FAB, FILE, RANK, STEPS, network
 
 NORMS = ["linf", "l2"]
 RANKS = [0, RANK]
@@ -84,7 +84,7 @@ def test_apgd_goes_the_same_way_step_by_step(
     epsilon = stored[f"{norm}/epsilon"].item()
     settings: Any = {"epsilon": epsilon, "norm": norm, "steps": STEPS["apgd"], "target_rank": rank}
     apgd(model, x[stands], y[stands], loss=lambda *a: noted(seen, cross_entropy(*a)), **settings)
-    torch.testing.assert_close(torch.stack(seen)[: len(expected)], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.stack(seen)[: len(expected)], expected, rtol=2e-4, atol=2e-4)
 
 
 def noted(seen: list[Tensor], value: Tensor) -> Tensor:
@@ -97,16 +97,16 @@ def loss_of(clean: Tensor, y: Tensor, rank: int) -> Any:
     return lambda logits: targeted_dlr(logits, y, target) if rank else cross_entropy(logits, y)
 
 
-@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("number", range(len(FAB)))
 @pytest.mark.parametrize("norm", NORMS)
 def test_fab_finds_the_same_points(
-    problem: Any, stored: Any, monkeypatch: pytest.MonkeyPatch, norm: Any, rank: int
+    problem: Any, stored: Any, monkeypatch: pytest.MonkeyPatch, norm: Any, number: int
 ) -> None:
     """Nothing lies within this epsilon: no image leaves early, and the nearest points would be projected."""
     model, x, y = problem
-    expected = stored[f"{norm}/fab-{rank}/adversarial"]
+    expected, (rank, settings) = stored[f"{norm}/fab/{number}"], FAB[number]
     monkeypatch.setattr(Ball, "enclose", lambda _, x_adv: x_adv)
-    found = fab(model, x, y, epsilon=1e-6, norm=norm, steps=STEPS["fab"], target_rank=rank)
+    found = fab(model, x, y, epsilon=1e-6, norm=norm, steps=STEPS["fab"], target_rank=rank, **settings)
     assert (model(found).argmax(1) != y).sum() > len(x) - 4
     distances = (image_norm(points - x, ORDERS[norm]) for points in (found, expected))
     torch.testing.assert_close(*distances, rtol=1e-4, atol=1e-6)
@@ -116,7 +116,7 @@ def test_fab_finds_the_same_points(
 @pytest.mark.parametrize("norm", NORMS)
 def test_fab_breaks_what_the_public_code_breaks_within_epsilon(problem: Any, stored: Any, norm: Any) -> None:
     model, x, y = problem
-    distances = image_norm(stored[f"{norm}/fab-{RANK}/adversarial"] - x, ORDERS[norm])
+    distances = image_norm(stored[f"{norm}/fab/1"] - x, ORDERS[norm])
     epsilon = distances.median().item() * 1.001
     x_adv = fab(model, x, y, epsilon=epsilon, norm=norm, steps=STEPS["fab"], target_rank=RANK)
     assert torch.equal(model(x_adv).argmax(1) != y, distances <= epsilon)
