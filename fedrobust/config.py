@@ -255,13 +255,6 @@ class RunConfig(Section, frozen=True):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         """Settings that only make sense together."""
-        attacks = split_list(self.evaluation.attacks)
-        together = [WORST_CASE] if len(set(attacks)) > 1 else []
-        if self.evaluation.select_by not in ("natural", *together, *attacks):
-            raise ValueError(
-                f"evaluation.select-by = {self.evaluation.select_by!r}: must be {', '.join(['natural', *together])} "
-                f"or one of evaluation.attacks ({', '.join(attacks)})"
-            )
         if self.attack.norm == "linf" and self.attack.epsilon > 1:
             raise ValueError(
                 f"attack.epsilon = {self.attack.epsilon}: must be at most 1 for linf (pixels lie in [0, 1]; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
@@ -89,7 +90,9 @@ def _coerce(value: Any, field: Any) -> Any:
         try:
             return kind(value)
         except ValueError:
-            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
+            share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value) if kind is float else None
+            hint = f" (for {value.strip()} write {float(share[1]) / 100:g})" if share else ""
+            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}{hint}") from None
     return value
 
 
@@ -99,7 +102,16 @@ def one_line(detail: Any) -> str:
     if not detail["loc"]:
         return message
     key = ".".join(str(part) for part in detail["loc"])
-    return f"{key} = {_shown(detail['input'])}: {message}"
+    return f"{key} = {_shown(detail['input'])}: {message}{_percent(detail)}"
+
+
+def _percent(detail: Any) -> str:
+    """Return how a share is written, for one that was given in percent."""
+    bounds, value = detail.get("ctx", {}), detail["input"]
+    most = bounds.get("le", bounds.get("lt", 0))
+    if not isinstance(value, int | float) or not 1 < value <= 100 * most <= 100:
+        return ""
+    return f" (for {value:g} % write {value / 100:g})"
 
 
 def _shown(value: Any) -> str:

@@ -67,6 +67,15 @@ def with_absolute_paths(cfg: RunConfig) -> RunConfig:
     return cfg.replace(run_dir=absolute(cfg.run_dir), init=absolute(cfg.init), data__dir=absolute(cfg.data.dir))
 
 
+def folder_of_run(path: Path) -> Path:
+    """Return the folder of the run that this file or folder lies in; the path itself if it is in none."""
+    if path.exists():
+        for folder in (path.absolute(), *path.absolute().parents):
+            if any((folder / name).is_file() for name in ("config.toml", "record.json")):
+                return folder
+    return path
+
+
 def model_facts(cfg: RunConfig) -> dict[str, Any]:
     """What a model's file says of itself: all that it takes to build the model, and the data it is for."""
     settings = cfg.model.model_dump()

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from fedrobust.config import RunConfig
+from fedrobust.config import WORST_CASE, RunConfig
+from fedrobust.errors import ConfigError
 from fedrobust.lookup import lookup
 from fedrobust.naming import split_list
 
@@ -75,6 +76,8 @@ def objective_of(cfg: RunConfig) -> str:
 def check_names(cfg: RunConfig) -> None:
     """Every name in the config is in its registry, evaluation attacks and classes of the data included.
 
+    `evaluation.select-by` is checked here, too, after the attacks that it is one of.
+
     Raises:
         ConfigError: one line for the first name that is not.
         DataError: the same for a class.
@@ -87,5 +90,15 @@ def check_names(cfg: RunConfig) -> None:
         if flat[key] or key not in MAY_BE_UNSET:
             resolve(kind, str(flat[key]))
     class_numbers(cfg.data.classes, DATASETS[cfg.data.name].class_names)
-    for name in split_list(cfg.evaluation.attacks):
-        parse_attack(name)
+    attacks = split_list(cfg.evaluation.attacks)
+    for name in attacks:
+        try:
+            parse_attack(name)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.attacks: {error}") from error
+    judges = ["natural", *([WORST_CASE] if len(set(attacks)) > 1 else [])]
+    if cfg.evaluation.select_by not in (*judges, *attacks):
+        raise ConfigError(
+            f"evaluation.select-by = {cfg.evaluation.select_by!r}: must be {', '.join(judges)} "
+            f"or one of evaluation.attacks ({', '.join(attacks)})"
+        )

@@ -14,6 +14,7 @@ from fedrobust.config_table import rewritten
 from fedrobust.errors import ConfigError
 from fedrobust.naming import split_list
 from fedrobust.ratio import Ratio
+from fedrobust.registry import check_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,6 +69,8 @@ def test_a_config_can_be_pickled_and_hashed():
         ({"local.epochs": True}, "local.epochs = True: must be a number"),
         ({"local.learning-rate": "nan"}, "local.learning-rate = nan: must be a finite number"),
         ({"local.augment": "yes"}, "local.augment = 'yes': must be true or false"),
+        ({"pool.fraction": 40}, "pool.fraction = 40: must be less than or equal to 0.4 (for 40 % write 0.4)"),
+        ({"evaluation.attacks": "pgd20"}, "evaluation.attacks: unknown attack 'pgd20'; did you mean 'pgd-20'?"),
         ({"pool.fraction": 0.41}, "pool.fraction = 0.41: must be less than or equal to 0.4"),
         ({"pool.fraction": -0.01}, "pool.fraction = -0.01: must be greater than or equal to 0"),
         ({"pool.mode": "mix"}, "pool.mode = 'mix': must be 'add', 'replace' or 'control'"),
@@ -84,7 +87,7 @@ def test_a_config_can_be_pickled_and_hashed():
 )
 def test_a_mistake_is_one_line_that_says_what_and_what_is_allowed(flat, message):
     with pytest.raises(ConfigError) as caught:
-        RunConfig.from_flat(flat)
+        check_names(RunConfig.from_flat(flat))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

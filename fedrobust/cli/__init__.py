@@ -10,7 +10,7 @@ from importlib import import_module
 import fedrobust
 from fedrobust.cli.arguments import Parser
 from fedrobust.cli.settings import refuse_unknown
-from fedrobust.errors import UserError
+from fedrobust.errors import ConfigError, UserError
 
 # command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed
 COMMANDS = {
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog="fedrobust", description=fedrobust.__doc__)
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen, run = parser, None
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         arguments, rest = parser.parse_known_args(argv)
-        assert run is not None
         refuse_unknown(rest, chosen)
+        if run is None:
+            raise ConfigError(f"which command? known: {', '.join(COMMANDS)}")
         code = run(arguments)
         sys.stdout.flush()
         return code

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fedrobust.errors import ConfigError
-from fedrobust.naming import split_list
+from fedrobust.naming import split_list, unknown
 from fedrobust.ratio import Ratio
 
 
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError where argparse would print its usage and exit."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest of an argument's choices, of which argparse would list all."""
+        if action.choices is not None and value not in action.choices:
+            if isinstance(action, argparse._SubParsersAction):
+                raise argparse.ArgumentError(None, unknown("command", value, action.choices))
+            raise argparse.ArgumentError(action, unknown("choice", value, action.choices))
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message.removeprefix("argument "))
@@ -71,8 +79,10 @@ def ratio(text: str) -> Ratio:
 def share(text: str) -> float:
     """A part of the whole, above 0 and at most 1."""
     try:
-        if 0 < (value := float(text)) <= 1:
-            return value
+        value = float(text.strip().removesuffix("%"))
     except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text!r}")
+        value = math.nan
+    if 0 < value <= 1 and "%" not in text:
+        return value
+    hint = f" (for {value:g} % write {value / 100:g})" if 0 < value <= 100 else ""
+    raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text!r}{hint}")

@@ -76,9 +76,13 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from fedrobust.provenance import provenance
+    from fedrobust.records import folder_of_run
     from fedrobust.report.convex import summarise, table
 
     origin = provenance()
+    subject = Path(arguments.subject)
+    if subject.is_file() and subject.suffix != ".csv":
+        arguments.subject = str(shown(folder_of_run(subject)))
     of_a_run = Path(arguments.subject).is_dir()
     chosen = settings(arguments, of_a_run)
     if not all(chosen["betas"]):

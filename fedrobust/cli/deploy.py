@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("preset", nargs="?", help=f"{', '.join(preset_names('federated'))}, or a TOML file")
     add("--variant", default="", help="only this variant of the preset")
-    add("--resume", metavar="FOLDER", help=f"go on with the run (or the runs) in a folder; may change: {RESUMABLE}")
+    add(
+        "--resume",
+        metavar="FOLDER",
+        help=f"go on with the run (or the runs) in a folder; may change: {', '.join(RESUMABLE)}",
+    )
     add("--superlink", metavar="HOST:PORT", default="127.0.0.1:8000", help="its Control API [%(default)s]")
     add("--ca", metavar="FILE", type=Path, default=Path("certs/ca.crt"), help="whom to trust there [%(default)s]")
     add("--insecure", action="store_true", help="no TLS: only where nobody else can listen")

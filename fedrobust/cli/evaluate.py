@@ -93,10 +93,18 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _below(name: str, console: Console) -> Iterator[str]:
-    """The subject itself; of a folder that is no run's, the runs below it that completed, and why not the others."""
+    """The subject itself; of a folder that is no run's, the runs below it that completed, and why not the others.
+
+    A file in a run's folder that holds no weights stands for the run.
+    """
+    from fedrobust.evaluation.subjects import WEIGHTS
+    from fedrobust.records import folder_of_run
     from fedrobust.report.runs import find_runs
 
     path = Path(name)
+    if path.suffix not in WEIGHTS and path.is_file():
+        path = folder_of_run(path)
+        name = str(shown(path))
     if not path.is_dir() or (path / "record.json").exists() or (path / "config.toml").exists():
         yield name
         return

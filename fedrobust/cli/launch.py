@@ -17,9 +17,10 @@ from fedrobust.cli.paths import shown
 from fedrobust.cli.stopping import Stopping
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed, UserError
+from fedrobust.limit_cases import limit_cases
 from fedrobust.naming import short_metric
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RUNS, RunFolder, new_run_dir, with_absolute_paths
+from fedrobust.records import RUNS, RunFolder, folder_of_run, new_run_dir, with_absolute_paths
 from fedrobust.unused import refuse_unused
 
 RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
@@ -81,8 +82,9 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     for key in settings:
         if not key.startswith(RESUMABLE):
             raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
-    folders = [folder] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
-    if not folders:
+    folders = [] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
+    folders = folders or [folder_of_run(folder)]
+    if not (folders[0] / "config.toml").exists():
         raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
     runs = {}
     for path in folders:
@@ -109,12 +111,16 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
 def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:
     """Make the folder of a run that begins, with its config and what the record is told first: it is this run's now.
 
+    What its settings turn off is said.
+
     Returns: the config to go on with in it.
 
     Raises:
         ConfigError: another run has been quicker.
         RunFailed: it cannot be written.
     """
+    for line in limit_cases(cfg):
+        print(f"{label}: {line}")
     if not cfg.resume:
         RunFolder.create(cfg).update_record(name=label, **facts)
     return cfg.replace(resume=True)

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
     from fedrobust.cli.sweep_display import SweepDisplay
+    from fedrobust.limit_cases import limit_cases
     from fedrobust.preflight import check_data, check_settings
     from fedrobust.provenance import provenance
     from fedrobust.studies.plan import plan_sweep, select
@@ -66,6 +67,8 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(f"[bold]{study.name}[/bold]: {len(runs)} runs, {len(there)} of them there", highlight=False)
     if keys := [key for key in study.settings if all(key in reasons for reasons in found.values())]:
         console.print(f"{study.name} sets what no run uses: {', '.join(keys)}", highlight=False)
+    for line, number in Counter(line for run in runs for line in limit_cases(run.cfg)).items():
+        console.print(f"{line} ({number} of {len(runs)} runs)", highlight=False)
     if arguments.dry_run:
         _print_plan(console, runs)
         return 0

@@ -21,11 +21,12 @@ from fedrobust.data import DataError, Dataset, load
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import foreign
 from fedrobust.models import build_model
-from fedrobust.records import RunFolder, model_facts
+from fedrobust.records import RunFolder, folder_of_run, model_facts
 from fedrobust.registry import load_path
 from fedrobust.split import make_split
 
 Which = Literal["best", "last"]
+WEIGHTS = (".safetensors", *foreign.SUFFIXES)  # how files of weights end
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def load_subject(
     """
     path, notes, clients = Path(name), list[str](), None
     cfg, model, facts = None, None, {"which": which} if path.is_dir() else {}
-    if path.is_dir() or path.suffix in (".safetensors", *foreign.SUFFIXES):
+    if path.is_dir() or path.suffix in WEIGHTS:
         cfg = RunFolder(path).read_config() if path.is_dir() else None
         arrays, found = load_weights(path, which)
         facts |= found
@@ -126,10 +127,14 @@ def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
 def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
     """The weights of a run's best or last model, or of a file, and what is known of them.
 
+    A file in a run's folder that holds no weights stands for the run.
+
     Raises:
         ConfigError: a folder without a run, or a file that `load_pickled` refuses.
         RunFailed: no such file, or a corrupt one.
     """
+    if path.is_file() and path.suffix not in WEIGHTS:
+        path = folder_of_run(path)
     if path.suffix in foreign.SUFFIXES and not path.is_dir():
         return foreign.load_pickled(path), {}
     if not path.is_dir():

@@ -108,7 +108,15 @@ def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
         return [("pgd" if match[1] == "bim" else "mim", {"steps": int(match[2]), **start})]
     if match := re.fullmatch(r"square-([1-9]\d{0,5})", name):
         return [("square", {"queries": int(match[1])})]
-    raise ConfigError(unknown("attack", name, SUITE))
+    raise ConfigError(unknown("attack", name, SUITE, typed=_typeable(name)))
+
+
+def _typeable(name: str) -> list[str]:
+    """Return the names of SUITE as they can be typed, with the numbers of `name` for K, R and Q."""
+    numbers = [each for number in re.findall(r"\d+", name) if (each := number.lstrip("0"))]
+    steps, starts = (*numbers[:2], *("20", "10")[len(numbers) :])
+    names = (each.replace("KxR", f"{steps}x{starts}").replace("K", steps) for each in SUITE)
+    return [*names, *(f"square-{queries}" for queries in numbers[:1])]
 
 
 def needs_gradients(name: str) -> bool:

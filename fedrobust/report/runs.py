@@ -14,7 +14,7 @@ from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.files import read_json
 from fedrobust.naming import split_list
-from fedrobust.records import ROUNDS, RunFolder
+from fedrobust.records import ROUNDS, RunFolder, folder_of_run
 
 MODELS = ("best", "last")
 EVALUATED = ("subject", "num_images", "epsilon", "norm", "accuracy", "flags")  # what every evaluation's record has
@@ -83,17 +83,19 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Every run at or below the paths, oldest first.
+    """Every run at or below the paths, oldest first; of a path inside a run's folder, that run.
 
     Raises:
-        ConfigError: a path has none.
+        ConfigError: a path has none, or is not there.
     """
     found: dict[Path, None] = {}
     for path in paths:
-        records = sorted(path.resolve().rglob("record.json")) if path.is_dir() else []
-        if not records:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+        records = list(path.resolve().rglob("record.json")) or [folder_of_run(path.resolve()) / "record.json"]
+        if not records[0].is_file():
             raise ConfigError(f"{path}: no run in it (no record.json)")
-        found |= dict.fromkeys(record.parent for record in records)
+        found |= dict.fromkeys(record.parent for record in sorted(records))
     above = common_folder(found)
     runs = [_read(folder, folder.relative_to(above).as_posix()) for folder in found]
     return sorted(runs, key=lambda run: run.record.get("started", ""))

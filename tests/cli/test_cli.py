@@ -119,10 +119,29 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("run quickstart extra", "unexpected argument 'extra'"),
         ("run --resume nowhere", "no run in it"),
         ("run", "which preset?"),
-        ("run quickstart --engine tram", "--engine: invalid choice: 'tram'"),
+        ("run quickstart --engine tram", "--engine: unknown choice 'tram'"),
+        ("run quickstart --engine locla", "--engine: unknown choice 'locla'; did you mean 'local'?"),
+        ("run quickstart --strategy.name FedProxx", "unknown strategy 'FedProxx'; did you mean 'fedprox'?"),
+        (
+            "run quickstart --evaluation.attacks pgd20",
+            "evaluation.attacks: unknown attack 'pgd20'; did you mean 'pgd-20'",
+        ),
+        ("run quickstart --evaluation.attacks fgsm", "evaluation.select-by = 'pgd-20': must be natural or one of"),
+        ("run quickstart --pool.fraction 40", "must be less than or equal to 0.4 (for 40 % write 0.4)"),
+        ("run quickstart --pool.fraction 20", "(for 20 % write 0.2)"),
+        ("run quickstart --pool.fraction 20%", "pool.fraction = '20%': must be a number (for 20% write 0.2)"),
+        ("run quickstart --partition.dominant-share 92", "(for 92 % write 0.92)"),
+        (
+            "report . --target-robust 40",
+            "--target-robust: must be above 0 and at most 1, not '40' (for 40 % write 0.4)",
+        ),
+        ("report nowhere", "nowhere: no such file or folder"),
+        ("list strategie", "kind: unknown choice 'strategie'; did you mean 'strategies'?"),
+        ("rum", "unknown command 'rum'; did you mean 'run'?"),
+        ("--verison", "unknown setting 'verison'; did you mean 'version'?"),
         ("sweep", "the following arguments are required: study"),
         ("sweep sharing --parallel many", "--parallel: must be a whole number from 0 on, not 'many'"),
-        ("walk", "COMMAND: invalid choice: 'walk'"),
+        ("walk", "unknown command 'walk'; known: run, central"),
         ("run missing.toml", "missing.toml: no such file"),
         ("partition --partition.concentration 0.01 --num-clients 100", "raise partition.concentration"),
         ("partition --num-clients 5000", "num-clients"),
@@ -266,6 +285,38 @@ def test_report_writes_a_table_figures_and_a_page(here, capsys):
     assert "per_class" not in table
     for name in ("curves.png", "drift.png", "report.html"):
         assert (here / "out" / name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("inside", ["record.json", "rounds.jsonl", "evaluations/mine/evaluation.json", "evaluations"])
+def test_what_lies_in_a_runs_folder_stands_for_the_run(here, capsys, inside):
+    tiny_run("--run-dir", "mine")
+    (here / "mine" / "evaluations" / "mine").mkdir(parents=True)
+    (here / "mine" / "evaluations" / "mine" / "evaluation.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["runs", f"mine/{inside}"]) == 0
+    assert re.search(r"^mine +(completed|unreadable) ", capsys.readouterr().out, re.MULTILINE)
+    assert main(["run", "--resume", f"mine/{inside}", "--engine", "local"]) == 0
+    assert "mine: complete" in capsys.readouterr().out
+
+
+def test_a_percentage_that_no_share_can_be_gets_no_advice(here, capsys):
+    assert main(["run", "quickstart", "--pool.fraction", "60"]) == 2
+    assert "write" not in capsys.readouterr().err
+
+
+def test_resumable_settings_are_words_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["deploy", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "may change: num-rounds, workers., device, data.dir, strategy.timeout, evaluation.test-images" in said
+
+
+def test_a_run_that_attacks_nothing_says_so(here, capsys):
+    assert tiny_run("--attack.epsilon", "0/255", "--run-dir", "mine") == 0
+    assert "attack.epsilon = 0/255: nothing is attacked" in capsys.readouterr().out
+    (here / "study.toml").write_text('preset = "quickstart"\nseeds = [0, 1]\naxes.attack.epsilon = ["0", "8/255"]\n')
+    assert main(["sweep", "study.toml", "--dry-run"]) == 0
+    assert "robust accuracy is natural accuracy (2 of 4 runs)" in capsys.readouterr().out
 
 
 def test_report_of_nothing_is_refused(here, capsys):

@@ -26,6 +26,25 @@ def test_any_other_is_refused_with_the_list(name):
         parse_attack(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("pgd20", "pgd-20"),
+        ("PGD_40", "pgd-40"),
+        ("pgd", "pgd-20"),
+        ("pgd-20-3", "pgd-20x3"),
+        ("bim7", "bim-7"),
+        ("square500", "square-500"),
+        ("AutoAttack", "autoattack"),
+        ("apgdce", "apgd-ce"),
+    ],
+)
+def test_what_is_meant_is_said_as_it_can_be_typed(name, meant):
+    with pytest.raises(ConfigError, match=f"unknown attack {name!r}; did you mean {meant!r}\\?"):
+        parse_attack(name)
+    assert parse_attack(meant)
+
+
 def test_autoattack_is_its_four_members_one_stage_per_target():
     stages = [stage.name for stage in make_chain("autoattack", Threat(0.1), num_classes=10).stages]
     assert stages == [
