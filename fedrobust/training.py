@@ -51,6 +51,12 @@ class Schedule:
         """Return the number of steps taken on that many images."""
         return self.steps or self.epochs * len(self.batch_sizes(num_images))
 
+    def num_images(self, num_images: int) -> int:
+        """Return the number of images that the steps on that many images see, passes counted."""
+        sizes = self.batch_sizes(num_images)
+        passes, left = divmod(self.num_steps(num_images), len(sizes))
+        return passes * num_images + sum(sizes[:left])
+
     def sgd(self, model: nn.Module) -> torch.optim.SGD:
         """A fresh optimiser for the parameters of `model` that can be trained."""
         parameters = trainable(model)

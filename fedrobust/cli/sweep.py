@@ -7,7 +7,7 @@ import json
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -19,6 +19,9 @@ from fedrobust.errors import ConfigError
 from fedrobust.files import write_atomically
 from fedrobust.studies import load_study, study_names
 
+if TYPE_CHECKING:  # help is there before PyTorch is
+    from fedrobust.studies.plan import PlannedRun
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fedrobust sweep`."""
@@ -29,8 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parallel", type=count, default=0, help="runs at once; 0: one per core, or one per GPU [0]")
     add("--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="of each run")
     add("--seeds", help="other seeds than the study's, such as 0,1,2")
-    add("--only", default="", metavar="AXIS=VALUE,...", help="only the runs at these values of the study's axes")
-    add("--dry-run", action="store_true", help="only say what would run, and what is there")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE,...",
+        help="only the runs at these values of the study's axes, written as in it or as --dry-run shows them; several "
+        "of one axis may be named, and the option may be repeated",
+    )
+    add("--dry-run", action="store_true", help="only say what would run, on how many images, and what is there")
     add_settings(parser)
 
 
@@ -70,7 +80,7 @@ def main(arguments: argparse.Namespace) -> int:
     for line, number in Counter(line for run in runs for line in limit_cases(run.cfg)).items():
         console.print(f"{line} ({number} of {len(runs)} runs)", highlight=False)
     if arguments.dry_run:
-        _print_plan(console, runs)
+        _print_plan(console, runs, left)
         return 0
     if left:
         console.print(f"{room.parallel} at once, engine {room.engine} ({why})", highlight=False)
@@ -105,10 +115,12 @@ def _close(console: Console, folder: Path, states: Counter[str], there: int, com
     return 1 if states["failed"] or states["unreadable"] else 0
 
 
-def _print_plan(console: Console, runs: list[Any]) -> None:
+def _print_plan(console: Console, runs: list[PlannedRun], left: list[PlannedRun]) -> None:
     total = sum(run.cost for run in runs)
-    table = Table(Column("run", overflow="fold"), "state", "share of the work")
+    table = Table(Column("run", overflow="fold"), "state", Column("images", justify="right"), "share of the work")
     for run in runs:
         state = "unreadable" if run.damage else run.folder.record().get("state", "")
-        table.add_row(run.label, state, f"{run.cost / total:.1%}")
+        table.add_row(run.label, state, f"{run.images:,}", f"{run.cost / total:.1%}")
     console.print(table, highlight=False)
+    images = sum(round(run.images * (1 - run.share_done)) for run in left)
+    console.print(f"{len(left)} runs to do, {images:,} images to be trained on, passes counted", highlight=False)

@@ -7,6 +7,8 @@ needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) a
 import difflib
 from pathlib import Path
 
+import numpy as np
+
 from fedrobust.config import Data
 from fedrobust.data import class_names as names
 from fedrobust.data.classes import class_numbers, restricted
@@ -24,6 +26,7 @@ __all__ = [
     "SplitName",
     "class_numbers",
     "hold_out",
+    "known_labels",
     "load",
     "load_data",
     "subset",
@@ -64,6 +67,7 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.1980, 0.2010, 0.1970),
         augmentation="crop",
         torchvision="SVHN",
+        class_sizes=(4_948, 13_861, 10_585, 8_497, 7_458, 6_882, 5_727, 5_595, 5_045, 4_659),
     ),
     "mnist": DatasetSpec(
         class_names=names.DIGITS,
@@ -74,6 +78,7 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.3081,),
         augmentation="crop",
         torchvision="MNIST",
+        class_sizes=(5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
     ),
     "fashion-mnist": DatasetSpec(
         class_names=names.FASHION_MNIST,
@@ -93,6 +98,7 @@ DATASETS: dict[str, DatasetSpec] = {
         mean=(0.3059,),
         std=(0.3761,),
         augmentation="none",
+        class_sizes=(142, 146, 142, 146, 145, 146, 145, 143, 139, 144),
     ),
 }
 
@@ -100,6 +106,18 @@ DATASETS: dict[str, DatasetSpec] = {
 def load_data(settings: Data) -> Dataset:
     """The data set of a run. Raises DataError as `load`."""
     return load(settings.name, data_dir=settings.dir or None, classes=settings.classes)
+
+
+def known_labels(settings: Data) -> np.ndarray:
+    """Return the labels of a run's training set, sorted, int64 `[N]`, from what is known of it: nothing is read.
+
+    Raises:
+        DataError: an unknown class.
+    """
+    spec = DATASETS[settings.name]
+    sizes = spec.class_sizes or (spec.train_size // len(spec.class_names),) * len(spec.class_names)
+    kept = class_numbers(settings.classes, spec.class_names)
+    return np.repeat(np.arange(len(kept)), [sizes[number] for number in kept])
 
 
 def load(name: str, *, data_dir: str | Path | None = None, classes: str = "", test_only: bool = False) -> Dataset:

@@ -77,6 +77,7 @@ class DatasetSpec:
         augmentation: see `Dataset`.
         torchvision: the class in `torchvision.datasets`; None for the set that comes inside scikit-learn.
         image_column, label_column: the columns of the Hub's parquet files.
+        class_sizes: training images of each class; empty where all classes have equally many.
     """
 
     class_names: tuple[str, ...]
@@ -89,6 +90,7 @@ class DatasetSpec:
     torchvision: str | None = None
     image_column: str = "image"
     label_column: str = "label"
+    class_sizes: tuple[int, ...] = ()
 
     @property
     def description(self) -> str:

@@ -13,13 +13,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust.config import Data, Model, RunConfig
-from fedrobust.data import DATASETS, class_numbers, load_data
+from fedrobust.data import DATASETS, class_numbers, known_labels
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.models import build_model
 from fedrobust.naming import split_list, unknown
-from fedrobust.records import RunFolder, with_absolute_paths
+from fedrobust.records import ROUNDS, RunFolder, with_absolute_paths
 from fedrobust.split import make_split
 from fedrobust.studies import Point, Study
+from fedrobust.training import Schedule
 
 NOT_THE_RESULT = ("run-dir", "resume", "device", "data.dir", "workers.")
 """Settings that say where and how fast, not what: a run that differs in these alone is the same run."""
@@ -27,11 +28,15 @@ NOT_THE_RESULT = ("run-dir", "resume", "device", "data.dir", "workers.")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep. `cost`: FLOPs of its training, about; `cfg` has its folder."""
+    """One run of a sweep. `images`: those it trains on, passes counted; `cost`: its FLOPs, about; `cfg` has its folder.
+
+    With `strategy.fraction-train` below 1 the images are those of an average draw of clients.
+    """
 
     label: str
     point: Point = field(compare=False)
     cfg: RunConfig
+    images: int
     cost: float
 
     @property
@@ -53,9 +58,15 @@ class PlannedRun:
         """Whether all its rounds are done."""
         return not self.damage and self.folder.complete(self.cfg.num_rounds)
 
+    @property
+    def share_done(self) -> float:
+        """The share of its rounds that is in its folder."""
+        path = self.folder.path / ROUNDS
+        return path.read_bytes().count(b"\n") / self.cfg.num_rounds if path.exists() else 0.0
+
 
 def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list[PlannedRun]:
-    """All runs of a study, the most expensive first; `overrides` win over the study.
+    """All runs of a study, the most expensive first; `overrides` win over the study. No data are read.
 
     Raises:
         ConfigError: a setting, a partition that cannot be had, two cells that are the same run, or a run in the folder
@@ -69,8 +80,11 @@ def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list
         same = cfg.replace(run_dir="")
         if same in seen:
             raise ConfigError(f"{study.name}: {label} and {seen[same]} are the same run: skip one in the study")
+        if label in seen.values():
+            raise ConfigError(f"{study.name}: two runs would lie in {label}: call the values of its axes differently")
         seen[same] = label
-        runs.append(PlannedRun(label, point, cfg, training_flops(cfg)))
+        images = training_images(cfg)
+        runs.append(PlannedRun(label, point, cfg, images, images * training_flops(cfg)))
     if not runs:
         raise ConfigError(f"{study.name}: has no run: its skip rules leave none")
     for run in runs:
@@ -78,46 +92,80 @@ def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list
     return sorted(runs, key=lambda run: -run.cost)
 
 
-def select(runs: Sequence[PlannedRun], only: str) -> list[PlannedRun]:
-    """The runs at these values of some axes: "method=calfat,pool.fraction=0.1"; all where `only` is empty.
+def select(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
+    """The runs at these values of some axes: ["method=calfat,fraction=0.1", "fraction=0.4"]; all where there are none.
+
+    A run is taken if on each axis that is named it has one of the values named for it. Axes and values may be written
+    as in the study or as in the runs' labels; "fraction=0.1,0.4" names two values.
 
     Raises:
-        ConfigError: an axis or a value that the study has not.
+        ConfigError: an axis or a value that the study has not, or values that no run has together.
     """
-    for part in split_list(only):
-        axis, _, value = part.partition("=")
-        axes = runs[0].point
-        if axis not in axes:
-            raise ConfigError(f"--only {part}: {unknown('axis', axis, axes)}")
-        values = dict.fromkeys(run.point[axis] for run in runs)
-        if value not in values:
-            raise ConfigError(f"--only {part}: {unknown(f'value of {axis}', value, values)}")
-        runs = [run for run in runs if run.point[axis] == value]
-    return list(runs)
+    short = {name: axis for axis, name in _short_axes(runs[0].point).items()}
+    axes = {axis: axis for axis in runs[0].point} | short
+    asked: dict[str, set[str]] = {}
+    for part in (part.strip() for text in only for part in re.split(r",(?=[^,=]*=)", text)):
+        name, equals, value = map(str.strip, part.partition("="))
+        if not equals:
+            raise ConfigError(f"--only {part}: must be AXIS=VALUE; axes: {', '.join(short)}")
+        if name not in axes:
+            raise ConfigError(f"--only {part}: {unknown('axis', name, axes)}")
+        axis = axes[name]
+        known = list(dict.fromkeys(run.point[axis] for run in runs))
+        whole = [each for each in known if _is_value(value, each)]
+        for wanted in [value] if whole else split_list(value) or [value]:
+            if not (found := [each for each in known if _is_value(wanted, each)]):
+                raise ConfigError(f"--only {part}: {unknown(f'value of {name}', wanted, known)}")
+            asked.setdefault(axis, set()).update(found)
+    chosen = [run for run in runs if all(run.point[axis] in values for axis, values in asked.items())]
+    if not chosen:
+        raise ConfigError(f"--only {' --only '.join(only)}: no run of the study has these values together")
+    return chosen
 
 
 def label_of(point: Point) -> str:
     """A folder's name: "method=calfat,fraction=0.1,seed=0"."""
-    shortened = {axis: axis.rsplit(".", 1)[-1] for axis in point}
-    names = list(shortened.values())
-    parts = [f"{short if names.count(short) == 1 else axis}={point[axis]}" for axis, short in shortened.items()]
-    return ",".join(re.sub(r"[^\w.,=+-]+", "", part) for part in parts)
+    return ",".join(f"{_shown(name)}={_shown(point[axis])}" for axis, name in _short_axes(point).items())
 
 
-def training_flops(cfg: RunConfig) -> float:
-    """Forward FLOPs of an image, times the passes of an adversarial step (2 k + 3), times images, times rounds.
+def _short_axes(point: Point) -> dict[str, str]:
+    """Axis → the last part of its name, if no other axis ends in that, else its name."""
+    last = {axis: axis.rsplit(".", 1)[-1] for axis in point}
+    names = list(last.values())
+    return {axis: name if names.count(name) == 1 else axis for axis, name in last.items()}
+
+
+def _shown(text: str) -> str:
+    return re.sub(r"[^\w.,=+-]+", "", text)
+
+
+def _is_value(typed: str, value: str) -> bool:
+    """Whether this is how an axis's value is written in the study, or in labels, or as another form of the number."""
+    if typed in (value, _shown(value)):
+        return True
+    try:
+        return float(typed) == float(value)
+    except ValueError:
+        return False
+
+
+def training_images(cfg: RunConfig) -> int:
+    """Images that the clients of a run train on, over all passes and rounds.
 
     Raises:
         ConfigError: the partition or the pool cannot be had.
     """
-    split = make_split(cfg, load_data(cfg.data).train.labels)
-    if cfg.local.steps:
-        images = cfg.local.steps * cfg.local.batch_size * len(split.clients)
-    else:
-        images = cfg.local.epochs * sum(len(client.train) for client in split.clients)
+    schedule = Schedule(cfg.local.epochs, cfg.local.steps, cfg.local.batch_size)
+    clients = make_split(cfg, known_labels(cfg.data)).clients
+    images = sum(schedule.num_images(len(client.train)) for client in clients)
+    return round(images * (cfg.strategy.fraction_train if cfg.kind == "federated" else 1) * cfg.num_rounds)
+
+
+def training_flops(cfg: RunConfig) -> float:
+    """Compute the FLOPs of training on an image once: its forward pass, times the passes of a step (2 k + 3)."""
     steps = 1 if cfg.attack.name == "fgsm" else cfg.attack.steps * cfg.attack.restarts
     passes = 3 if cfg.objective.name == "natural" else 2 * steps + 3
-    return forward_flops(cfg.model, cfg.data) * passes * images * cfg.strategy.fraction_train * cfg.num_rounds
+    return forward_flops(cfg.model, cfg.data) * passes
 
 
 @lru_cache

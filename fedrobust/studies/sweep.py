@@ -17,7 +17,6 @@ from fedrobust import toml
 from fedrobust.errors import ConfigError
 from fedrobust.files import write_atomically
 from fedrobust.packages import import_path
-from fedrobust.records import ROUNDS
 from fedrobust.studies.plan import PlannedRun
 
 POLL = 0.5  # seconds
@@ -128,7 +127,7 @@ class Sweep:
 
     def shares(self) -> dict[PlannedRun, float]:
         """The runs at work, and which share of its rounds each has done."""
-        return {active.run: rounds_done(active.run) / active.run.cfg.num_rounds for active in self._active}
+        return {active.run: active.run.share_done for active in self._active}
 
     def _start(self, run: PlannedRun) -> _Active:
         place = min(set(range(self.room.parallel)) - {active.place for active in self._active})
@@ -194,9 +193,3 @@ class Sweep:
             if active.process.poll() is None:
                 os.killpg(active.process.pid, signal.SIGKILL)
                 active.process.wait()
-
-
-def rounds_done(run: PlannedRun) -> int:
-    """Rounds in the run's folder so far."""
-    path = run.folder.path / ROUNDS
-    return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -12,7 +12,8 @@ import pytest
 import torch
 import torchvision.datasets
 
-from fedrobust.data import DATASETS, DataError, Dataset, load
+from fedrobust.config import Data
+from fedrobust.data import DATASETS, DataError, Dataset, known_labels, load
 from fedrobust.data.download import to_split
 
 
@@ -39,6 +40,24 @@ def test_every_entry_is_consistent(name):
     assert len(set(spec.class_names)) == len(spec.class_names) >= 10
     assert len(spec.mean) == len(spec.std) == spec.shape[2]
     assert spec.torchvision is None or hasattr(torchvision.datasets, spec.torchvision)
+
+
+@pytest.mark.parametrize(("classes", "sizes"), [("", DATASETS["digits"].class_sizes), ("8,3", (146, 139))])
+def test_the_labels_of_digits_are_known_unread(classes, sizes):
+    known = known_labels(Data(name="digits", classes=classes))
+    assert np.bincount(known).tolist() == list(sizes)
+    assert (known == np.sort(load("digits", classes=classes).train.labels)).all()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_known_labels_are_as_many_as_the_images(name):
+    known = np.bincount(known_labels(Data(name=name)))
+    assert len(known) == len(DATASETS[name].class_names)
+    assert known.sum() == DATASETS[name].train_size
+
+
+def test_the_labels_of_cifar10_are_known_unread(cifar10):
+    assert (known_labels(Data(name="cifar10")) == np.sort(cifar10.train.labels)).all()
 
 
 def test_unknown_name_suggests():

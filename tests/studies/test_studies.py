@@ -1,12 +1,16 @@
 """What a study is: the runs it means, and what is said of one that means none."""
 
+import re
+
 import pytest
 
+from fedrobust.central import Central
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.preflight import check_settings
+from fedrobust.records import RunFolder
 from fedrobust.studies import load_study, study_names
-from fedrobust.studies.plan import label_of, plan_sweep, training_flops
+from fedrobust.studies.plan import label_of, plan_sweep, select, training_flops, training_images
 
 GOOD = """
 description = "what it asks"
@@ -100,9 +104,94 @@ def test_the_most_expensive_first(written, tmp_path):
 
 
 def test_the_flops_of_small_cnn_on_digits():
-    cfg = RunConfig.from_flat({"local.steps": 1, "local.batch-size": 1, "num-clients": 1, "num-rounds": 1})
     convolutions = 2 * 8 * 8 * 9 * 32 + 2 * 4 * 4 * 9 * 32 * 64
-    assert training_flops(cfg) == 23 * (convolutions + 2 * 64 * 2 * 2 * 10)
+    assert training_flops(RunConfig()) == 23 * (convolutions + 2 * 64 * 2 * 2 * 10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"local__epochs": 2},
+        {"local__steps": 3},
+        {"pool__fraction": 0.2},
+        {"pool__fraction": 0.2, "pool__mode": "replace", "partition__scheme": "iid"},
+        {"data__train_images": 0, "data__classes": "1,7,8", "partition__held_out": 0.3},
+        {"kind": "central"},
+    ],
+)
+def test_the_images_of_a_plan_are_those_that_are_trained_on(quick, federate, changes):
+    cfg = quick(attack__epsilon="0.1", attack__steps=1, **changes)
+    if cfg.kind == "central":
+        Central(cfg).run()
+        folder = RunFolder(cfg.run_dir)
+    else:
+        folder = federate(cfg)
+    assert training_images(cfg) == sum(row["images"] for row in folder.read("rounds.jsonl"))
+
+
+@pytest.fixture
+def runs(written, tmp_path):
+    return plan_sweep(load_study(written(GOOD)), tmp_path / "out", {})
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ([], 16),
+        (["pool.mode=add"], 8),
+        (["mode=add"], 8),
+        (["pool.mode=replace", "mode=control"], 8),
+        (["pool.mode=replace,pool.mode=control"], 8),
+        (["mode=replace, control"], 8),
+        (["mode=add", "mode=replace", "method=calfat"], 6),
+        (["mode=add,method=calfat", "seed=7"], 2),
+        (["method=calfat,mode=replace,fraction=0.2,seed=0"], 1),
+        (["fraction=0.20"], 12),
+        (["fraction=0", "fraction=0.2", "seed=0"], 8),
+    ],
+)
+def test_only_takes_all_that_is_named_on_an_axis_and_what_axes_share(runs, only, expected):
+    assert len(select(runs, only)) == expected
+
+
+def test_only_takes_the_runs_that_are_named(runs):
+    chosen = select(runs, ["mode=add", "mode=replace,seed=7", "fraction=0.2"])
+    assert {run.point["pool.mode"] for run in chosen} == {"add", "replace"}
+    assert {run.point["pool.fraction"] for run in chosen} == {"0.2"}
+    assert {run.point["seed"] for run in chosen} == {"7"}
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("mod=add", "unknown axis 'mod'; did you mean 'mode'?"),
+        ("add", "--only add: must be AXIS=VALUE; axes: method, mode, fraction, seed"),
+        ("mode=ad", "unknown value of mode 'ad'; did you mean 'add'? known: "),
+        ("mode=add,replac", "unknown value of mode 'replac'; did you mean 'replace'?"),
+        ("mode=", "unknown value of mode ''; known: add, "),
+        ("mode=replace,fraction=0", "--only mode=replace,fraction=0: no run of the study has these values together"),
+    ],
+)
+def test_only_names_what_there_is_not(runs, only, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        select(runs, [only])
+
+
+def test_a_value_is_named_as_the_label_shows_it(written, tmp_path):
+    study = """
+preset = "quickstart"
+choices.skew."Dir(0.5), 2 %".partition.concentration = 0.5
+choices.skew."Dir(1)".partition.concentration = 1
+"""
+    runs = plan_sweep(load_study(written(study)), tmp_path, {})
+    for only in ("skew=Dir(0.5), 2 %", "skew=Dir0.5,2", "skew=Dir0.5,2,seed=0"):
+        assert [run.cfg.partition.concentration for run in select(runs, [only])] == [0.5]
+    assert len(select(runs, ["skew=Dir0.5,2", "skew=Dir1"])) == 2
+    clash = study.replace('"Dir(1)"', '"Dir(0.5),2"')
+    with pytest.raises(ConfigError, match=r"two runs would lie in skew=Dir0\.5,2,seed=0"):
+        plan_sweep(load_study(written(clash)), tmp_path, {})
 
 
 @pytest.mark.parametrize("name", study_names())

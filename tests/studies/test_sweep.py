@@ -1,6 +1,7 @@
 """A sweep works through its runs whatever becomes of one, and goes on where it was."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -72,7 +73,23 @@ def test_dry_run_starts_nothing(here, capfd):
     assert "learning-rate=0.01,seed=4" in out
     assert not (here / "sweeps").exists()
     assert main(["sweep", "mine.toml", "--dry-run", "--only", "local.learning-rate=0.01"]) == 0
-    assert "1 runs, 0 of them there" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "1 runs, 0 of them there" in out
+    assert re.search(r"1 runs to do, [\d,]+ images to be trained on", out)
+    both = ["--only", "learning-rate=0.01", "--only", "learning-rate=1e12", "--only", "seed=0"]
+    assert main(["sweep", "mine.toml", "--dry-run", *both]) == 0
+    assert "2 runs, 0 of them there" in capfd.readouterr().out
+
+
+def test_dry_run_reads_no_data(here, capfd, monkeypatch):
+    monkeypatch.setenv("FEDROBUST_DATA", str(here))  # where none are
+    monkeypatch.setenv("FEDROBUST_CACHE", str(here / "cache"))
+    monkeypatch.setattr("fedrobust.data.loading.assemble", None)
+    (here / "mine.toml").write_text(STUDY.replace("quickstart", "cifar10-smoke"))
+    assert main(["sweep", "mine.toml", "--dry-run", "--data.train-images", "5000"]) == 0
+    out = capfd.readouterr().out
+    assert "2 runs to do" in out
+    assert not (here / "cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -83,8 +100,8 @@ def test_dry_run_starts_nothing(here, capfd):
         (["mine.toml", "--seed", "3"], "--seed: a sweep has many; use --seeds"),
         (["mine.toml", "--run-dir", "x"], "--run-dir: a sweep has many; use --out"),
         (
-            ["mine.toml", "--only", "learning-rate=0.01"],
-            "unknown axis 'learning-rate'; did you mean 'local.learning-rate'",
+            ["mine.toml", "--only", "learning-rat=0.01"],
+            "unknown axis 'learning-rat'; did you mean 'learning-rate'",
         ),
         (["mine.toml", "--only", "local.learning-rate=0.02"], "unknown value of local.learning-rate '0.02'"),
         (["gone.toml"], "gone.toml: no such file"),
