@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import ssl
@@ -101,7 +102,7 @@ def _keys(client: Client) -> str:
         if name in ("node.key", "runtime.key", "superexec.secret") and path.stat().st_mode & (
             stat.S_IRWXG | stat.S_IRWXO
         ):
-            raise Trouble(f"{path} can be read by others", f"chmod 600 {path}")
+            raise Trouble(f"{path} can be read by others", f"chmod 600 {shlex.quote(str(path))}")
     private = serialization.load_ssh_private_key((client.bundle / "node.key").read_bytes(), None)
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     if not (client.bundle / "node.pub").read_bytes().startswith(public):

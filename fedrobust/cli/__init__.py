@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 
 import fedrobust
 from fedrobust.cli.arguments import Parser
@@ -38,7 +40,24 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`fedrobust COMMAND ...`; exit codes: 0 done, 1 the run failed, 2 wrong settings, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding has not is shown all the same
+    try:
+        try:
+            return _command(list(sys.argv[1:] if argv is None else argv))
+        finally:  # also of `--help`, which ends in SystemExit
+            _flush()
+    except OSError:
+        if not (error := _output_error()):
+            raise
+        if not isinstance(error, BrokenPipeError):  # `| head`: as rich does, for what is printed without it
+            _complain(f"error: standard output cannot be written ({error.strerror})")
+        return 1
+
+
+def _command(argv: list[str]) -> int:
+    """Parse, carry out the command; its exit code, and lines on standard error where that is not 0."""
     parser = Parser(prog="fedrobust", description=fedrobust.__doc__)
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -57,16 +76,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_unknown(rest, chosen)
         if run is None:
             raise ConfigError(f"which command? known: {', '.join(COMMANDS)}")
-        code = run(arguments)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # `| head`: as rich does, for what is printed without it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
-        return 1
+        return run(arguments)
     except KeyboardInterrupt:  # before there was anything to go on with
-        print("stopped", file=sys.stderr)
+        _complain("stopped")
         return 130
     except UserError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            _complain(f"error: {line}")
         return error.exit_code
+
+
+def _complain(line: str) -> None:
+    """Print a line on standard error; if that is not there, the exit code says it alone."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _flush() -> None:
+    if sys.stdout:  # None where the shell has closed it
+        sys.stdout.flush()
+
+
+def _output_error() -> OSError | None:
+    """Return why standard output cannot be written, if so; what is still to be written there is dropped then."""
+    try:
+        print(flush=True)  # unbuffered, what could not be written is forgotten
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        return error
+    return None

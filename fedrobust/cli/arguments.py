@@ -15,6 +15,10 @@ from fedrobust.ratio import Ratio
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError where argparse would print its usage and exit."""
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help where argparse would keep silent on an output that cannot be written."""
+        print(message, end="", file=file)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the nearest of an argument's choices, of which argparse would list all."""
         if action.choices is not None and value not in action.choices:

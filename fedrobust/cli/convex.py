@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fedrobust.cli.arguments import count, counts, device, numbers, positive
+from fedrobust.cli.console import new_console
 from fedrobust.cli.convex_jobs import ACTIVATIONS, heads, networks, settings
 from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError, RunFailed
@@ -94,10 +94,10 @@ def main(arguments: argparse.Namespace) -> int:
         with _writing(arguments.out):  # now, not after what may take hours
             arguments.out.mkdir(parents=True, exist_ok=True)
     job = (heads if of_a_run else networks)(arguments, chosen)
-    console, rows = Console(soft_wrap=True), []
+    console, rows = new_console(), []
     for row in job.rows:
         rows.append(row)
-        console.print(f"{len(rows)}/{job.count} {progress(row)}", highlight=False)
+        console.print(f"{len(rows)}/{job.count} {progress(row)}")
     summary = summarise(rows)
     head, body = table(summary, brief=True)
     printed = Table(title=job.title, title_justify="left", box=None, padding=(0, 1, 0, 0))
@@ -105,12 +105,12 @@ def main(arguments: argparse.Namespace) -> int:
         printed.add_column(name, no_wrap=True)
     for cells in body:
         printed.add_row(*cells)
-    console.print(printed, highlight=False)
-    console.print(job.legend, highlight=False)
+    console.print(printed)
+    console.print(job.legend)
     if arguments.out:
         with _writing(arguments.out):
             job.write(arguments.out, rows, summary, arguments.subject, origin)
-        console.print(str(shown(arguments.out)), highlight=False)
+        console.print(str(shown(arguments.out)))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.launch import RESUMABLE, begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
@@ -51,10 +52,10 @@ def main(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = arguments.preset or arguments.resume or not arguments.register
     runs = chosen_runs(arguments, settings, _check) if asked else {}
-    console = Console(soft_wrap=True)
+    console = new_console()
     if arguments.register:
         for line in register(arguments.register, superlink):
-            console.print(line, highlight=False)
+            console.print(line)
     for label, cfg in runs.items():
         if code := _deploy(label, cfg, superlink, console):
             return code
@@ -81,7 +82,8 @@ def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) 
 
     if is_complete(label, cfg, [], console):
         return 0
-    console.print(f"[bold]{label}[/bold]: {cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients")
-    console.print(f"SuperNodes of {superlink.address}", highlight=False)
+    clients = f"{cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients"
+    console.print(styled((label, "bold"), f": {clients}"))
+    console.print(f"SuperNodes of {superlink.address}")
     cfg = begin(label, cfg, engine="deployment", **provenance())
     return watched("deploy", label, cfg, lambda: launch(cfg, superlink), [], console)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from fedrobust.cli.console import new_console, styled
 from fedrobust.errors import ConfigError
 from fedrobust.naming import unknown
 
@@ -31,12 +30,12 @@ def main(arguments: argparse.Namespace) -> int:
     host, _, port = arguments.server.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--server {arguments.server!r}: must be HOST:PORT, such as fl.example.org:8443")
-    console, healthy = Console(soft_wrap=True), True
+    console, healthy = new_console(), True
     bundle = None if arguments.insecure else arguments.certs
     client = Client(host.strip("[]"), int(port), bundle, arguments.data, arguments.own)
     for finding in examine(client):
-        mark = "[red]✗[/red]" if finding.remedy else "[green]✓[/green]"
-        console.print(f"{mark} {finding.check:8}", end="")
-        console.print(finding.seen + (f" → {finding.remedy}" if finding.remedy else ""), markup=False, highlight=False)
+        mark = ("✗", "red") if finding.remedy else ("✓", "green")
+        remedy = f" → {finding.remedy}" if finding.remedy else ""
+        console.print(styled(mark, f" {finding.check:8}{finding.seen}{remedy}"))
         healthy &= not finding.remedy
     return 0 if healthy else 1

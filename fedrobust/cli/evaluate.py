@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from fedrobust.cli.arguments import count, device, ratio
+from fedrobust.cli.console import new_console
 from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError, UserError
 from fedrobust.naming import split_list
@@ -65,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     for name in attacks:
         parse_attack(name)
     where = pick_device(arguments.device)
-    console = Console(soft_wrap=True)
+    console = new_console()
     subjects = list(dict.fromkeys(each for name in arguments.subjects for each in _below(name, console)))
     if not subjects:
         raise ConfigError(f"{', '.join(arguments.subjects)}: no run that completed")
@@ -78,11 +79,11 @@ def main(arguments: argparse.Namespace) -> int:
     code = 0
     for number, name in enumerate(subjects, 1):
         if len(subjects) > 1:
-            console.print(f"{number} of {len(subjects)}: {name}", highlight=False, markup=False)
+            console.print(f"{number} of {len(subjects)}: {name}")
         try:
             _evaluate(name, attacks, arguments, where, console)
         except KeyboardInterrupt:
-            console.print("stopped; the same command goes on", highlight=False)
+            console.print("stopped; the same command goes on")
             return 130
         except UserError as error:
             if len(subjects) == 1:
@@ -113,7 +114,7 @@ def _below(name: str, console: Console) -> Iterator[str]:
             yield str(shown(run.folder.path))
         else:
             why = f": {run.problem}" if run.unreadable else ""
-            console.print(f"{shown(run.folder.path)}: {run.state}, left out{why}", highlight=False, markup=False)
+            console.print(f"{shown(run.folder.path)}: {run.state}, left out{why}")
 
 
 def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:
@@ -135,7 +136,7 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
     subject = load_subject(name, **settings)
     source = load_subject(arguments.source, **settings) if arguments.source else None
     for note in [*subject.notes, *(source.notes if source else ())]:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
     threat = _threat(arguments, subject.cfg, Threat)
     request = Request(
         attacks=attacks,
@@ -187,10 +188,10 @@ def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
     table = Table("", "accuracy", "95 %", "seconds", "flags", title=title(record), title_justify="left")
     for row in rows(record):
         table.add_row(*row)
-    console.print(table, highlight=False)
+    console.print(table)
     for line in [*clients_line(record), *flag_lines(record)]:
-        console.print(line, highlight=False)
-    console.print(str(shown(folder)), highlight=False)
+        console.print(line)
+    console.print(str(shown(folder)))
 
 
 class _Bars:
@@ -199,7 +200,7 @@ class _Bars:
     def __init__(self, console: Console) -> None:
         self._console, self._tasks = console, {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("left"),
@@ -221,5 +222,5 @@ class _Bars:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=1.0)
             if not self._console.is_terminal:
-                self._console.print(name, highlight=False)
+                self._console.print(name)
         self._progress.update(self._tasks[name], completed=share)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fedrobust.cli.console import styled
 from fedrobust.cli.follow import Following, Watcher
 from fedrobust.cli.live import LiveDisplay
-from fedrobust.cli.paths import shown
+from fedrobust.cli.paths import shown, typed
 from fedrobust.cli.stopping import Stopping
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed, UserError
@@ -131,7 +133,7 @@ def is_complete(label: str, cfg: RunConfig, trackers: Sequence[Watcher], console
     folder = RunFolder(cfg.run_dir)
     if not (cfg.resume and folder.complete(cfg.num_rounds)):
         return False
-    console.print(f"[bold]{label}[/bold]: complete")
+    console.print(styled((label, "bold"), ": complete"))
     with _following(folder, trackers, console):
         return True
 
@@ -149,7 +151,7 @@ def watched(
     command: what goes on with it, `run` or `deploy`.
     """
     folder = RunFolder(cfg.run_dir)
-    again = f"fedrobust {command} --resume {shown(folder.path)}"
+    again = f"fedrobust {command} --resume {typed(folder.path)}"
     with Stopping(folder) as stopping:
         try:
             with _following(folder, [LiveDisplay(cfg.num_rounds, label, console), *trackers], console):
@@ -157,7 +159,7 @@ def watched(
         except BaseException as error:
             if stopping.asked or isinstance(error, KeyboardInterrupt):
                 folder.update_record(state="interrupted", error="")  # whatever the shutdown has met with
-                console.print(f"stopped; go on with: {again}", highlight=False)
+                console.print(f"stopped; go on with: {again}")
                 return 130
             if not isinstance(error, UserError):
                 raise
@@ -170,7 +172,8 @@ def watched(
 
 def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console) -> Following:
     def warn(line: str) -> None:
-        console.print(line, style="red", highlight=False, markup=False)
+        with suppress(OSError):  # nobody reads, and the run goes on
+            console.print(line, style="red")
 
     return Following(folder, watchers, warn)
 
@@ -195,6 +198,6 @@ def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
     console.print(table)
     for _, cfg, record in records:
         rejected = f", {record['rejected']} updates rejected" if record.get("rejected") else ""
-        console.print(f"{shown(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})", highlight=False)
+        console.print(f"{shown(Path(cfg.run_dir))}  ({record['seconds']:.0f} s{rejected})")
         for line in dict.fromkeys(filter(None, [*record.get("warnings", []), record.get("stopped", "")])):
-            console.print(f"  {line}", style="red", highlight=False, markup=False)
+            console.print(f"  {line}", style="red")

@@ -6,9 +6,9 @@ import argparse
 import inspect
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from fedrobust.cli.console import new_console
 from fedrobust.config import DEFAULTS
 from fedrobust.flat import walk
 from fedrobust.presets import load_preset, preset_names
@@ -25,12 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print one table per kind."""
-    console = Console()
+    console = new_console(soft_wrap=False)
     for kind in [arguments.kind] if arguments.kind else [kind for kind in KINDS if kind != "settings"]:
         table = Table(kind, "", title_justify="left", show_edge=False)
         for name, text in entries(kind).items():
             table.add_row(name, text)
-        console.print(table, highlight=False)
+        console.print(table)
         console.print()
     return 0
 

@@ -14,7 +14,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from fedrobust.cli.console import styled
 from fedrobust.config import WORST_CASE
 
 
@@ -27,7 +29,7 @@ class LiveDisplay:
         self._num_rounds = num_rounds
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("rounds"),
@@ -46,7 +48,7 @@ class LiveDisplay:
 
     def round(self, row: dict[str, Any]) -> None:
         """Its line."""
-        self._console.print(round_line(row, self._num_rounds), highlight=False)
+        self._console.print(round_line(row, self._num_rounds))
         self._progress.update(self._task, completed=row["round"])
 
     def end(self) -> None:
@@ -54,10 +56,13 @@ class LiveDisplay:
         self._progress.stop()
 
 
-def round_line(row: dict[str, Any], num_rounds: int) -> str:
+def round_line(row: dict[str, Any], num_rounds: int) -> Text:
     """One round in one line: losses, accuracies on the validation slice, what was rejected, warnings, seconds."""
     width = len(str(num_rounds))
-    parts = [f"round {row['round']:>{width}}/{num_rounds}", f"loss {row['train.loss']:.3f}"]
+    parts: list[str | tuple[str, str]] = [
+        f"round {row['round']:>{width}}/{num_rounds}",
+        f"loss {row['train.loss']:.3f}",
+    ]
     prefix = "validation."
     if f"{prefix}natural_accuracy" in row:
         parts.append(f"natural {row[prefix + 'natural_accuracy']:6.1%}")
@@ -66,8 +71,8 @@ def round_line(row: dict[str, Any], num_rounds: int) -> str:
         parts += [f"{name} {row[robust + name]:6.1%}" for name in names if name != WORST_CASE]
     for status in ("rejected", "failed", "missing"):
         if row.get(status):
-            parts.append(f"[red]{row[status]} {status}[/red]")
+            parts.append((f"{row[status]} {status}", "red"))
     if "warning" in row:
-        parts.append(f"[red]{row['warning']}[/red]")
+        parts.append((row["warning"], "red"))
     parts.append(f"{row['seconds_train'] + row['seconds_evaluate']:.1f} s")
-    return "  ".join(parts)
+    return Text("  ").join(styled(part) for part in parts)

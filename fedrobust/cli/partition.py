@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fedrobust.cli.console import new_console
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
@@ -40,13 +41,13 @@ def main(arguments: argparse.Namespace) -> int:
     check_names(cfg)
     dataset = load_data(cfg.data)
     summary = summarise_split(dataset, split_of(cfg))
-    console = Console()
+    console = new_console()
     _print(console, cfg, summary, dataset.class_names)
     if arguments.csv:
         import pandas as pd
 
         pd.DataFrame(summary.rows()).to_csv(arguments.csv, index=False)
-        console.print(f"wrote {arguments.csv}", highlight=False)
+        console.print(f"wrote {arguments.csv}")
     if arguments.figure:
         from fedrobust.report.partition_figure import draw_partition
 
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
             style=arguments.style,
             title=labels.partition(cfg),
         )
-        console.print(f"wrote {arguments.figure}", highlight=False)
+        console.print(f"wrote {arguments.figure}")
     return 0
 
 
@@ -89,4 +90,4 @@ def _print(console: Console, cfg: RunConfig, summary: PartitionSummary, class_na
             f"moved, overlap {summary.overlap:.0%}"
         )
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.follow import Watcher
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
@@ -57,7 +58,7 @@ def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
     _trackers(arguments, "", RunConfig())  # what is missing for them is said before a folder is made
     runs = chosen_runs(arguments, settings, lambda cfg: check_run(cfg, arguments.engine))
     trackers = {label: _trackers(arguments, label, cfg) for label, cfg in runs.items()}
-    console = Console(soft_wrap=True)
+    console = new_console()
     for label, cfg in runs.items():
         code = _run_one(label, cfg, arguments.engine, trackers[label], console)
         if code:
@@ -86,7 +87,7 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
         return 0
     folder = RunFolder(cfg.run_dir)
     cfg, engine, lines = _planned(cfg, asked)
-    console.print(f"[bold]{label}[/bold]: {lines[0]}", *lines[1:], sep="\n", highlight=False)
+    console.print(styled((label, "bold"), f": {lines[0]}"), *lines[1:], sep="\n")
     cfg = begin(label, cfg, kind=cfg.kind, engine=engine, **provenance())
     return watched("run", label, cfg, lambda: _carry_out(cfg, engine, folder), trackers, console)
 

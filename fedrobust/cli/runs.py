@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError
 
@@ -35,13 +36,12 @@ def main(arguments: argparse.Namespace) -> int:
     if not folders:
         raise ConfigError(f"no folder {' or '.join(USUAL)} here; name one: fedrobust runs FOLDER")
     runs = list(reversed(find_runs(folders)))
-    console = Console(soft_wrap=True)
+    console = new_console()
     if arguments.failed:
         failed = [run for run in runs if run.problem]
         for run in failed:
-            console.print(f"[bold]{shown(run.folder.path)}[/bold]: ", end="")
-            console.print(run.problem, markup=False, highlight=False)
-        console.print(f"{len(failed)} of {len(runs)} runs failed", highlight=False)
+            console.print(styled((str(shown(run.folder.path)), "bold"), f": {run.problem}"))
+        console.print(f"{len(failed)} of {len(runs)} runs failed")
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("folder", overflow="fold")
@@ -51,21 +51,21 @@ def main(arguments: argparse.Namespace) -> int:
     table.add_column("started", no_wrap=True)
     for run in runs:
         table.add_row(*_row(run))
-    console.print(table, highlight=False)
+    console.print(table)
     for run in runs:
         if run.unreadable:
-            console.print(f"{shown(run.folder.path)}: {run.problem}", markup=False, highlight=False)
+            console.print(f"{shown(run.folder.path)}: {run.problem}")
         for warning in run.warnings:
-            console.print(f"{shown(run.folder.path)}: {warning}", style="red", markup=False, highlight=False)
+            console.print(f"{shown(run.folder.path)}: {warning}", style="red")
     if any(not run.models and not run.unreadable for run in runs):
-        console.print("~ so far, on the validation slice; without ~ the best model on the test set", highlight=False)
+        console.print("~ so far, on the validation slice; without ~ the best model on the test set")
     return 0
 
 
-def _row(run: Run) -> Iterator[str]:
+def _row(run: Run) -> Iterator[str | Text]:
     """Folder, state, rounds, accuracies of the best model (or "~" the last on the validation slice), seconds, start."""
     yield str(shown(run.folder.path))
-    yield f"[{COLOURS.get(run.state, 'default')}]{run.state}[/]"
+    yield styled((run.state, COLOURS.get(run.state, "default")))
     yield f"{run.rounds[-1]['round'] if run.rounds else 0}/{run.config.num_rounds if run.config else '?'}"
     best = run.record.get("best", {})
     measured = [row for row in run.rounds if "validation.natural_accuracy" in row]

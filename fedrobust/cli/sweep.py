@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fedrobust.cli.arguments import count
-from fedrobust.cli.paths import shown
+from fedrobust.cli.console import new_console, styled
+from fedrobust.cli.paths import typed
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.errors import ConfigError
 from fedrobust.files import write_atomically
@@ -73,17 +74,17 @@ def main(arguments: argparse.Namespace) -> int:
     there = [run for run in runs if run.complete]
     left = [run for run in runs if run not in there and not run.damage]
     room, why = make_room([run.cfg for run in left], arguments.engine, arguments.parallel)
-    console = Console(soft_wrap=True)
-    console.print(f"[bold]{study.name}[/bold]: {len(runs)} runs, {len(there)} of them there", highlight=False)
+    console = new_console()
+    console.print(styled((study.name, "bold"), f": {len(runs)} runs, {len(there)} of them there"))
     if keys := [key for key in study.settings if all(key in reasons for reasons in found.values())]:
-        console.print(f"{study.name} sets what no run uses: {', '.join(keys)}", highlight=False)
+        console.print(f"{study.name} sets what no run uses: {', '.join(keys)}")
     for line, number in Counter(line for run in runs for line in limit_cases(run.cfg)).items():
-        console.print(f"{line} ({number} of {len(runs)} runs)", highlight=False)
+        console.print(f"{line} ({number} of {len(runs)} runs)")
     if arguments.dry_run:
         _print_plan(console, runs, left)
         return 0
     if left:
-        console.print(f"{room.parallel} at once, engine {room.engine} ({why})", highlight=False)
+        console.print(f"{room.parallel} at once, engine {room.engine} ({why})")
     facts = {**provenance(), "study": study.name, "description": study.description, "overrides": overrides}
     with claimed(folder) as claim, SweepDisplay(console, runs) as display:
         write_atomically(folder / "sweep.json", (json.dumps(facts, indent=2) + "\n").encode())
@@ -103,15 +104,15 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _close(console: Console, folder: Path, states: Counter[str], there: int, command: str) -> int:
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    console.print(f"{counts or 'nothing to do'}{f', {there} were there' if there else ''}", highlight=False)
+    console.print(f"{counts or 'nothing to do'}{f', {there} were there' if there else ''}")
     if rest := states["interrupted"] + states["not begun"]:
-        console.print(f"stopped, {rest} of the runs are left; go on with: {command}", highlight=False)
+        console.print(f"stopped, {rest} of the runs are left; go on with: {command}")
         return 130
     if states["failed"]:
-        console.print("the same command tries the failed ones once more", highlight=False)
+        console.print("the same command tries the failed ones once more")
     if states["unreadable"]:
-        console.print("what is unreadable stays as it is: remove its folder to run it again", highlight=False)
-    console.print(f"fedrobust report {shown(folder)} --out {shown(folder / 'report')}", highlight=False)
+        console.print("what is unreadable stays as it is: remove its folder to run it again")
+    console.print(f"fedrobust report {typed(folder)} --out {typed(folder / 'report')}")
     return 1 if states["failed"] or states["unreadable"] else 0
 
 
@@ -121,6 +122,6 @@ def _print_plan(console: Console, runs: list[PlannedRun], left: list[PlannedRun]
     for run in runs:
         state = "unreadable" if run.damage else run.folder.record().get("state", "")
         table.add_row(run.label, state, f"{run.images:,}", f"{run.cost / total:.1%}")
-    console.print(table, highlight=False)
+    console.print(table)
     images = sum(round(run.images * (1 - run.share_done)) for run in left)
-    console.print(f"{len(left)} runs to do, {images:,} images to be trained on, passes counted", highlight=False)
+    console.print(f"{len(left)} runs to do, {images:,} images to be trained on, passes counted")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
+from fedrobust.cli.console import styled
 from fedrobust.naming import short_metric
 from fedrobust.studies.plan import PlannedRun
 from fedrobust.studies.sweep import Outcome, Sweep
@@ -22,7 +23,7 @@ class SweepDisplay:
         self._before = self._done = sum(run.cost for run in runs if run.complete or run.damage)
         self._tasks: dict[PlannedRun, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}"),
@@ -47,7 +48,7 @@ class SweepDisplay:
                 self._tasks[run] = self._progress.add_task(run.label, total=1.0, left="")
                 self._before += run.cost * share  # done by an earlier sweep
                 if not self._console.is_terminal:
-                    self._console.print(f"began {run.label}{f' at {share:.0%}' if share else ''}", highlight=False)
+                    self._console.print(f"began {run.label}{f' at {share:.0%}' if share else ''}")
             self._progress.update(self._tasks[run], completed=share)
         for run in [run for run in self._tasks if run not in shares]:
             self._progress.remove_task(self._tasks.pop(run))
@@ -60,10 +61,10 @@ class SweepDisplay:
             self._done += outcome.run.cost
             best = outcome.run.folder.record()["best"]
             accuracies = "  ".join(f"{short_metric(key)} {best[key]:.1%}" for key in best if "accuracy" in key)
-            text = f"{outcome.run.label}: {accuracies}  ({outcome.seconds:.0f} s; {self._left(self._done)})"
+            text = styled(f"{outcome.run.label}: {accuracies}  ({outcome.seconds:.0f} s; {self._left(self._done)})")
         else:
-            text = f"{outcome.run.label}: [red]{outcome.state}[/red] {outcome.error}"
-        self._console.print(text, highlight=False)
+            text = styled(f"{outcome.run.label}: ", (outcome.state, "red"), f" {outcome.error}")
+        self._console.print(text)
 
     def _left(self, done: float) -> str:
         """Time left, if the rest goes as fast as what this sweep has done."""
