@@ -44,6 +44,10 @@ def from_start(stored: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> An
     return patch
 
 
+def test_the_fixture_is_small() -> None:
+    assert FILE.stat().st_size < 200_000
+
+
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_apgd_breaks_the_same_images_and_gets_as_far_with_the_rest(

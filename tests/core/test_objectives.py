@@ -163,7 +163,8 @@ def test_the_limit_of_calfat_is_the_cross_entropy_of_10_z() -> None:
 # The papers' formulas, written out
 
 
-def test_calfat_as_in_the_paper() -> None:
+@pytest.mark.parametrize(("temperature", "scale"), [(0.1, 10.0), (0.7, 3.0)])
+def test_calfat_as_in_the_paper(temperature: float, scale: float) -> None:
     """The inner loop recomputes q(x) in every step and draws the same start; absent classes count as one.
 
     As in the official code the start is not clipped to [0, 1]: half of the black pixels begin below 0.
@@ -178,16 +179,16 @@ def test_calfat_as_in_the_paper() -> None:
     for _ in range(3):
         x_adv.requires_grad_()
         divergence = F.kl_div(
-            F.log_softmax(model(x_adv) + 0.1 * prior, 1),
-            F.softmax(model(X) + 0.1 * prior, 1),
+            F.log_softmax(model(x_adv) + temperature * prior, 1),
+            F.softmax(model(X) + temperature * prior, 1),
             reduction="sum",
         )
         (gradient,) = torch.autograd.grad(divergence, x_adv)
         x_adv = x_adv.detach() + 0.04 * gradient.sign()
         x_adv = torch.min(torch.max(x_adv, X - 0.1), X + 0.1).clamp(0, 1)
     model.train()
-    step = objective("calfat")(model, X, Y, seeded())
-    expected = F.cross_entropy(10 * (model(x_adv) + 0.1 * prior), Y)
+    step = objective("calfat", temperature=temperature, scale=scale)(model, X, Y, seeded())
+    expected = F.cross_entropy(scale * (model(x_adv) + temperature * prior), Y)
     torch.testing.assert_close(step.loss, expected)
     for a, b in zip(gradients(model, step.loss), gradients(model, expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -90,6 +90,14 @@ def test_integers_stay_integers(each_strategy):
     assert after["w"].dtype == np.float32
 
 
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "calfat", "trimmed-mean"])
+def test_the_mean_of_integers_is_rounded(open_round, name):
+    """Of 2.6, or 2.67 without the ends."""
+    table = open_round(name, strategy__trim_fraction=0.2)
+    after = table.close([table.answer(k, seen=seen) for k, seen in enumerate((1, 2, 3, 3, 4))])
+    assert after["seen"] == 3
+
+
 @given(
     w=arrays(np.float32, 5, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
     images=st.integers(1, 2**29 - 1),
