@@ -117,10 +117,13 @@ def test_the_mean_of_none_is_an_error():
         WeightedMean({"w": VECTORS}).result()
 
 
-def test_nothing_counts_twice(each_strategy):
+@pytest.mark.parametrize("position", [1, 5])
+def test_nothing_counts_twice(each_strategy, position):
+    """The first reply of client 3 counts, whether it is still waiting for its turn when the second comes or not."""
     table, once = each_strategy(), each_strategy()
-    again = table.answer(3, w=(50, 50, 50))
-    assert table.close([*answers(table), again])["w"].tobytes() == once.close(answers(once))["w"].tobytes()
+    replies = [answers(table)[k] for k in (3, 1, 2, 4, 0)]
+    replies.insert(position, table.answer(3, w=(50, 50, 50)))
+    assert table.close(replies)["w"].tobytes() == once.close(answers(once))["w"].tobytes()
     assert len(table.strategy.ledger) == 5
 
 
