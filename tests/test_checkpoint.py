@@ -148,6 +148,15 @@ def test_any_byte_replaced_is_corrupt(path):
         assert "not loaded" in refused(path)
 
 
+@pytest.mark.parametrize(("right", "wrong"), [(b'server_round\\": 3', b'server_round\\": 2'), (b": 0.125", b": 0.925")])
+def test_a_changed_scalar_is_corrupt(path, right, wrong):
+    save_checkpoint(path, checkpoint(3))
+    data = path.read_bytes()
+    assert data.count(right) == 1
+    path.write_bytes(data.replace(right, wrong))
+    assert "its digest does not match" in refused(path)
+
+
 def test_a_pickle_is_refused_and_not_executed(path, tmp_path):
     class Bomb:
         def __reduce__(self):
