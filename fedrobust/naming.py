@@ -17,7 +17,7 @@ def unknown(kind: str, name: str, known: Iterable[str], typed: Iterable[str] = (
     known = list(known)
     near = nearest(name, [*typed] or known)
     hint = f"; did you mean {near!r}?" if near else ""
-    listed = f" known: {', '.join(known)}" if len(known) <= 20 else ""
+    listed = f" known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
     return f"unknown {kind} {name!r}{hint}{listed if hint else ';' + listed if listed else ''}"
 
 

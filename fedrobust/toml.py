@@ -41,14 +41,55 @@ def read(path: Path) -> dict[str, Any]:
     """A TOML file, nested.
 
     Raises:
-        ConfigError: it is not there, or not TOML.
+        ConfigError: it is not there, cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+
+
+def table(path: Path, found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the table `key` of what a file holds; an empty one if it has none.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    value = found.get(key, {})
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path.name}: {key} = {value!r}: must be a table, [{key}]")
+    return value
+
+
+def tables(path: Path, found: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Return the tables below `key`, flat, by name: [key.NAME].
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    below = table(path, found, key)
+    for name, value in below.items():
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path.name}: {key}.{name} = {value!r}: must be a table, [{key}.{name}], of settings")
+    return {name: flatten(value) for name, value in below.items()}
+
+
+def text(path: Path, found: Mapping[str, Any], key: str) -> str:
+    """Return the text at `key` of what a file holds; "" if it has none.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    value = found.get(key, "")
+    if not isinstance(value, str):
+        raise ConfigError(f"{path.name}: {key} = {value!r}: must be text in quotes")
+    return value
 
 
 def shipped(folder: Path) -> list[str]:

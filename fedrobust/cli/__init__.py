@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _command(list(sys.argv[1:] if argv is None else argv))
         finally:  # also of `--help`, which ends in SystemExit
             _flush()
-    except OSError:
+    except OSError as raised:
+        if isinstance(raised, PermissionError) and raised.filename:
+            _complain(f"error: {raised.filename}: {raised.strerror}")
+            return 1
         if not (error := _output_error()):
             raise
         if not isinstance(error, BrokenPipeError):  # `| head`: as rich does, for what is printed without it

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ from rich.table import Table
 from fedrobust.cli.arguments import count, counts, device, numbers, positive
 from fedrobust.cli.console import new_console
 from fedrobust.cli.convex_jobs import ACTIVATIONS, heads, networks, settings
-from fedrobust.cli.paths import shown
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.cli.paths import shown, writing
+from fedrobust.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +89,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.out:
-        with _writing(arguments.out):  # now, not after what may take hours
+        with writing("--out", arguments.out):  # now, not after what may take hours
             arguments.out.mkdir(parents=True, exist_ok=True)
     job = (heads if of_a_run else networks)(arguments, chosen)
     console, rows = new_console(), []
@@ -108,18 +106,10 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(printed)
     console.print(job.legend)
     if arguments.out:
-        with _writing(arguments.out):
+        with writing("--out", arguments.out):
             job.write(arguments.out, rows, summary, arguments.subject, origin)
         console.print(str(shown(arguments.out)))
     return 0
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunFailed(f"--out {folder}: cannot be written ({error.strerror or error})") from error
 
 
 def progress(row: dict[str, Any]) -> str:

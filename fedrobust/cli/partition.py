@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedrobust.cli.console import new_console
+from fedrobust.cli.paths import writing
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
@@ -46,19 +47,21 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.csv:
         import pandas as pd
 
-        pd.DataFrame(summary.rows()).to_csv(arguments.csv, index=False)
+        with writing("--csv", arguments.csv):
+            pd.DataFrame(summary.rows()).to_csv(arguments.csv, index=False)
         console.print(f"wrote {arguments.csv}")
     if arguments.figure:
         from fedrobust.report.partition_figure import draw_partition
 
-        draw_partition(
-            summary.class_counts,
-            summary.emd,
-            dataset.class_names,
-            arguments.figure,
-            style=arguments.style,
-            title=labels.partition(cfg),
-        )
+        with writing("--figure", arguments.figure):
+            draw_partition(
+                summary.class_counts,
+                summary.emd,
+                dataset.class_names,
+                arguments.figure,
+                style=arguments.style,
+                title=labels.partition(cfg),
+            )
         console.print(f"wrote {arguments.figure}")
     return 0
 

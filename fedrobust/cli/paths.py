@@ -1,7 +1,11 @@
-"""Paths as a user reads and types them."""
+"""Paths as a user reads and types them, and what is said of one that cannot be written."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from fedrobust.errors import RunFailed
 
 
 def shown(path: Path) -> Path:
@@ -12,3 +16,12 @@ def shown(path: Path) -> Path:
 def typed(path: Path) -> str:
     """The path as `shown`, quoted for a shell."""
     return shlex.quote(str(shown(path)))
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """What is written to the path that an option names. Raises RunFailed, one line, where that cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"{option} {path}: cannot be written ({error.strerror or error})") from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fedrobust.cli.paths import writing
 from fedrobust.cli.settings import add_settings, complete, given_settings
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("pool.fraction = 0: there is no pool; set it above 0, at most 0.4")
     train = load_data(cfg.data).train
     chosen = make_split(cfg.replace(data__own=True), train.labels).pool
-    try:
+    with writing("--out", out):
         save_pool(out, cfg, Split(train.images[chosen], train.labels[chosen]))
-    except OSError as error:
-        raise RunFailed(f"--out {out}: cannot be written ({error.strerror or error})") from error
     size = out.stat().st_size / 2**20
     print(f"wrote {out}: {len(chosen)} raw images of {cfg.data.name}, {size:.1f} MiB")
     return 0

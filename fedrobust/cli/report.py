@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedrobust.cli.arguments import share
-from fedrobust.cli.paths import shown
-from fedrobust.errors import RunFailed
+from fedrobust.cli.paths import shown, writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.out:
         from fedrobust.report.write import write_report
 
-        try:
+        with writing("--out", arguments.out):
             page = write_report(overview, arguments.out)
-        except OSError as error:
-            raise RunFailed(f"--out {arguments.out}: cannot be written ({error.strerror or error})") from error
         print(f"wrote {shown(page)}, and its tables and figures beside it")
     return 0

@@ -65,14 +65,15 @@ def load_preset(name: str) -> Preset:
     """The preset of that name, or the one in a TOML file at that path.
 
     Raises:
-        ConfigError: no such preset; the nearest is named.
+        ConfigError: no such preset, in which case the nearest is named; or a file that is not as above.
     """
     path = toml.locate(FOLDER, "preset", name)
     table = toml.read(path)
-    description = str(table.pop("description", ""))
-    variants, alternatives = (
-        {key: toml.flatten(value) for key, value in table.pop(kind, {}).items()}
-        for kind in ("variants", "alternatives")
-    )
+    description = toml.text(path, table, "description")
+    variants, alternatives = (toml.tables(path, table, kind) for kind in ("variants", "alternatives"))
+    if twice := sorted(variants.keys() & alternatives.keys()):
+        raise ConfigError(f"{path.name}: {twice[0]}: is a variant and an alternative; call one of them differently")
+    for key in ("description", "variants", "alternatives"):
+        table.pop(key, None)
     settings = todays_meaning(toml.flatten(table)) if "resume" in table else toml.flatten(table)
     return Preset(path.stem, description, settings, variants, alternatives, own=path.parent != FOLDER)

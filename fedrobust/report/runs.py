@@ -88,17 +88,44 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     Raises:
         ConfigError: a path has none, or is not there.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, str] = {}
     for path in paths:
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file or folder")
-        records = list(path.resolve().rglob("record.json")) or [folder_of_run(path.resolve()) / "record.json"]
-        if not records[0].is_file():
-            raise ConfigError(f"{path}: no run in it (no record.json)")
-        found |= dict.fromkeys(record.parent for record in sorted(records))
+        try:
+            found |= _folders(path)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file or folder") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {_unread(error)}") from error
     above = common_folder(found)
-    runs = [_read(folder, folder.relative_to(above).as_posix()) for folder in found]
+    runs = [_read(folder, folder.relative_to(above).as_posix(), problem) for folder, problem in found.items()]
     return sorted(runs, key=lambda run: run.record.get("started", ""))
+
+
+def _folders(path: Path) -> dict[Path, str]:
+    """Return the folders of the runs at or below a path, and those that cannot be looked into, with why.
+
+    Raises:
+        ConfigError: there are no runs, or the path is not there.
+        OSError: the path itself cannot be looked into.
+    """
+    top, closed = path.resolve(strict=True), dict[Path, str]()
+
+    def note(error: OSError) -> None:
+        if Path(error.filename) == top:
+            raise error
+        closed[Path(error.filename)] = _unread(error)
+
+    walk = os.walk(top, onerror=note) if top.is_dir() else ()
+    found = dict.fromkeys(sorted(Path(folder) for folder, _, files in walk if "record.json" in files), "") | closed
+    if not found:
+        found = {folder_of_run(top): ""}
+        if not all((folder / "record.json").is_file() for folder in found):
+            raise ConfigError(f"{path}: no run in it (no record.json)")
+    return found
+
+
+def _unread(error: OSError) -> str:
+    return f"cannot be read ({error.strerror})"
 
 
 def common_folder(folders: Iterable[Path]) -> Path:
@@ -112,8 +139,10 @@ def common_judge(runs: Iterable[Run]) -> str:
     return judges.most_common(1)[0][0] if judges else ""
 
 
-def _read(path: Path, name: str) -> Run:
+def _read(path: Path, name: str, problem: str) -> Run:
     folder = RunFolder(path)
+    if problem:
+        return Run(name, folder, {}, None, problem, unreadable=True)
     try:
         run = _read_whole(folder, name)
         _ = run.rounds, run.evaluations  # damaged or not, that is seen here

@@ -35,6 +35,7 @@ from fedrobust.naming import split_list, unknown
 from fedrobust.presets import load_preset
 
 FOLDER = Path(__file__).parent
+OF_SEEDS = "each run has one of the study's seeds; set seeds = [0, 1, 2]"
 KEYS = ("description", "preset", "seeds", "skip", "settings", "choices", "axes")
 
 Settings = dict[str, Any]
@@ -93,18 +94,27 @@ def load_study(name: str) -> Study:
             raise ConfigError(f"{path.name}: {unknown('key', key, KEYS)}")
     if not isinstance(table.get("preset"), str):
         raise ConfigError(f"{path.name}: preset: must name the preset that all runs start from")
-    preset, settings = load_preset(table["preset"]), toml.flatten(table.get("settings", {}))
-    axes = _choices(path, table.get("choices", {})) | _axes(path, toml.flatten(table.get("axes", {})))
+    preset, settings = load_preset(table["preset"]), toml.flatten(toml.table(path, table, "settings"))
+    for key in settings:
+        _known(path, "settings", key)
+    choices, single = _choices(path, table), _axes(path, toml.flatten(toml.table(path, table, "axes")))
+    if twice := sorted(choices.keys() & single.keys()):
+        raise ConfigError(f"{path.name}: {twice[0]}: is in choices and in axes; call the choice differently")
+    axes = choices | single
     try:
         seeds = _seeds(table.get("seeds", [0]))
     except ValueError:
         raise ConfigError(f"{path.name}: seeds = {table['seeds']!r}: must be a list of whole numbers ≥ 0") from None
-    skip = tuple(_rule(path, rule, axes) for rule in table.get("skip", []))
+    rules = table.get("skip", [])
+    if not isinstance(rules, list):
+        raise ConfigError(f"{path.name}: skip = {rules!r}: must be a list of tables, of axis = value")
+    skip = tuple(_rule(path, rule, axes) for rule in rules)
     typed = frozenset[str]()
     if path.parent != FOLDER:
         typed = preset.typed.union(settings, *(group for values in axes.values() for group in values.values()))
-    described = str(table.get("description", ""))
-    return Study(path.stem, described, {**preset.settings, **settings}, axes, seeds, skip, typed)
+    return Study(
+        path.stem, toml.text(path, table, "description"), {**preset.settings, **settings}, axes, seeds, skip, typed
+    )
 
 
 def _seeds(found: Any) -> tuple[int, ...]:
@@ -118,9 +128,12 @@ def _seeds(found: Any) -> tuple[int, ...]:
 
 def _choices(path: Path, table: Mapping[str, Any]) -> dict[str, dict[str, Settings]]:
     axes: dict[str, dict[str, Settings]] = {}
-    for axis, values in table.items():
-        if not isinstance(values, Mapping) or not all(isinstance(group, Mapping) for group in values.values()):
+    for axis, values in toml.table(path, table, "choices").items():
+        groups = values.values() if isinstance(values, Mapping) else ()
+        if not groups or not all(isinstance(group, Mapping) for group in groups):
             raise ConfigError(f"{path.name}: choices.{axis}: must be tables, [choices.{axis}.NAME], of settings")
+        if axis == "seed":
+            raise ConfigError(f"{path.name}: choices.seed: {OF_SEEDS}")
         axes[axis] = {label: toml.flatten(group) for label, group in values.items()}
         for label, group in axes[axis].items():
             for key in group:
@@ -135,12 +148,18 @@ def _axes(path: Path, table: Mapping[str, Any]) -> dict[str, dict[str, Settings]
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{path.name}: axes.{key} = {values!r}: must be a list of values")
         axes[key] = {str(value): {key: value} for value in values}
+        if len(axes[key]) < len(values):
+            raise ConfigError(f"{path.name}: axes.{key} = {values!r}: names a value twice")
     return axes
 
 
 def _known(path: Path, where: str, key: str) -> None:
     if key not in FIELDS:
         raise ConfigError(f"{path.name}: {where}: {unknown('setting', key, FIELDS)}")
+    if key == "seed":
+        raise ConfigError(f"{path.name}: {where}.seed: {OF_SEEDS}")
+    if key in ("run-dir", "resume"):
+        raise ConfigError(f"{path.name}: {where}.{key}: each run has a folder of its own below --out; leave it out")
 
 
 def _rule(path: Path, rule: Any, axes: Mapping[str, Mapping[str, Settings]]) -> dict[str, tuple[str, ...]]:

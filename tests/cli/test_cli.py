@@ -146,9 +146,13 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("partition --partition.concentration 0.01 --num-clients 100", "raise partition.concentration"),
         ("partition --num-clients 5000", "num-clients"),
         ("partition --figure picture.bmp", "must end in .png, .pdf, .svg"),
+        ("run .toml", ".toml: no such file"),
+        ("run folder.toml", "folder.toml: cannot be read (Is a directory)"),
+        ("sweep folder.toml", "folder.toml: cannot be read (Is a directory)"),
     ],
 )
 def test_b10_a_mistake_ends_in_one_line_and_exit_code_2(here, capsys, arguments, message):
+    (here / "folder.toml").mkdir()
     assert main(arguments.split()) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -229,6 +233,15 @@ def test_partition_prints_and_draws(here, capsys):
     assert "pool: 288 raw images that every client sees" in out
     assert (here / "p.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv("p.csv")) == 5
+
+
+@pytest.mark.parametrize("flag", ["--figure nowhere/p.png", "--csv nowhere/p.csv", "--figure file/p.svg"])
+def test_a_file_that_cannot_be_written_is_one_line(here, capsys, flag):
+    (here / "file").write_text("")
+    assert main(["partition", *flag.split()]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {flag}: cannot be written (")
+    assert [path.name for path in here.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("style", ["bars", "bubbles"])

@@ -1,6 +1,8 @@
 """One damaged run among good ones: it is called unreadable with its reason, the others are as usual."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -98,10 +100,52 @@ def test_resume_leaves_it_out(damaged, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.fixture
+def closed(monkeypatch):
+    """Folders that this user may not look into."""
+    folders, scandir = set(), os.scandir
+
+    def look(path="."):
+        if str(path) in folders:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", look)
+    return folders
+
+
+def test_a_folder_that_is_closed_is_unreadable_with_its_reason(run, tmp_path, closed, capsys):
+    for name in ("bad", "good"):
+        shutil.copytree(run.path, tmp_path / name)
+    closed.add(str(tmp_path / "bad"))
+    assert main(["runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"good +completed", out)
+    assert re.search(r"bad +unreadable", out)
+    assert "bad: cannot be read (Permission denied)" in out
+    assert main(["report", str(tmp_path)]) == 0
+    assert "bad: unreadable: cannot be read (Permission denied)" in capsys.readouterr().out
+    for command in ("runs", "report"):
+        assert main([command, str(tmp_path / "bad")]) == 2
+        assert capsys.readouterr().err == f"error: {tmp_path / 'bad'}: cannot be read (Permission denied)\n"
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, capsys):
+    def refuse(self, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.stat", refuse)
+        assert main(["run", "--resume", str(tmp_path / "mine")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'mine' / 'config.toml'}: Permission denied\n"
+
+
 @pytest.mark.parametrize("damaged", TO_GO_ON, indirect=True)
 def test_a_sweep_leaves_it_as_it_is(damaged, run):
     cfg = run.read_config()
-    planned = [PlannedRun(name, {}, cfg.replace(run_dir=str(damaged.folder / name)), 1.0) for name in ("bad", "good")]
+    planned = [
+        PlannedRun(name, {}, cfg.replace(run_dir=str(damaged.folder / name)), 16, 1.0) for name in ("bad", "good")
+    ]
     before = {path: path.read_bytes() for path in damaged.folder.rglob("*") if path.is_file()}
     (outcome,) = Sweep(planned, damaged.folder, Room(1, "local"), claim=0)
     assert (outcome.run.label, outcome.state) == ("bad", "unreadable")

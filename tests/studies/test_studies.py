@@ -8,6 +8,7 @@ from fedrobust.central import Central
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.preflight import check_settings
+from fedrobust.presets import load_preset
 from fedrobust.records import RunFolder
 from fedrobust.studies import load_study, study_names
 from fedrobust.studies.plan import label_of, plan_sweep, select, training_flops, training_images
@@ -81,6 +82,57 @@ def test_axes_that_end_alike_keep_their_whole_name():
 def test_a_mistake_is_named_with_its_place(written, old, new, said):
     with pytest.raises(ConfigError, match=said):
         load_study(written(GOOD.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("settings = 3", "mine.toml: settings = 3: must be a table, [settings]"),
+        ("[[settings]]\nseed = 1", "must be a table, [settings]"),
+        ("choices = 3", "mine.toml: choices = 3: must be a table"),
+        ("choices.a = 3", "choices.a: must be tables, [choices.a.NAME], of settings"),
+        ("choices.a = {}", "choices.a: must be tables"),
+        ("choices.a.b = 3", "choices.a: must be tables"),
+        ("axes = 3", "mine.toml: axes = 3: must be a table"),
+        ("axes.num-rounds = [1, 1]", "axes.num-rounds = [1, 1]: names a value twice"),
+        ("axes.seed = [1, 2]", "axes.seed: each run has one of the study's seeds; set seeds"),
+        ("choices.seed.a.num-rounds = 1", "choices.seed: each run has one of the study's seeds"),
+        ("settings.seed = 1", "settings.seed: each run has one"),
+        ('settings.run-dir = "x"', "settings.run-dir: each run has a folder of its own below --out"),
+        ("settings.num-round = 1", "settings: unknown setting 'num-round'; did you mean 'num-rounds'?"),
+        ('choices."num-rounds".a.num-clients = 1\naxes.num-rounds = [1]', "num-rounds: is in choices and in axes"),
+        ("skip = 3", "skip = 3: must be a list of tables"),
+        ("skip = {}", "skip = {}: must be a list of tables"),
+        ("skip = [3]", "skip: 3: must be a table of axis = value"),
+        ("description = 3", "description = 3: must be text in quotes"),
+        ("x = " + "[" * 100_000, "not valid TOML: nested too deeply"),
+    ],
+)
+def test_odd_toml_is_one_line_with_its_place(written, text, said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        load_study(written(f'preset = "quickstart"\n{text}\n'))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("variants = 3", "mine.toml: variants = 3: must be a table, [variants]"),
+        ("[variants]\na = 3", "variants.a = 3: must be a table, [variants.a], of settings"),
+        ("[[variants]]\na = 3", "must be a table, [variants]"),
+        ("[alternatives]\na = []", "alternatives.a = []: must be a table"),
+        ("description = ['x']", "description = ['x']: must be text in quotes"),
+        ("variants.a = {}\nalternatives.a = {}", "a: is a variant and an alternative"),
+    ],
+)
+def test_so_it_is_of_presets(written, text, said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        load_preset(written(f"{text}\n"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_mistake(written):
+    assert load_preset(written("\ufeffnum-rounds = 3\n")).settings == {"num-rounds": 3}
 
 
 def test_cells_that_are_the_same_run_are_refused(written, tmp_path):
