@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -114,7 +115,8 @@ def closed(monkeypatch):
     return folders
 
 
-def test_a_folder_that_is_closed_is_unreadable_with_its_reason(run, tmp_path, closed, capsys):
+def test_a_folder_that_is_closed_is_unreadable_with_its_reason(run, tmp_path, closed, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in ("bad", "good"):
         shutil.copytree(run.path, tmp_path / name)
     closed.add(str(tmp_path / "bad"))
@@ -131,9 +133,12 @@ def test_a_folder_that_is_closed_is_unreadable_with_its_reason(run, tmp_path, cl
 
 
 def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, capsys):
-    def refuse(self, **_):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+    def refuse(self, **keywords):
+        if self.is_relative_to(tmp_path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return stat(self, **keywords)
 
+    stat = Path.stat
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.stat", refuse)
         assert main(["run", "--resume", str(tmp_path / "mine")]) == 1

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from flwr.cli.app_cmd.publish import _collect_file_paths, _validate_files
 from flwr.cli.build import build_fab_from_disk
 
 from fedrobust.engines import flwr_command
@@ -38,6 +39,33 @@ def build(folder: Path) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Flower's, about pathspec
         return build_fab_from_disk(folder)
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """What git keeps, laid elsewhere: a checkout has more, such as a virtual environment."""
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    return tmp_path
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git which files there are")
+def test_the_app_passes_flowers_own_check_before_it_is_published(published, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Flower's, about pathspec
+        files = _collect_file_paths(published)
+    _validate_files(files)
+    assert "Validation passed" in capsys.readouterr().out
+    names = {path.relative_to(published.resolve()).parts[0] for path in files}
+    assert "experiments" not in names
+    assert {*PACKAGES, "tests", "docs", "pyproject.toml", "README.md"} <= names
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git")
+def test_git_keeps_experiments_all_the_same():
+    for name in ("experiments/new.md", "experiments/new/rounds.jsonl"):
+        assert subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=ROOT).returncode == 1
 
 
 @pytest.fixture(scope="module")

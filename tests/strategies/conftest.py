@@ -78,10 +78,15 @@ class Round:
         return row["status"], row.get("reason", "")
 
 
+@pytest.fixture(autouse=True)
+def _identity() -> None:
+    """What Flower wants of a process that makes messages, in whatever order the tests run."""
+    flower.take_identity(1)
+
+
 @pytest.fixture
 def open_round() -> Callable[..., Round]:
     """Start a round of the strategy of this name; further settings as of `RunConfig.replace`."""
-    flower.take_identity(1)
     return Round
 
 
