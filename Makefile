@@ -35,7 +35,7 @@ unit: $(READY)
 test-docker: $(READY)
 	FEDROBUST_TEST_DOCKER=1 $(BIN)/pytest -rs tests/deployment/test_containers.py
 
-# faults put into a copy one by one, each to be seen by the tests named beside it: eight minutes on two idle cores
+# faults put into a copy one by one, each to be seen by the tests named beside it: four minutes on two idle cores, eleven on busy ones
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py $(FAULTS)
 
