@@ -227,7 +227,9 @@ class RunConfig(Section, frozen=True):
         default="federated", description="clients and a server, or one training on all the data (fedrobust central)"
     )
     num_clients: int = Field(default=5, ge=1, le=100_000, description="clients; equals the number of SuperNodes")
-    num_rounds: int = Field(default=10, ge=1, description="communication rounds; of a central run: its epochs")
+    num_rounds: int = Field(
+        default=10, ge=1, description="communication rounds; of a central run: rounds of local.epochs passes"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="root of every random stream")
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N, mps"

@@ -30,4 +30,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def short_metric(key: str) -> str:
     """An accuracy for a narrow column: "natural_accuracy" → "natural", "robust_accuracy.pgd-20" → "pgd-20"."""
-    return key.replace("_accuracy", "").removeprefix("robust.")
+    return key.replace("_accuracy", "").removeprefix("robust.").replace("worst-case", "worst case")

@@ -7,8 +7,8 @@ from typing import Any
 class Ratio(float):
     """A number that remembers how it was written: `Ratio("8/255") == 8 / 255`, `str` gives "8/255".
 
-    Accepts a fraction "a/b", a decimal string or a number. Raises ValueError for anything else, so that
-    epsilon is parsed once, where the setting is read, and never again.
+    Accepts a fraction "a/b", a decimal string or a number; a Ratio is returned as it is. Its text gives the same
+    number again, so that a config can be written and read. Raises ValueError for anything else.
     """
 
     text: str

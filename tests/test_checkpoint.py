@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is named as corrupt: F4, B5, B6."""
+"""A checkpoint is whole or it is named as corrupt."""
 
 import math
 import os

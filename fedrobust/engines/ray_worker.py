@@ -56,5 +56,5 @@ def pack(record: ArrayRecord) -> Packed:
 
 
 def unpack(packed: Packed) -> ArrayRecord:
-    """The inverse of `_pack`, with bytes of its own: nothing in the object store is held."""
+    """The inverse of `pack`, with bytes of its own: nothing in the object store is held."""
     return ArrayRecord({key: Array(d, shape, kind, data.tobytes()) for key, (d, shape, kind, data) in packed.items()})

@@ -60,7 +60,7 @@ class Flag:
 
 
 def model_flags(probes: Probes) -> Iterator[Flag]:
-    """What the model does that makes gradient attacks fail (AutoAttack's checks; E9)."""
+    """What the model does that makes gradient attacks fail (AutoAttack's checks)."""
     if probes.random:
         yield Flag("random-output", "two passes over the same images disagree")
     if probes.probabilities:
@@ -72,8 +72,8 @@ def model_flags(probes: Probes) -> Iterator[Flag]:
 
 
 def strength_flags(stands: Mapping[str, np.ndarray]) -> Iterator[Flag]:
-    """Which images stand, [n] of bool by attack, all of the same images: a stronger attack never gains (E4), none
-    without gradients is ahead of those with (E5)."""
+    """Which images stand, [n] of bool by attack, all of the same images: a stronger attack never gains, none
+    without gradients is ahead of those with."""
     for weak, strong in (("fgsm", "pgd-10"), ("pgd-10", "pgd-40")):
         if {weak, strong} <= stands.keys():
             pair = Pair(weak, stands[weak], strong, stands[strong])
@@ -114,7 +114,7 @@ def square_flags(newly_broken: int, images: int) -> Iterator[Flag]:
 
 
 def transfer_flags(transferred: Mapping[str, np.ndarray], white_box: Mapping[str, np.ndarray]) -> Iterator[Flag]:
-    """Which images stand under the same attacks made on another model and on this one (E5)."""
+    """Which images stand under the same attacks made on another model and on this one."""
     for name in transferred.keys() & white_box.keys():
         pair = Pair(f"{name} transferred", transferred[name], f"{name} white-box", white_box[name])
         if pair.first_wins and pair.gain > LEAST_GAIN:
@@ -122,7 +122,7 @@ def transfer_flags(transferred: Mapping[str, np.ndarray], white_box: Mapping[str
 
 
 def curve_flags(curve: Sequence[tuple[float, np.ndarray]]) -> Iterator[Flag]:
-    """Which images stand at each epsilon, ascending: never more, and at the end none (E3)."""
+    """Which images stand at each epsilon, ascending: never more, and at the end none."""
     for (smaller, before), (larger, after) in pairwise(curve):
         pair = Pair(f"epsilon {smaller:.4f}", before, f"epsilon {larger:.4f}", after)
         if pair.first_wins and pair.gain > LEAST_GAIN:
@@ -134,13 +134,13 @@ def curve_flags(curve: Sequence[tuple[float, np.ndarray]]) -> Iterator[Flag]:
 
 
 def rescoring_flags(changed: int, images: int) -> Iterator[Flag]:
-    """Adversarial examples whose verdict, with a clear margin, depends on the batch size (E6)."""
+    """Adversarial examples whose verdict, with a clear margin, depends on the batch size."""
     if changed:
         yield Flag("unstable-verdicts", f"{changed} of {images} adversarial examples change sides with the batch size")
 
 
 def planted_flags(found: float, images: int) -> Iterator[Flag]:
-    """Share of planted adversarial examples that the attack finds (E10)."""
+    """Share of planted adversarial examples that the attack finds."""
     if _many(missed := images - round(found * images), images, PLANTED_MISSED):
         yield Flag("planted-missed", f"missed {missed} of {images} planted adversarial examples", "pgd")
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedrobust.config import WORST_CASE
 from fedrobust.evaluation.assessment import Findings
 from fedrobust.evaluation.campaign import Request
 from fedrobust.evaluation.interval import wilson_interval
 from fedrobust.evaluation.subjects import Subject
 from fedrobust.provenance import provenance
 
-NATURAL, WORST = "natural", "worst case"
+NATURAL = "natural"
 
 Row = dict[str, Any]
 
@@ -24,7 +25,7 @@ def verdicts_by_name(findings: Findings) -> dict[str, np.ndarray]:
     return {
         NATURAL: findings.right,
         **{name: findings.stands(name) for name in findings.verdicts},
-        WORST: findings.worst(),
+        WORST_CASE: findings.worst(),
     }
 
 
@@ -70,7 +71,7 @@ def summarise(findings: Findings, subject: Subject) -> Row:
         "accuracy": overall,
         "per_class": classes,
         "per_client": clients,
-        "worst_client": min(clients, key=lambda row: row[WORST])["client"] if clients else None,
+        "worst_client": min(clients, key=lambda row: row[WORST_CASE])["client"] if clients else None,
         "flags": [vars(flag) for flag in findings.flags],
         "checks": findings.checks,
     }

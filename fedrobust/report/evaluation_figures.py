@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from fedrobust.config import WORST_CASE
+from fedrobust.report.labels import heading
+
 CHOSEN = 8  # images of the contact sheet
 
 
 def draw_curve(summary: dict[str, Any], epsilon: float, norm: str, path: Path) -> None:
     """Robust accuracy under PGD-20 against epsilon, and the suite's worst case at the epsilon that was asked for."""
     radii, accuracy = zip(*summary["checks"]["curve"], strict=True)
-    worst = summary["accuracy"]["worst case"]
+    worst = summary["accuracy"][WORST_CASE]
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(radii))
@@ -41,8 +44,8 @@ def draw_classes(summary: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(1.5 + 0.62 * len(rows), 3.4), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(rows))
-    for offset, name, colour in ((-0.2, "natural", "#b8c4d6"), (0.2, "worst case", "C3")):
-        axes.bar(places + offset, [100 * row[name] for row in rows], 0.4, color=colour, label=name)
+    for offset, name, colour in ((-0.2, "natural", "#b8c4d6"), (0.2, WORST_CASE, "C3")):
+        axes.bar(places + offset, [100 * row[name] for row in rows], 0.4, color=colour, label=heading(name))
     axes.set_xticks(places, [row["class"] for row in rows], rotation=40, ha="right", fontsize=8)
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(0, 100)

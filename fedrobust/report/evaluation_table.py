@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from fedrobust.config import WORST_CASE
+from fedrobust.report.labels import heading
 from fedrobust.report.tables import markdown_table
 
 COLUMNS = ("", "accuracy", "95 %", "seconds", "flags")
@@ -24,16 +26,16 @@ def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, share in record["accuracy"].items():
         interval = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
         seconds = f"{share['seconds']:.0f}" if "seconds" in share else ""
-        about = [flag["name"] for flag in record["flags"] if name == "worst case" or name.startswith(flag["about"])]
+        about = [flag["name"] for flag in record["flags"] if name == WORST_CASE or name.startswith(flag["about"])]
         flags = "" if name == "natural" else ", ".join(dict.fromkeys(about))
-        yield name, f"{100 * share['accuracy']:.1f}", interval, seconds, flags
+        yield heading(name), f"{100 * share['accuracy']:.1f}", interval, seconds, flags
 
 
 def clients_line(record: dict[str, Any]) -> Iterator[str]:
     """The worst client, where there are clients."""
     for client in record["per_client"]:
         if client["client"] == record["worst_client"]:
-            shares = f"natural {client['natural']:.1%}, worst case {client['worst case']:.1%}"
+            shares = f"natural {client['natural']:.1%}, worst case {client[WORST_CASE]:.1%}"
             yield f"worst client {client['client']}: {shares} (test images weighted by its labels)"
 
 

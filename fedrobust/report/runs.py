@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedrobust.config import RunConfig
+from fedrobust.config import WORST_CASE, RunConfig
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.files import read_json
 from fedrobust.naming import split_list
@@ -163,8 +163,11 @@ def _read_whole(folder: RunFolder, name: str) -> Run:
 
 
 def _evaluation(path: Path) -> dict[str, Any]:
-    """An evaluation's record. Raises RunFailed where it is damaged."""
+    """An evaluation's record, also one whose key was "worst case" as it was once. Raises RunFailed if it is damaged."""
     record = read_json(path)
+    for found in (record.get("accuracy"), *record.get("per_class", []), *record.get("per_client", [])):
+        if isinstance(found, dict) and "worst case" in found:
+            found[WORST_CASE] = found.pop("worst case")
     if missing := [key for key in EVALUATED if key not in record]:
         raise RunFailed(f"{path}: damaged (it has no {missing[0]})")
     return record

@@ -1,4 +1,4 @@
-"""E8: the same attacks in Foolbox, with the same settings."""
+"""The same attacks in Foolbox, with the same settings."""
 
 import warnings
 
@@ -23,7 +23,7 @@ THEIRS = {"linf": LinfProjectedGradientDescentAttack, "l2": L2ProjectedGradientD
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8 / 255), ("l2", 0.5)])
-def test_e8_pgd_is_foolboxs_within_1e_5(norm, epsilon):
+def test_pgd_is_foolboxs_within_1e_5(norm, epsilon):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
@@ -48,7 +48,7 @@ def right(trained):
     ("norm", "order", "whole_cube", "theirs"),
     [("linf", float("inf"), 1.0, LinfDeepFoolAttack), ("l2", 2, 6.0, L2DeepFoolAttack)],
 )
-def test_e8_deepfool_finds_boundaries_as_near_as_foolboxs(right, norm, order, whole_cube, theirs):
+def test_deepfool_finds_boundaries_as_near_as_foolboxs(right, norm, order, whole_cube, theirs):
     model, x, y = right
     ours = deepfool(model, x, y, epsilon=whole_cube, norm=norm)
     attack = theirs(steps=50, candidates=4, overshoot=0.02, loss="logits")
@@ -58,7 +58,7 @@ def test_e8_deepfool_finds_boundaries_as_near_as_foolboxs(right, norm, order, wh
     assert (ratio - 1).abs().max() < 1e-3
 
 
-def test_e8_carlini_wagner_breaks_the_images_that_foolboxs_breaks(right):
+def test_carlini_wagner_breaks_the_images_that_foolboxs_breaks(right):
     model, x, y = right
     shares = []
     for epsilon in (0.2, 0.35, 0.5):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedrobust.central import Central
+from fedrobust.central import run as train
 from fedrobust.central.stopping import PROBE
 from fedrobust.central.trainer import Trainer
 from fedrobust.checkpoint import load_model
@@ -32,6 +33,19 @@ def central(quick):
 def run(cfg: RunConfig) -> RunFolder:
     Central(cfg).run()
     return RunFolder(cfg.run_dir)
+
+
+def test_without_a_folder_a_new_one_is_made_below_runs(central, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = central(run_dir="", num_rounds=1, attack__steps=1)
+    train(cfg)
+    train(cfg)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    states = [RunFolder(path).record()["state"] for path in (tmp_path / "runs").glob("central-*")]
+    assert states == ["completed", "completed"]
+    with pytest.raises(ConfigError, match="unknown model 'smal-cnn'"):
+        train(cfg.replace(model__name="smal-cnn"))
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def same_bits(one, other):

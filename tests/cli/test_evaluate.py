@@ -33,11 +33,11 @@ def test_a_run_is_evaluated_and_everything_is_left_in_its_folder(run, capsys):
     record = json.loads((folder / "evaluation.json").read_text())
     assert record["num_images"] == 60
     assert record["subject"]["which"] == "best"
-    assert record["accuracy"]["worst case"]["accuracy"] <= record["accuracy"]["fgsm"]["accuracy"]
+    assert record["accuracy"]["worst-case"]["accuracy"] <= record["accuracy"]["fgsm"]["accuracy"]
     assert len(record["per_client"]) == 3
     assert record["checks"]["curve"][0][1] == record["accuracy"]["natural"]["accuracy"]
     images = pd.read_csv(folder / "images.csv")
-    assert images["worst case"].mean() == pytest.approx(record["accuracy"]["worst case"]["accuracy"])
+    assert images["worst-case"].mean() == pytest.approx(record["accuracy"]["worst-case"]["accuracy"])
     assert np.load(folder / "examples.npy").shape == (60, 1, 8, 8)
     for name in ("curve.png", "classes.png", "examples.png", "evaluation.md"):
         assert (folder / name).stat().st_size > 500
@@ -89,7 +89,7 @@ def test_transfer_from_another_model(run, capsys):
     ("arguments", "problem"),
     [
         (["nowhere"], "nowhere: neither a run's folder"),
-        (["RUN", "--attacks", "pgd20"], "unknown attack 'pgd20'; did you mean 'pgd-K'? known: fgsm, pgd-K"),
+        (["RUN", "--attacks", "pgd20"], "unknown attack 'pgd20'; did you mean 'pgd-20'? known: fgsm, pgd-K"),
         (["RUN", "--attacks", ","], "--attacks: names no attack"),
         (["RUN", "--epsilon", "8"], "--epsilon 8: must be above 0, and at most 1 for linf"),
         (["RUN", "--epsilon", "0"], "--epsilon 0: must be above 0"),
@@ -98,7 +98,7 @@ def test_transfer_from_another_model(run, capsys):
         (["RUN", "--source", "gone.safetensors"], "gone.safetensors: no such file"),
         (["RUN", "--epsilon", "much"], "--epsilon: must be a number or a fraction such as 8/255, not 'much'"),
         (["RUN", "--num-images", "-3"], "--num-images: must be a whole number from 0 on, not '-3'"),
-        (["RUN", "--norm", "l1"], "--norm: invalid choice: 'l1'"),
+        (["RUN", "--norm", "l1"], "--norm: unknown choice 'l1'"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, problem, run, capsys):

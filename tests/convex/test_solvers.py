@@ -27,7 +27,6 @@ def exact(small: Problem) -> Solution:
 
 
 def test_two_exact_solvers_and_the_first_order_one_agree(small: Problem, exact: Solution) -> None:
-    """E12."""
     cuts, first = solve_cutting_set(small, tolerance=1e-5), solve_first_order(small)
     for found in (exact, cuts):
         assert found.status == "optimal"
@@ -43,7 +42,6 @@ def test_two_exact_solvers_and_the_first_order_one_agree(small: Problem, exact: 
 
 
 def test_scs_agrees_with_clarabel(blobs: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """E12."""
     x, y = blobs(12, 2)
     problem = Problem(x, y, radius=0.3, beta=0.02)
     scs = solve_sdp(problem, solver="scs")

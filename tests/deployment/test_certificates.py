@@ -123,7 +123,7 @@ def handshake(folder, name, *, cafile):
         thread.join()
 
 
-def test_s3_the_name_and_the_authority_must_fit(made, tmp_path_factory):
+def test_the_name_and_the_authority_must_fit(made, tmp_path_factory):
     for name in ("fl.example.org", "10.0.0.5", "superlink"):
         handshake(made, name, cafile=made / "client-0" / "ca.crt")
     with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'evil\.example\.org'"):

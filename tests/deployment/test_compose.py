@@ -1,4 +1,4 @@
-"""The compose files and the Dockerfile as text: what holds for every service, whoever adds one (S4, S6)."""
+"""The compose files and the Dockerfile as text: what holds for every service, whoever adds one."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ SERVICES = yaml.safe_load(COMPOSE)["services"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_s4_every_service_is_locked_down(name):
+def test_every_service_is_locked_down(name):
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -76,7 +76,7 @@ def test_the_proxy_knows_the_fleets_path_and_no_other():
         assert re.search(r"location / \{\s*return 404;", text)
 
 
-def test_s6_all_images_are_of_the_base_that_is_an_argument():
+def test_all_images_are_of_the_base_that_is_an_argument():
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${BASE_IMAGE}"}
     (pinned,) = re.findall(

@@ -116,7 +116,7 @@ def play() -> SimpleNamespace:
     look_around(seen, names)
     story.await_round(1, 900)
 
-    # F1: a SuperNode dies, and its restart policy brings it back; F6: another is cut off for 30 s
+    # a SuperNode dies, and its restart policy brings it back; another is cut off for 30 s
     before, network = story.rounds(), f"{PROJECT}_fleet"
     kill_inside("supernode-1")
     docker("network", "disconnect", network, container("supernode-2"))
@@ -126,7 +126,7 @@ def play() -> SimpleNamespace:
     seen.f1_back = story.await_client(1, seen.f1["round"], ok=True)
     seen.f6 = story.await_client(2, before + 1, ok=True)
 
-    # F7: a client hangs, and rounds end all the same; F5: meanwhile the SuperLink dies
+    # a client hangs, and rounds end all the same; meanwhile the SuperLink dies
     before, start = story.rounds(), time.monotonic()
     docker("pause", container("clientapp-0"))
     kill_inside("superlink")
@@ -137,7 +137,7 @@ def play() -> SimpleNamespace:
     seen.f7 = [row for row in rows("clients") if row["client"] == 0 and row["round"] > before]
     seen.f7_back = story.await_client(0, before + 2, ok=True)
 
-    # F11: whoever waits is stopped, and the run with it; then it goes on
+    # whoever waits is stopped, and the run with it; then it goes on
     start = time.monotonic()
     docker("kill", "--signal", "INT", container("submit"))
     seen.f11_code = int(docker("wait", container("submit")))
@@ -178,7 +178,7 @@ def look_around(seen: SimpleNamespace, names: list[str]) -> None:
     seen.doctor = docker("exec", "-e", "FEDROBUST_CACHE=/tmp/cache", container("supernode-0"), *check_up, check=False)
 
 
-def test_s4_they_are_locked_down(story):
+def test_they_are_locked_down(story):
     for found in story.inspected:
         name, host = found["Name"], found["HostConfig"]
         assert found["Config"]["User"] == "1000", name
@@ -187,7 +187,7 @@ def test_s4_they_are_locked_down(story):
         assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}, name
 
 
-def test_s5_no_secret_is_in_an_image_its_settings_or_a_log(story):
+def test_no_secret_is_in_an_image_its_settings_or_a_log(story):
     secrets = [line for line in story.secrets.splitlines() if len(line) > 30 and "-----" not in line]
     assert len(secrets) > 15
     history = "".join(docker("history", "--no-trunc", f"{name}:local") for name in ("fedrobust", "fedrobust-proxy"))
@@ -214,29 +214,29 @@ def test_doctor_finds_a_client_fit(story):
     assert story.doctor.count("✓") == 9
 
 
-def test_f1_a_dead_client_is_named_and_comes_back(story):
+def test_a_dead_client_is_named_and_comes_back(story):
     # its message died with it: it is missing at the deadline, or unavailable where it was away for a minute
     assert "Node Unavailable" in story.f1["reason"] or story.f1["reason"] == "no reply in time"
     assert story.f1_back["round"] > story.f1["round"]
 
 
-def test_f6_one_that_was_cut_off_rejoins_and_nothing_counts_twice(story):
+def test_one_that_was_cut_off_rejoins_and_nothing_counts_twice(story):
     keys = [(row["round"], row["phase"], row["client"]) for row in story.clients]
     assert len(keys) == len(set(keys))
     assert story.f6["status"] == "ok"
 
 
-def test_f7_a_straggler_is_left_out_at_the_deadline(story):
+def test_a_straggler_is_left_out_at_the_deadline(story):
     assert any(row["status"] in ("missing", "failed") for row in story.f7)
     assert all(row["seconds_train"] < 240 + 60 for row in story.rounds)  # the deadline, and a restart of the SuperLink
     assert story.f7_back["status"] == "ok"
 
 
-def test_f5_the_run_goes_on_after_the_superlink_restarted(story):
+def test_the_run_goes_on_after_the_superlink_restarted(story):
     assert story.f5_seconds < 300
 
 
-def test_f11_stopped_it_ends_and_the_run_with_it(story):
+def test_stopped_it_ends_and_the_run_with_it(story):
     assert story.f11_code == 130
     assert story.f11_seconds < 30  # Flower's command, which stops the run, is a process that takes its time to start
     assert story.f11_rounds[0] == story.f11_rounds[1]
@@ -248,7 +248,7 @@ def test_and_a_resume_goes_on_from_its_last_whole_round(story):
 
 
 @pytest.mark.parametrize(("mount", "reason"), [("size=1m", "MiB free"), ("ro", "cannot be written")])
-def test_f9_a_full_or_read_only_disk_is_refused_before_round_1(mount, reason):
+def test_a_full_or_read_only_disk_is_refused_before_round_1(mount, reason):
     command = "fedrobust run quickstart --variant fedavg --num-rounds 1 --engine local --run-dir /runs/run"
     mounts = ["--tmpfs", f"/runs:{mount},uid=1000", "--tmpfs", "/tmp", "--read-only"]
     said = docker("run", "--rm", *mounts, "fedrobust:local", *command.split(), check=False)

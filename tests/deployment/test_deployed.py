@@ -1,5 +1,5 @@
-"""One federation of real processes over TLS: strangers at the door (S1–S3), SuperLink killed in round 1 (F5), a client
-in round 2 (F1). What it computes is held against the `local` engine."""
+"""One federation of real processes over TLS: strangers at the door, SuperLink killed in round 1, a client
+in round 2. What it computes is held against the `local` engine."""
 
 import json
 import subprocess
@@ -90,7 +90,7 @@ def test_the_first_round_is_the_simulations_though_the_superlink_was_killed(stor
         assert ours == theirs | {key: pytest.approx(value, rel=1e-6) for key, value in norms.items()}
 
 
-def test_f1_the_round_completes_without_the_client_that_was_killed_and_names_it(story):
+def test_the_round_completes_without_the_client_that_was_killed_and_names_it(story):
     assert story.code == 0, story.machines.log("deploy").read_text()
     second = story.run.read("rounds.jsonl")[1]
     assert (second["ok"], second["failed"] + second["missing"]) == (1, 1)
@@ -121,7 +121,7 @@ def test_the_record_is_like_a_simulations(story):
         ("wrong-name", "certificate is not valid for '127.0.0.2'"),
     ],
 )
-def test_s1_to_s3_strangers_stay_outside(story, name, reason):
+def test_strangers_stay_outside(story, name, reason):
     log = story.machines.log(name).read_text()
     assert reason in log
     assert "train message" not in log
@@ -132,7 +132,7 @@ def test_they_listen_on_this_host_alone(story):
     assert story.listening == {"127.0.0.1"}
 
 
-def test_s8_nothing_is_sent_anywhere_else(story):
+def test_nothing_is_sent_anywhere_else(story):
     """Every connection of every Python process, clients and ServerApp included, as an audit hook saw it."""
     reached = {line.rpartition(" ")[2] for line in story.machines.connections.read_text().splitlines()}
     programs = {Path(line.split(" ")[0]).name for line in story.machines.connections.read_text().splitlines()}

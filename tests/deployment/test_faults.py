@@ -1,4 +1,4 @@
-"""Faults that need no second process: a GPU without memory (F8), a disk without room (F9), a client that hangs."""
+"""Faults that need no second process: a GPU without memory, a disk without room, a client that hangs."""
 
 import os
 import shutil
@@ -16,9 +16,7 @@ from fedrobust.errors import RunFailed
 from fedrobust.records import RunFolder
 
 
-def test_f8_a_client_out_of_gpu_memory_says_how_full_and_what_to_change_and_the_others_go_on(
-    quick, federate, monkeypatch
-):
+def test_a_client_out_of_gpu_memory_says_how_full_and_what_to_change_and_the_others_go_on(quick, federate, monkeypatch):
     train = clients.local.train
 
     def greedy(*arguments, **keywords):
@@ -39,7 +37,7 @@ def test_f8_a_client_out_of_gpu_memory_says_how_full_and_what_to_change_and_the_
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_f8_on_a_gpu(quick, federate, monkeypatch):
+def test_out_of_memory_on_a_gpu(quick, federate, monkeypatch):
     train = clients.local.train
 
     def greedy(*arguments, **keywords):
@@ -55,7 +53,7 @@ def test_f8_on_a_gpu(quick, federate, monkeypatch):
     assert "out of GPU memory" in lost["reason"]
 
 
-def test_f9_without_room_for_its_checkpoints_a_run_does_not_begin(quick, federate, monkeypatch):
+def test_without_room_for_its_checkpoints_a_run_does_not_begin(quick, federate, monkeypatch):
     cfg = quick()
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 20, 1 << 20, 1000))
@@ -81,7 +79,7 @@ class Silent(Flower):
         return {"runs": [{"status": "finished:completed", "status-details": ""}]}
 
 
-def test_f5_whoever_waits_is_patient_from_the_moment_at_which_the_superlink_fell_silent(tmp_path, slowness):
+def test_whoever_waits_is_patient_from_the_moment_at_which_the_superlink_fell_silent(tmp_path, slowness):
     assert Silent(0.5, tmp_path / "log").await_end("1", patience=2)[0] == "finished:completed"
     with pytest.raises(RunFailed, match="no connection"):
         Silent(0.5, tmp_path / "log").await_end("1")

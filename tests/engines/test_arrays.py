@@ -65,6 +65,6 @@ WHOLE = _npy(np.zeros(3, np.float32))
         ("pickle", WHOLE),
     ],
 )
-def test_b5_anything_else_is_refused(stype, data):
+def test_anything_else_is_refused(stype, data):
     with pytest.raises(ValueError):
         from_record(ArrayRecord({"w": Array("float32", (3,), stype, data)}))

@@ -108,7 +108,7 @@ def test_same_numbers_as_the_local_engine_and_both_apps_from_the_bundle(tmp_path
     with Watch() as watch:
         run(config(Path("../flower")), "flwr")
     watch.check_nothing_is_left()
-    # S7, for the Ray that Flower starts
+    # on the loopback alone: also the Ray that Flower starts
     assert {"gcs_server", "raylet"} <= {name for name, _ in watch.listening}
     assert {address for _, address in watch.listening} == {"127.0.0.1"}
     run(config(tmp_path / "local"), "local")

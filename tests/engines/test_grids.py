@@ -1,4 +1,4 @@
-"""The in-process grids: the same numbers under both, and what becomes of clients that raise, die or hang (E11, F10)."""
+"""The in-process grids: the same numbers under both, and what becomes of clients that raise, die or hang."""
 
 import gc
 import sys
@@ -81,7 +81,7 @@ def test_a_cluster_that_is_there_answers(ray_is_up):
     _check_cluster(ray.get_runtime_context().gcs_address)
 
 
-def test_s7_a_private_ray_listens_on_the_loopback_alone_and_has_no_dashboard(ray_is_up):
+def test_a_private_ray_listens_on_the_loopback_alone_and_has_no_dashboard(ray_is_up):
     ray = pytest.importorskip("ray")
     listening = {
         (process.name(), connection.laddr.ip.removeprefix("::ffff:"))

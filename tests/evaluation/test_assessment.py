@@ -83,7 +83,7 @@ def test_another_attack_can_be_added_and_another_setting_cannot(evaluated, tmp_p
         evaluated(tmp_path, other)
 
 
-def test_e6_saved_examples_are_scored_again(evaluated, tmp_path, model, digits):
+def test_saved_examples_are_scored_again(evaluated, tmp_path, model, digits):
     findings = evaluated(tmp_path)
     examples = np.load(tmp_path / "examples.npy")
     clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
@@ -94,7 +94,7 @@ def test_e6_saved_examples_are_scored_again(evaluated, tmp_path, model, digits):
     assert findings.checks["rescoring"] == {"num_images": int(findings.right.sum()), "changed": 0, "close": 0}
 
 
-def test_e6_a_verdict_that_depends_on_the_batch_is_found(model, digits):
+def test_a_verdict_that_depends_on_the_batch_is_found(model, digits):
     class WholeBatch(nn.Module):
         def forward(self, x):
             logits = model(x)
@@ -106,7 +106,7 @@ def test_e6_a_verdict_that_depends_on_the_batch_is_found(model, digits):
     assert scored.changed > 10
 
 
-def test_e7_the_model_stays_as_it_was(evaluated, tmp_path, model):
+def test_the_model_stays_as_it_was(evaluated, tmp_path, model):
     before = copy.deepcopy(model.state_dict())
     evaluated(tmp_path)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -114,7 +114,7 @@ def test_e7_the_model_stays_as_it_was(evaluated, tmp_path, model):
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-def test_e11_the_same_seed_twice(evaluated, tmp_path):
+def test_the_same_seed_twice(evaluated, tmp_path):
     first, second = (evaluated(tmp_path / name) for name in ("a", "b"))
     assert all(np.array_equal(first.verdicts[name], second.verdicts[name]) for name in first.verdicts)
     assert np.array_equal(first.index, second.index)
@@ -168,11 +168,11 @@ def test_summary_adds_up(evaluated, tmp_path, model, digits):
     summary = summarise(findings, Subject("test", model, digits, ""))
     accuracy = summary["accuracy"]
     assert accuracy["natural"]["accuracy"] == findings.right.mean()
-    assert accuracy["worst case"]["low"] < accuracy["worst case"]["accuracy"] < accuracy["worst case"]["high"]
+    assert accuracy["worst-case"]["low"] < accuracy["worst-case"]["accuracy"] < accuracy["worst-case"]["high"]
     broken = accuracy["pgd-5x2"]["broken_by"]
     assert list(broken) == ["pgd", "pgd (2)"]
     assert sum(broken.values()) == (findings.verdicts["pgd-5x2"] > 0).sum()
-    by_class = sum(row["images"] * row["worst case"] for row in summary["per_class"])
+    by_class = sum(row["images"] * row["worst-case"] for row in summary["per_class"])
     assert by_class == pytest.approx(findings.worst().sum())
     assert summary["per_client"] == []
     assert summary["worst_client"] is None

@@ -1,4 +1,4 @@
-"""Models from elsewhere: what they may want is given, what they may do is refused in a line (B9 for evaluation)."""
+"""Models from elsewhere: what they may want is given, what they may do is refused in a line."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def test_train_mode_is_refused_and_the_module_named(model, digits, images):
 
 
 @pytest.mark.parametrize("kind", ["normalised pixels", "pixels in 0..255"])
-def test_b9_other_pixels_are_refused(kind, model, digits, images):
+def test_other_pixels_are_refused(kind, model, digits, images):
     class Outside(nn.Module):
         """The model without its conversion: whoever calls it has converted already."""
 

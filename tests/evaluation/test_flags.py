@@ -52,7 +52,7 @@ def test_a_sound_evaluation_raises_none():
         ({"cw": 450, "autoattack": 370}, "cross-entropy-overstates"),
     ],
 )
-def test_e4_e5_attacks_in_the_wrong_order(changed, flag):
+def test_attacks_in_the_wrong_order(changed, flag):
     assert flag in names(strength(SOUND | changed))
 
 
@@ -62,7 +62,7 @@ def test_pgd_may_leave_a_quarter_to_the_attacks_on_the_margin():
     assert not strength(broken | {"cw": 0})
 
 
-def test_e4_differences_within_the_allowance_are_none():
+def test_differences_within_the_allowance_are_none():
     assert not strength(SOUND | {"fgsm": 499, "square-200": 496})
 
 
@@ -96,12 +96,12 @@ def test_attacks_that_break_different_images_are_compared_on_those_alone():
     assert not names(flags.strength_flags({"fgsm": fgsm, "pgd-10": pgd}))
 
 
-def test_e3_the_curve():
+def test_the_curve():
     assert curve((0.0, 800), (0.01, 500), (0.02, 510), (0.1, 0)) == ["rises-with-epsilon"]
     assert curve((0.0, 800), (0.1, 11)) == ["stands-at-large-epsilon"]
 
 
-def test_e5_transfer_and_square():
+def test_transfer_and_square():
     assert names(flags.transfer_flags({"pgd-20": stand(300)}, {"pgd-20": stand(310)})) == ["transfer-wins"]
     assert not names(flags.transfer_flags({"pgd-20": stand(300)}, {"fgsm": stand(310)}))
     (flag,) = flags.square_flags(3, 1000)
@@ -117,11 +117,11 @@ def test_e5_transfer_and_square():
         (Probes(False, False, False, 0.02, 256), "zero-gradients"),
     ],
 )
-def test_e9_what_a_model_does(probes, flag):
+def test_what_a_model_does(probes, flag):
     assert names(flags.model_flags(probes)) == [flag]
 
 
-def test_e6_e10():
+def test_verdicts_that_change_and_planted_examples_that_are_missed():
     assert names(flags.rescoring_flags(1, 100)) == ["unstable-verdicts"]
     assert names(flags.planted_flags(0.97, 100)) == ["planted-missed"]
     assert not names(flags.planted_flags(0.0, 0))

@@ -1,4 +1,4 @@
-"""E9: a model that hides its gradients, or answers at random, is flagged every time."""
+"""A model that hides its gradients, or answers at random, is flagged every time."""
 
 from pathlib import Path
 
@@ -79,12 +79,12 @@ def raised(model, digits, folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_e9_masks_are_flagged(mask, model, digits, tmp_path):
+def test_masks_are_flagged(mask, model, digits, tmp_path):
     assert raised(mask(model).eval(), digits, tmp_path) >= MASKS[mask]
 
 
-def test_e9_the_model_itself_hides_nothing(model, digits, tmp_path):
+def test_the_model_itself_hides_nothing(model, digits, tmp_path):
     hiding = {name for flags in MASKS.values() for name in flags}
     hiding |= {"gradient-free-wins", "planted-missed", "weaker-attack-wins"}
-    hiding |= {"rises-with-epsilon", "stands-at-large-epsilon"}  # E3
+    hiding |= {"rises-with-epsilon", "stands-at-large-epsilon"}
     assert not raised(model, digits, tmp_path) & hiding

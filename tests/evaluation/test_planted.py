@@ -1,4 +1,4 @@
-"""E10: planted adversarial examples are found, by an attack that works; a mask hides them."""
+"""Planted adversarial examples are found, by an attack that works; a mask hides them."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def planted(model, images, threat, index=INDEX, **settings):
 
 
 @pytest.mark.parametrize("threat", [Threat(0.1, "linf"), Threat(0.05, "linf"), Threat(0.5, "l2")], ids=str)
-def test_e10_found_in_99_of_100(threat, model, images):
+def test_found_in_99_of_100(threat, model, images):
     result = planted(model, images, threat)
     assert result.num_images >= 90
     assert result.found >= 0.99
@@ -25,7 +25,7 @@ def test_e10_found_in_99_of_100(threat, model, images):
 
 
 @pytest.mark.parametrize("kind", ["untrained", "wide", "smooth"])
-def test_e10_on_other_models(kind, images, untrained):
+def test_found_on_other_models(kind, images, untrained):
     model = untrained
     if kind != "untrained":
         with torch.random.fork_rng():

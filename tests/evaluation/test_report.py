@@ -18,8 +18,8 @@ def record():
         "norm": "linf",
         "epsilon": "8/255",
         "seed": 0,
-        "accuracy": {"natural": share, "pgd-20": share | {"seconds": 3.0}, "cw": share, "worst case": share},
-        "per_class": [{"label": 0, "class": "cat", "images": 100, "natural": 0.5, "worst case": 0.25}],
+        "accuracy": {"natural": share, "pgd-20": share | {"seconds": 3.0}, "cw": share, "worst-case": share},
+        "per_class": [{"label": 0, "class": "cat", "images": 100, "natural": 0.5, "worst-case": 0.25}],
         "per_client": [],
         "worst_client": None,
         "flags": [

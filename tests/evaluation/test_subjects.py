@@ -1,4 +1,4 @@
-"""What can be evaluated: a run's folder, a file, a module; and what is said of anything else (B5, B6)."""
+"""What can be evaluated: a run's folder, a file, a module; and what is said of anything else."""
 
 import copy
 import pickle
@@ -91,7 +91,7 @@ def test_anything_else_is_refused(tmp_path):
         load_subject(str(tmp_path / "gone.safetensors"))
 
 
-def test_b5_b6_a_pickle_or_a_broken_file_is_never_loaded(tmp_path, run):
+def test_a_pickle_or_a_broken_file_is_never_loaded(tmp_path, run):
     bad = tmp_path / "model.safetensors"
     bad.write_bytes(pickle.dumps(exit))
     with pytest.raises(RunFailed, match="corrupt or not a safetensors file"):

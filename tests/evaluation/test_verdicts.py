@@ -26,7 +26,7 @@ def named(name, epsilon=0.1):
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd-5", "pgd-5x2"])
-def test_e1_epsilon_zero_is_natural_accuracy(name, model, images, index):
+def test_epsilon_zero_is_natural_accuracy(name, model, images, index):
     labels = images.labels.clone()
     labels[::10] = (labels[::10] + 1) % 10  # a model that is right everywhere would show little
     mislabelled = DeviceImages(Split(images.images.permute(0, 2, 3, 1).numpy(), labels.numpy()), "cpu")

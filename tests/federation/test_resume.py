@@ -16,7 +16,7 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.preflight import check_run
 from fedrobust.records import RunFolder
 
-KILLS = 8  # of the driver, at random moments; 20 for the whole of F3
+KILLS = 8  # of the driver, at random moments; 20 were tried once, too
 
 
 def test_a_run_that_failed_goes_on_from_its_last_round(quick, federate, fedavg, metrics_of, bits):
@@ -125,7 +125,7 @@ def test_what_clients_remember_survives_a_resume(quick, federate):
     assert counted == {0: 3, 1: 3, 2: 3}
 
 
-# -- F3: the driver is killed ----------------------------------------------------------------------------------------
+# -- the driver is killed --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fedrobust.report.groups import group, settings
 from fedrobust.report.labels import method, skew
 from fedrobust.report.overview import Overview
 from fedrobust.report.page import page
-from fedrobust.report.runs import Run, find_runs
+from fedrobust.report.runs import Run, _evaluation, find_runs
 from fedrobust.report.summary import mean_and_std, summarise
 from fedrobust.report.tables import markdown_table, summary_latex, summary_markdown
 
@@ -218,3 +218,14 @@ def test_a_client_that_fails_again_and_again_is_named_wherever_the_run_is(study,
     cfg = RunFolder(study / "fedavg-0-1").read_config().replace(run_dir=str(study / "fedavg-0-1"))
     closing_table(Console(soft_wrap=True), {"x": cfg})
     assert capsys.readouterr().out.count(f"  {said}\n") == 1
+
+
+def test_an_evaluation_written_under_the_former_key_is_read(tmp_path):
+    share = {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+    row = {"natural": 0.5, "worst case": 0.25}
+    record = {"subject": {}, "num_images": 4, "epsilon": "0.1", "norm": "linf", "flags": []}
+    record |= {"accuracy": {"natural": share, "worst case": share}, "per_class": [row], "per_client": [row]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    found = _evaluation(tmp_path / "evaluation.json")
+    assert list(found["accuracy"]) == ["natural", "worst-case"]
+    assert found["per_class"] == found["per_client"] == [{"natural": 0.5, "worst-case": 0.25}]

@@ -1,4 +1,4 @@
-"""B4 on the digits: one client of ten turns against the others, in the middle of a training that goes well."""
+"""On the digits, one client of ten turns against the others, in the middle of a training that goes well."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a client may send, and what becomes of the rest: B1, B2, B3 and B5, under every strategy."""
+"""What a client may send, and what becomes of the rest, under every strategy."""
 
 import pickle
 from io import BytesIO
