@@ -86,7 +86,7 @@ def test_so_it_is_where_nothing_is_trained(here, command, capsys):
 
 def test_a_setting_that_one_variant_uses_is_taken_and_a_line_says_which_does_not(capsys):
     arguments = type("Arguments", (), {"resume": None, "preset": "cifar10-smoke", "variant": ""})
-    runs = chosen_runs(arguments, {"attack.steps": "3", "run-dir": "nowhere"}, lambda cfg: None)
+    runs = chosen_runs(arguments, {"attack.steps": "3", "run-dir": "nowhere"}, lambda _: None)
     assert {label: cfg.attack.steps for label, cfg in runs.items()} == dict.fromkeys(runs, 3)
     assert capsys.readouterr().out == (
         "fedavg-fgsm: cifar10-smoke sets what this run does not use: attack.step-size, attack.steps\n"
