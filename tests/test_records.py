@@ -95,8 +95,8 @@ def test_a_file_of_another_programs_makes_no_folder_a_runs(here):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data.name", "cifar10", "--data-dir", "nowhere"], "no cifar10 in nowhere"),
-        (["--data.name", "cifar10", "--data-dir", "."], "no cifar10 in ."),
+        (["--data.name", "cifar10", "--data-dir", "nowhere"], "nowhere; expected train-"),
+        (["--data.name", "cifar10", "--data-dir", "."], "expected train-*-of-*.parquet and test-*-of-*.parquet there"),
         (["--num-clients", "5000"], "num-clients = 5000"),
         (["--partition.scheme", "dirichlet", "--partition.min-samples", "1000"], "partition.min-samples = 1000"),
         (["--init", "gone.safetensors"], "gone.safetensors: no such file"),
