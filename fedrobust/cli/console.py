@@ -1,4 +1,4 @@
-"""Where the command line prints: text as it is, whatever brackets, colons or numbers are in it."""
+"""The console of the command line: it prints text as it is, whatever brackets, colons or numbers are in it."""
 
 from __future__ import annotations
 

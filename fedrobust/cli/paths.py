@@ -20,7 +20,7 @@ def typed(path: Path) -> str:
 
 @contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
-    """What is written to the path that an option names. Raises RunFailed, one line, where that cannot be."""
+    """Turn an OSError in the block, which writes to the path of an option, into RunFailed with one line."""
     try:
         yield
     except OSError as error:

@@ -60,7 +60,7 @@ class Flag:
 
 
 def model_flags(probes: Probes) -> Iterator[Flag]:
-    """What the model does that makes gradient attacks fail (AutoAttack's checks)."""
+    """Habits of the model that make gradient attacks fail (AutoAttack's checks)."""
     if probes.random:
         yield Flag("random-output", "two passes over the same images disagree")
     if probes.probabilities:

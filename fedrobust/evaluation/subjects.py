@@ -1,4 +1,4 @@
-"""What is evaluated: a run's folder, a file of weights, or any PyTorch module by its import path."""
+"""Models to evaluate: a run's folder, a file of weights, or any PyTorch module by its import path."""
 
 from __future__ import annotations
 
