@@ -140,7 +140,7 @@ def _shown(text: str) -> str:
 
 
 def _is_value(typed: str, value: str) -> bool:
-    """Whether this is how an axis's value is written in the study, or in labels, or as another form of the number."""
+    """Return whether a value is written as in the study, as in labels, or as another form of its number."""
     if typed in (value, _shown(value)):
         return True
     try:

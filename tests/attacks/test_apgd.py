@@ -86,7 +86,7 @@ def test_wrong_images_stay_with_a_target(linear: Any, seeded: Any) -> None:
 
 
 def step_sizes(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[float]:
-    """Of all steps but the last, over epsilon, where the loss at the start and after each step is as given."""
+    """Return the lengths of all steps but the last, over epsilon, for these losses at the start and after each step."""
     given, seen = iter(losses), []
     step = LinfBall.step_
 
@@ -113,7 +113,7 @@ def step_sizes(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[flo
 def test_a_step_size_outlasts_three_quarters_of_raising_steps(
     monkeypatch: pytest.MonkeyPatch, raising: int, then: float
 ) -> None:
-    """Of the 22 before the first checkpoint."""
+    """Return the losses of the 22 steps before the first checkpoint."""
     first = [0.0, *(-float(k) for k in range(1, 23 - raising)), *(float(k) for k in range(1, raising + 1))]
     sizes = step_sizes(monkeypatch, first + [0.0] * 78)
     assert sizes[:22] == pytest.approx([2.0] * 22)
