@@ -105,7 +105,7 @@ def _unfinished(overview: Overview) -> Iterator[str]:
 
 
 def _warnings(overview: Overview) -> Iterator[str]:
-    """Return lines on the run that are of interest even if it is complete."""
+    """Yield the page's section of warnings, those of complete runs among them."""
     entries = [
         f'<li><a href="#run-{number}">{escape(run.name)}</a>: {escape(warning)}</li>'
         for number, run in enumerate(overview.runs, 1)

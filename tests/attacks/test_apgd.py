@@ -113,7 +113,7 @@ def step_sizes(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[flo
 def test_a_step_size_outlasts_three_quarters_of_raising_steps(
     monkeypatch: pytest.MonkeyPatch, raising: int, then: float
 ) -> None:
-    """Return the losses of the 22 steps before the first checkpoint."""
+    """`raising` of the 22 steps before the first checkpoint raise the loss."""
     first = [0.0, *(-float(k) for k in range(1, 23 - raising)), *(float(k) for k in range(1, raising + 1))]
     sizes = step_sizes(monkeypatch, first + [0.0] * 78)
     assert sizes[:22] == pytest.approx([2.0] * 22)
