@@ -39,9 +39,9 @@ test-docker: $(READY)
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py $(FAULTS)
 
-# the run-config table in pyproject.toml, from fedrobust/config.py
+# the run-config table in pyproject.toml, from fedrobust/config/settings.py
 config: $(READY)
-	$(BIN)/python -m fedrobust.config_table pyproject.toml
+	$(BIN)/python -m fedrobust.config.table pyproject.toml
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 --no-header --quiet -o requirements.lock

@@ -2,8 +2,8 @@
 
 The public one is fra31/auto-attack, as it comes: `--public` names a checkout of it. Both run in fresh processes, in
 turn, on the same images, with the same number of threads, float32 and the allocator set as the launcher sets it
-(`fedrobust.process.keep_freed_memory`), so that what differs is the attack. Shown are seconds, processor time and
-robust accuracy per seed; the accuracies have to agree within the spread over seeds.
+(`fedrobust.hardware.process.keep_freed_memory`), so that what differs is the attack. Shown are seconds, processor time
+and robust accuracy per seed; the accuracies have to agree within the spread over seeds.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def _child(
 ) -> None:
     import torch
 
+    from fedrobust.config.ratio import Ratio
     from fedrobust.data import subset
     from fedrobust.data.device import on_device
-    from fedrobust.evaluation.subjects import load_subject
-    from fedrobust.process import keep_freed_memory
-    from fedrobust.ratio import Ratio
+    from fedrobust.evaluation.evaluated_model import load_subject
+    from fedrobust.hardware.process import keep_freed_memory
     from fedrobust.seeding import numpy_stream
 
     keep_freed_memory()

@@ -21,7 +21,7 @@ from fedrobust.convex.problem import Problem, Solution
 from fedrobust.convex.solvers.cutting_set import solve_cutting_set
 from fedrobust.convex.solvers.first_order import Evaluation, solve_first_order, start
 from fedrobust.convex.solvers.sdp import solve_sdp
-from fedrobust.convex.study.samples import BREAST_CANCER, load_samples
+from fedrobust.convex_study.samples import BREAST_CANCER, load_samples
 
 # n, d, β, solvers
 CASES: list[tuple[int, int, float, tuple[str, ...]]] = [

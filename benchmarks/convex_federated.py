@@ -25,20 +25,20 @@ import torch
 
 from benchmarks.harness import record, show
 from clients.app import app
-from fedrobust.checkpoint import Arrays, Checkpoint, load_model
 from fedrobust.config import RunConfig
 from fedrobust.convex.certificates import accuracy, l2_margins
 from fedrobust.convex.lifted import Lifted
 from fedrobust.convex.problem import Problem, Solution
 from fedrobust.convex.solvers.first_order import solve_first_order
 from fedrobust.data.device import DeviceImages
+from fedrobust.data.split import split_of
 from fedrobust.engines.local import LocalGrid
-from fedrobust.records import RunFolder
-from fedrobust.report import style
-from fedrobust.split import split_of
+from fedrobust.reports import style
+from fedrobust.storage.checkpoint import Arrays, Checkpoint, load_model
+from fedrobust.storage.run_folder import RunFolder
 from fedrobust.studies import load_study
 from fedrobust.studies.plan import PlannedRun, plan_sweep
-from fedrobust.workbench import workbench
+from fedrobust.training.context import workbench
 from strategies.federation import Federation
 
 GAPS = "gaps.jsonl"  # in a run's folder

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from benchmarks.harness import record, show
-from fedrobust.convex.relu.programme import ReluProblem
-from fedrobust.convex.relu.solvers import solve_relu
-from fedrobust.convex.study.radii import Plan, measure
-from fedrobust.convex.study.samples import BREAST_CANCER, load_samples
+from fedrobust.convex.relu_programme import ReluProblem
+from fedrobust.convex.relu_solvers import solve_relu
+from fedrobust.convex_study.radii import Plan, measure
+from fedrobust.convex_study.samples import BREAST_CANCER, load_samples
 
 SAMPLES, BETA, RADII, TESTED = 100, 1e-3, (0.0, 0.05, 0.1), 0.1
 

@@ -9,8 +9,8 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedrobust.engines.arrays import from_record, to_record
-from fedrobust.process import keep_freed_memory
-from fedrobust.workbench import as_tensor
+from fedrobust.hardware.process import keep_freed_memory
+from fedrobust.training.context import as_tensor
 
 app = ClientApp()
 
@@ -28,7 +28,7 @@ def build() -> nn.Module:
 
 @lru_cache(maxsize=1)
 def resnet18() -> nn.Module:
-    """The model of this process, which is set up as `fedrobust.workbench` does."""
+    """The model of this process, which is set up as `fedrobust.training.context` does."""
     keep_freed_memory()
     return build()
 

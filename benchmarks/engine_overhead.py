@@ -118,7 +118,7 @@ class Clock:
         self.idle = 0
 
     def __call__(self, server_round: int, arrays: Any) -> None:
-        from fedrobust.memory import tree_memory
+        from fedrobust.hardware.memory import tree_memory
 
         self.idle = self.idle or tree_memory()
         self.ends.append(perf_counter())
@@ -146,9 +146,9 @@ def _child(engine: str, clients: int, rounds: int, workers: int) -> None:
 def _ours(engine: str, clients: int, rounds: int, workers: int, arrays: Any, clock: Clock) -> None:
     """The project's engines and FedAvg, put together as fedrobust.engines and strategies.federation do."""
     from fedrobust.config import RunConfig
+    from fedrobust.config.registry import load_path
     from fedrobust.engines import plan_workers
-    from fedrobust.process import keep_freed_memory
-    from fedrobust.registry import load_path
+    from fedrobust.hardware.process import keep_freed_memory
     from strategies.fedavg import FedAvg
 
     settings = {"strategy.fraction-evaluate": 0.0, "device": "cpu", "workers.num": workers, "workers.threads": 1}

@@ -17,9 +17,9 @@ from benchmarks.harness import middle, record, show, spread
 from benchmarks.matrix_rate import now
 from fedrobust.attacks import make_attack
 from fedrobust.data import DATASETS
+from fedrobust.hardware.process import keep_freed_memory, pick_device
 from fedrobust.models import build_model
 from fedrobust.models.folded import folded
-from fedrobust.process import keep_freed_memory, pick_device
 
 
 def main() -> None:

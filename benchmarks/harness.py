@@ -18,8 +18,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.memory import tree_memory
-from fedrobust.provenance import provenance
+from fedrobust.hardware.memory import tree_memory
+from fedrobust.storage.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -120,7 +120,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 class PeakOfTree:
     """Samples the memory of a process and its descendants while the block runs; `peak` is in bytes.
 
-    From another process, so that no lock of the measured one is taken. `fedrobust.memory` says what is counted.
+    From another process, so that no lock of the measured one is taken; `fedrobust.hardware.memory` says what counts.
     """
 
     def __init__(self, pid: int, interval: float = 0.5) -> None:

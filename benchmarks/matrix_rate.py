@@ -1,4 +1,4 @@
-"""How much of a device's matrix rate adversarial training reaches: one model, PGD-k, `fedrobust.training.train`.
+"""How much of a device's matrix rate adversarial training reaches: one model, PGD-k, `fedrobust.training.loop.train`.
 
     python -m benchmarks.matrix_rate --device cuda --batch-size 1024       # an H200: 25 % is the target, 40 % the aim
     python -m benchmarks.matrix_rate --device cpu --model small-cnn --batch-size 64 --size 1024 --precision float32
@@ -23,11 +23,11 @@ from fedrobust.data import DATASETS
 from fedrobust.data.augment import random_crop_flip
 from fedrobust.data.device import DeviceImages
 from fedrobust.data.spec import Split
+from fedrobust.hardware.process import keep_freed_memory, pick_device
 from fedrobust.models import build_model
 from fedrobust.objectives import make_objective
-from fedrobust.process import keep_freed_memory, pick_device
 from fedrobust.studies.plan import forward_flops
-from fedrobust.training import Schedule, train
+from fedrobust.training.loop import Schedule, train
 
 PRODUCTS = 20
 

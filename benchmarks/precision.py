@@ -2,9 +2,9 @@
 
     python -m benchmarks.precision --model calfat-cnn --data cifar10 --objective at --images 10000 --epochs 10
 
-A model with an objective belongs into `fedrobust.process.BFLOAT16_SHOWN_EQUAL` when, over at least three seeds, the
-mean difference of natural and of PGD-20 accuracy is within the spread of the float32 runs. On a machine without
-bfloat16 units the arithmetic is emulated: the accuracies are right, the seconds are not.
+A model with an objective belongs into `fedrobust.hardware.process.BFLOAT16_SHOWN_EQUAL` when, over at least three
+seeds, the mean difference of natural and of PGD-20 accuracy is within the spread of the float32 runs. On a machine
+without bfloat16 units the arithmetic is emulated: the accuracies are right, the seconds are not.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.evaluation import evaluate, make_suite
 from fedrobust.objectives import make_objective
 from fedrobust.seeding import numpy_stream
-from fedrobust.training import Schedule, train
-from fedrobust.workbench import workbench
+from fedrobust.training.context import workbench
+from fedrobust.training.loop import Schedule, train
 
 ATTACKS = ("natural", "pgd-20")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import record, show
-from fedrobust.records import ROUNDS, RunFolder
+from fedrobust.storage.run_folder import ROUNDS, RunFolder
 
 
 def one(arguments: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any]:

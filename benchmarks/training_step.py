@@ -35,7 +35,7 @@ class Variant:
 
     Attributes:
         loop: "plain" or "package".
-        keep: call `fedrobust.process.keep_freed_memory` first.
+        keep: call `fedrobust.hardware.process.keep_freed_memory` first.
         environment: allocator settings that have to be there before the process starts.
         processes: that many at once, each with its part of the images and of the threads.
     """
@@ -162,7 +162,7 @@ def _child(job: dict[str, Any]) -> None:
     """Set up as the variant says, warm up, wait, run the epoch."""
     import resource
 
-    from fedrobust.process import keep_freed_memory
+    from fedrobust.hardware.process import keep_freed_memory
 
     if job["variant"]["keep"]:
         keep_freed_memory()
@@ -229,7 +229,7 @@ def _package(job: dict[str, Any]):
     from fedrobust.data.augment import AUGMENTATIONS
     from fedrobust.data.device import on_device
     from fedrobust.objectives import make_objective
-    from fedrobust.training import Schedule, train
+    from fedrobust.training.loop import Schedule, train
 
     dataset, model = load("cifar10"), _model(job)
     data = on_device(dataset, "train", "cpu")

@@ -12,8 +12,8 @@ from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.engines.watchdog import limited
-from fedrobust.process import explained_out_of_memory, threads
-from fedrobust.workbench import as_tensor
+from fedrobust.hardware.process import explained_out_of_memory, threads
+from fedrobust.training.context import as_tensor
 
 app = ClientApp()
 

@@ -12,11 +12,11 @@ from fedrobust.attacks import make_attack
 from fedrobust.config import RunConfig
 from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.data.own import load_own
+from fedrobust.data.split import shard_of, split_of
 from fedrobust.evaluation import EvaluationAttack, Stage, evaluate, make_suite
 from fedrobust.objectives import make_objective
-from fedrobust.split import shard_of, split_of
-from fedrobust.training import Schedule, TrainingSummary, train
-from fedrobust.workbench import workbench
+from fedrobust.training.context import workbench
+from fedrobust.training.loop import Schedule, TrainingSummary, train
 
 PROBE_IMAGES = 256  # of a client's training images, for accuracies that its objective does not see
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from fedrobust.packages import leave_current_folder
+from fedrobust.import_path import leave_current_folder
 
 if __name__ == "__main__":
     leave_current_folder()  # before anything else is imported

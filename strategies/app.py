@@ -6,8 +6,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrobust.config import RunConfig
-from fedrobust.records import new_run_dir
-from fedrobust.registry import check_names
+from fedrobust.config.registry import check_names
+from fedrobust.storage.run_folder import new_run_dir
 from strategies.federation import Federation
 
 app = ServerApp()

@@ -9,15 +9,15 @@ import pandas as pd
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
-from fedrobust.checkpoint import Arrays, Checkpoint
 from fedrobust.config import RunConfig
+from fedrobust.config.registry import objective_of, resolve
+from fedrobust.data.split import summarise_split
 from fedrobust.engines import SimulationGrid
 from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.records import CLIENTS
-from fedrobust.registry import objective_of, resolve
-from fedrobust.rounds import Rounds, Row
-from fedrobust.split import summarise_split
+from fedrobust.running.rounds import Rounds, Row
+from fedrobust.storage.checkpoint import Arrays, Checkpoint
+from fedrobust.storage.run_folder import CLIENTS
 from strategies.base import Guarded
 
 

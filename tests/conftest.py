@@ -16,8 +16,8 @@ import torch
 from clients.app import app
 from fedrobust.config import RunConfig
 from fedrobust.engines.local import LocalGrid
-from fedrobust.process import available_cores
-from fedrobust.records import RunFolder
+from fedrobust.hardware.process import available_cores
+from fedrobust.storage.run_folder import RunFolder
 from strategies.federation import Federation
 
 QUICK = RunConfig.from_flat(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from fedrobust.checkpoint import (
+from fedrobust.errors import RunFailed
+from fedrobust.storage.checkpoint import (
     Checkpoint,
     Progress,
     load_checkpoint,
@@ -18,8 +19,7 @@ from fedrobust.checkpoint import (
     save_checkpoint,
     save_model,
 )
-from fedrobust.errors import RunFailed
-from fedrobust.files import write_atomically
+from fedrobust.storage.files import write_atomically
 
 CRASHES = 100
 FLIPS = 400

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrobust import toml
-from fedrobust.config import DEFAULTS, FIELDS, RunConfig
-from fedrobust.config_table import rewritten
+from fedrobust.config import DEFAULTS, FIELDS, RunConfig, toml
+from fedrobust.config.names import split_list
+from fedrobust.config.ratio import Ratio
+from fedrobust.config.registry import check_names
+from fedrobust.config.table import rewritten
 from fedrobust.errors import ConfigError
-from fedrobust.naming import split_list
-from fedrobust.ratio import Ratio
-from fedrobust.registry import check_names
 
 ROOT = Path(__file__).parents[1]
 

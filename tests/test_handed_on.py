@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import clients.local
-import fedrobust.central.trainer
+import fedrobust.training.central
 from clients.local import Instructions, LocalClient
-from fedrobust.central.trainer import Trainer
 from fedrobust.config import RunConfig
-from fedrobust.workbench import workbench
+from fedrobust.training.central import Trainer
+from fedrobust.training.context import workbench
 
 AWAY = {
     "seed": 5,
@@ -46,7 +46,7 @@ class Handed(Exception):
 @pytest.fixture(params=["federated", "central"])
 def handed(request, quick, monkeypatch):
     """The config with AWAY, and what went to `make_attack`, `make_objective` and `train` in a run of this kind."""
-    module = clients.local if request.param == "federated" else fedrobust.central.trainer
+    module = clients.local if request.param == "federated" else fedrobust.training.central
     seen = SimpleNamespace(kind=request.param, attack=None, objective=None, training=None)
 
     def make_attack(name, **settings):

@@ -9,12 +9,12 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from fedrobust import files, records
-from fedrobust.checkpoint import save_model
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.records import RunFolder, new_run_dir
+from fedrobust.storage import files, run_folder
+from fedrobust.storage.checkpoint import save_model
+from fedrobust.storage.run_folder import RunFolder, new_run_dir
 
 TINY = ["run", "quickstart", "--variant", "fedavg", "--engine", "local", "--num-rounds", "2", "--attack.steps", "1"]
 TINY += ["--data.train-images", "200", "--data.test-images", "20", "--num-clients", "2", "--partition.scheme", "iid"]
@@ -37,7 +37,7 @@ def test_runs_of_one_second_have_a_folder_each(here, monkeypatch):
         def now(cls, tz=None):
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(records, "datetime", Now)
+    monkeypatch.setattr(run_folder, "datetime", Now)
     names, start = [], threading.Barrier(4)
 
     def ask():
@@ -157,13 +157,13 @@ def test_the_record_can_be_told_of_a_full_disk(here, monkeypatch):
     folder = RunFolder(here)
 
     def write(path, data):
-        if folder.path.joinpath(records.RESERVE).exists():
+        if folder.path.joinpath(run_folder.RESERVE).exists():
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         files.write_atomically(path, data)
 
     with folder.reserve():
-        assert folder.path.joinpath(records.RESERVE).stat().st_size == records.RESERVE_BYTES
-        monkeypatch.setattr(records, "write_atomically", write)
+        assert folder.path.joinpath(run_folder.RESERVE).stat().st_size == run_folder.RESERVE_BYTES
+        monkeypatch.setattr(run_folder, "write_atomically", write)
         folder.update_record(state="interrupted")
     assert folder.record() == {"state": "interrupted"}
     assert everything_in(here) == ["record.json"]
@@ -173,7 +173,7 @@ def test_a_full_disk_from_the_start_is_said(here, monkeypatch):
     def write(path, data):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(records, "write_atomically", write)
+    monkeypatch.setattr(run_folder, "write_atomically", write)
     with pytest.raises(RunFailed, match=r"cannot be written \(No space left on device\)"):
         RunFolder.create(RunConfig(run_dir=str(here / "x")))
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import clients.local
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
+from fedrobust.data.split import make_split, split_of, summarise_split
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation.measure import Measure
 from fedrobust.presets import load_preset
-from fedrobust.split import make_split, split_of, summarise_split
-from fedrobust.workbench import workbench
+from fedrobust.running.evaluator import Measure
+from fedrobust.training.context import workbench
 from partitions import MODES, PARTITIONS
 
 N = 1000

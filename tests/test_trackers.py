@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
 from fedrobust.errors import RunFailed
-from fedrobust.records import RunFolder
-from fedrobust.trackers import MLflow, TensorBoard, scalars
+from fedrobust.running.trackers import MLflow, TensorBoard, scalars
+from fedrobust.storage.run_folder import RunFolder
 
 ROW = {"round": 1, "ok": 3, "train.loss": 0.5, "validation.robust_accuracy.pgd-2": 0.25, "note": "x", "flag": True}
 CONFIG = RunConfig()

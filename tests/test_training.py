@@ -13,7 +13,7 @@ from fedrobust.data.device import DeviceImages
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
 from fedrobust.objectives import Step, make_objective
-from fedrobust.training import Schedule, train
+from fedrobust.training.loop import Schedule, train
 
 SIZE = 10  # images, each a single pixel whose value is its number
 DATA = DeviceImages(

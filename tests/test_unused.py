@@ -2,13 +2,14 @@
 
 import pytest
 
-from fedrobust import central, engines, toml
+from fedrobust import engines
 from fedrobust.cli import main
 from fedrobust.cli.launch import chosen_runs
-from fedrobust.config import FIELDS, RunConfig
+from fedrobust.config import FIELDS, RunConfig, toml
+from fedrobust.config.unused import refuse_unused, unused
 from fedrobust.errors import ConfigError
-from fedrobust.records import RunFolder
-from fedrobust.unused import refuse_unused, unused
+from fedrobust.running import central
+from fedrobust.storage.run_folder import RunFolder
 
 TINY = """--num-rounds 1 --num-clients 2 --data.train-images 200 --data.test-images 50 --local.epochs 1 --attack.steps 1
 --evaluation.attacks fgsm --evaluation.select-by fgsm --partition.scheme iid"""

@@ -14,12 +14,9 @@ import torch
 
 import clients.app
 import clients.local
-import fedrobust.central.trainer
+import fedrobust.training.central
 from clients.app import app
 from clients.local import Instructions, LocalClient
-from fedrobust import central
-from fedrobust.central.trainer import Trainer
-from fedrobust.checkpoint import load_model
 from fedrobust.config import FIELDS, RunConfig
 from fedrobust.data import load_data
 from fedrobust.data.augment import AUGMENTATIONS
@@ -27,10 +24,13 @@ from fedrobust.data.spec import DataError
 from fedrobust.engines.local import LocalGrid
 from fedrobust.engines.plan import plan_workers
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation.measure import Measure
-from fedrobust.process import pick_device
-from fedrobust.records import RunFolder
-from fedrobust.workbench import workbench
+from fedrobust.hardware.process import pick_device
+from fedrobust.running import central
+from fedrobust.running.evaluator import Measure
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
+from fedrobust.training.central import Trainer
+from fedrobust.training.context import workbench
 from strategies.federation import Federation
 
 TINY = {
@@ -200,7 +200,7 @@ def test_data_own(quick, monkeypatch):
 @pytest.mark.parametrize(("augment", "name"), [(True, "crop"), (False, "none")])
 def test_local_augment(quick, monkeypatch, kind, augment, name):
     used = []
-    for module in (clients.local, fedrobust.central.trainer):
+    for module in (clients.local, fedrobust.training.central):
         spies = {entry: lambda x, _, entry=entry: used.append(entry) or x for entry in AUGMENTATIONS}
         monkeypatch.setattr(module, "AUGMENTATIONS", spies)
     cfg = quick(local__augment=augment, local__steps=1, kind=kind)

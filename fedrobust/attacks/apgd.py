@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from fedrobust.attacks.ball import ball_of
 from fedrobust.attacks.contract import Loss, forward_backward, on_pixels, untouched
 from fedrobust.attacks.norms import Norm, per_image
-from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
 from fedrobust.losses import cross_entropy, targeted_dlr
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from fedrobust.attacks.ball import ball_of
 from fedrobust.attacks.contract import forward_backward, on_pixels, untouched
 from fedrobust.attacks.norms import Norm, image_norm, per_image
 from fedrobust.attacks.pgd import pgd
-from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
 from fedrobust.losses import margin
 

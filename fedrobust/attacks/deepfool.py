@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from fedrobust.attacks.ball import ball_of
 from fedrobust.attacks.contract import on_pixels, untouched
 from fedrobust.attacks.hyperplane import nearest_boundary
 from fedrobust.attacks.norms import Norm, image_norm, per_image
-from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
 
 EXTRA = 1e-4  # added to each distance by the authors' code, so that a step of length 0 still crosses

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.apgd import ranked_class
+from fedrobust.attacks.ball import ball_of
 from fedrobust.attacks.contract import on_pixels, untouched
 from fedrobust.attacks.hyperplane import move_to_hyperplane, nearest_boundary
 from fedrobust.attacks.norms import ORDERS, Norm, image_norm, per_image
-from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
 
 

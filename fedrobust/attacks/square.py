@@ -5,10 +5,10 @@ from bisect import bisect_left
 import torch
 from torch import Tensor, nn
 
+from fedrobust.attacks.ball import ball_of
 from fedrobust.attacks.bumps import bump, bump_grid, move_mass
 from fedrobust.attacks.contract import on_pixels, untouched
 from fedrobust.attacks.norms import Norm, image_norm, per_image
-from fedrobust.attacks.projections import ball_of
 from fedrobust.attacks.working_set import WorkingSet
 from fedrobust.losses import margin
 

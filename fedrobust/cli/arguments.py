@@ -7,9 +7,9 @@ import math
 import re
 from typing import Any, NoReturn
 
+from fedrobust.config.names import split_list, unknown
+from fedrobust.config.ratio import Ratio
 from fedrobust.errors import ConfigError
-from fedrobust.naming import split_list, unknown
-from fedrobust.ratio import Ratio
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedrobust.cli.arguments import positive
-from fedrobust.naming import split_list
+from fedrobust.config.names import split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Make, renew or keep; say which."""
-    from fedrobust.certificates import make_certificates
+    from fedrobust.deploy.certificates import make_certificates
 
     changes = make_certificates(arguments.out, split_list(arguments.server), arguments.clients)
     for line in changes:

@@ -73,9 +73,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, test, print the table; write the files that are asked for."""
     import torch
 
-    from fedrobust.provenance import provenance
-    from fedrobust.records import folder_of_run
-    from fedrobust.report.convex import summarise, table
+    from fedrobust.reports.convex import summarise, table
+    from fedrobust.storage.provenance import provenance
+    from fedrobust.storage.run_folder import folder_of_run
 
     origin = provenance()
     subject = Path(arguments.subject)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fedrobust.config.names import split_list
 from fedrobust.errors import ConfigError
-from fedrobust.naming import split_list
 
 if TYPE_CHECKING:  # help is there before PyTorch is
     import torch
@@ -79,9 +79,9 @@ def settings(arguments: argparse.Namespace, of_a_run: bool) -> dict[str, Any]:
 
 def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     """On samples."""
-    from fedrobust.convex.study.radii import FIRST_ORDER, Plan, run_plan
-    from fedrobust.convex.study.samples import load_samples
-    from fedrobust.report.convex import NORMS, write_convex
+    from fedrobust.convex_study.radii import FIRST_ORDER, Plan, run_plan
+    from fedrobust.convex_study.samples import load_samples
+    from fedrobust.reports.convex import NORMS, write_convex
 
     of_data = {
         "classes": chosen.pop("classes"),
@@ -113,9 +113,9 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
 
 def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     """On a run's features."""
-    from fedrobust.convex.study.head_study import HeadPlan, run_heads
-    from fedrobust.evaluation.subjects import load_subject
-    from fedrobust.report.convex_heads import UNIT, write_heads
+    from fedrobust.convex_study.head_study import HeadPlan, run_heads
+    from fedrobust.evaluation.evaluated_model import load_subject
+    from fedrobust.reports.convex_heads import UNIT, write_heads
 
     subject = load_subject(arguments.subject, which=chosen.pop("which"), data_dir=arguments.data_dir)
     activation = chosen.pop("activation")
@@ -135,7 +135,7 @@ def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
 
 def double_device(name: str) -> torch.device:
     """The device of this name; "auto" takes CUDA or the CPU. Raises ConfigError for one without float64."""
-    from fedrobust.process import pick_device
+    from fedrobust.hardware.process import pick_device
 
     device = pick_device(name)
     if device.type != "mps":

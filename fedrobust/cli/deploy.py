@@ -14,12 +14,12 @@ from fedrobust.cli.launch import RESUMABLE, begin, chosen_runs, is_complete, sum
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.preflight import check_engine, check_folder, check_settings
 from fedrobust.presets import preset_names
-from fedrobust.report import labels
+from fedrobust.reports import labels
+from fedrobust.running.preflight import check_engine, check_folder, check_settings
 
 if TYPE_CHECKING:  # help is there before the engines are
-    from fedrobust.engines.deployment import SuperLink
+    from fedrobust.deploy.submit import SuperLink
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Register, run, and end with a short table and the folder's path."""
-    from fedrobust.engines.deployment import SuperLink, register
+    from fedrobust.deploy.submit import SuperLink, register
 
     settings = given_settings(arguments)
     superlink = SuperLink(arguments.superlink, None if arguments.insecure else arguments.ca)
@@ -77,8 +77,8 @@ def _check(cfg: RunConfig) -> None:
 
 def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) -> int:
     """One run; its exit code."""
-    from fedrobust.engines.deployment import launch
-    from fedrobust.provenance import provenance
+    from fedrobust.deploy.submit import launch
+    from fedrobust.storage.provenance import provenance
 
     if is_complete(label, cfg, [], console):
         return 0

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from fedrobust.cli.console import new_console, styled
+from fedrobust.config.names import unknown
 from fedrobust.errors import ConfigError
-from fedrobust.naming import unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print a line per check; 1 where there is something to mend."""
     from fedrobust.data import DATASETS
-    from fedrobust.doctor import Client, examine
+    from fedrobust.deploy.doctor import Client, examine
 
     if arguments.data not in DATASETS:
         raise ConfigError(f"--data: {unknown('data set', arguments.data, DATASETS)}")

@@ -17,9 +17,9 @@ from rich.table import Table
 from fedrobust.cli.arguments import count, device, ratio
 from fedrobust.cli.console import new_console
 from fedrobust.cli.paths import shown
+from fedrobust.config.names import split_list
+from fedrobust.config.ratio import Ratio
 from fedrobust.errors import ConfigError, UserError
-from fedrobust.naming import split_list
-from fedrobust.ratio import Ratio
 
 ATTACKS = "fgsm,pgd-20,autoattack"
 
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from fedrobust.evaluation.suite import parse_attack
-    from fedrobust.process import keep_freed_memory, pick_device
+    from fedrobust.hardware.process import keep_freed_memory, pick_device
 
     attacks = tuple(dict.fromkeys(split_list(arguments.attacks)))
     if not attacks:
@@ -98,9 +98,9 @@ def _below(name: str, console: Console) -> Iterator[str]:
 
     A file in a run's folder that holds no weights stands for the run.
     """
-    from fedrobust.evaluation.subjects import WEIGHTS
-    from fedrobust.records import folder_of_run
-    from fedrobust.report.runs import find_runs
+    from fedrobust.evaluation.evaluated_model import WEIGHTS
+    from fedrobust.reports.runs import find_runs
+    from fedrobust.storage.run_folder import folder_of_run
 
     path = Path(name)
     if path.suffix not in WEIGHTS and path.is_file():
@@ -120,11 +120,11 @@ def _below(name: str, console: Console) -> Iterator[str]:
 def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:
     from fedrobust.evaluation import Threat
     from fedrobust.evaluation.assessment import assess
-    from fedrobust.evaluation.campaign import Campaign, Request
-    from fedrobust.evaluation.journal import Journal
-    from fedrobust.evaluation.subjects import load_subject
+    from fedrobust.evaluation.attack_run import Campaign, Request
+    from fedrobust.evaluation.evaluated_model import load_subject
+    from fedrobust.evaluation.evaluation_folder import Journal
     from fedrobust.evaluation.summary import record_of
-    from fedrobust.report.evaluation import write_evaluation
+    from fedrobust.reports.evaluation import write_evaluation
 
     settings = {
         "which": arguments.which,
@@ -183,7 +183,7 @@ def _folder(name: str, arguments: argparse.Namespace, threat: Any) -> Path:
 
 
 def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
-    from fedrobust.report.evaluation_table import clients_line, flag_lines, rows, title
+    from fedrobust.reports.evaluation_table import clients_line, flag_lines, rows, title
 
     table = Table("", "accuracy", "95 %", "seconds", "flags", title=title(record), title_justify="left")
     for row in rows(record):

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from itertools import takewhile
 from typing import Any, Protocol
 
-from fedrobust.records import ROUNDS, RunFolder
+from fedrobust.storage.run_folder import ROUNDS, RunFolder
 
 PAUSE = 0.2  # seconds between looks
 

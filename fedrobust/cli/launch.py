@@ -18,12 +18,12 @@ from fedrobust.cli.live import LiveDisplay
 from fedrobust.cli.paths import shown, typed
 from fedrobust.cli.stopping import Stopping
 from fedrobust.config import RunConfig
+from fedrobust.config.limit_cases import limit_cases
+from fedrobust.config.names import short_metric
+from fedrobust.config.unused import refuse_unused
 from fedrobust.errors import ConfigError, RunFailed, UserError
-from fedrobust.limit_cases import limit_cases
-from fedrobust.naming import short_metric
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RUNS, RunFolder, folder_of_run, new_run_dir, with_absolute_paths
-from fedrobust.unused import refuse_unused
+from fedrobust.storage.run_folder import RUNS, RunFolder, folder_of_run, new_run_dir, with_absolute_paths
 
 RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
 

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from fedrobust.cli.console import new_console
 from fedrobust.config import DEFAULTS
-from fedrobust.flat import walk
+from fedrobust.config.flat import walk
+from fedrobust.config.registry import REGISTRIES, registry
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.registry import REGISTRIES, registry
 from fedrobust.studies import load_study, study_names
 
 KINDS = ("presets", "studies", "settings", *REGISTRIES)

@@ -13,7 +13,7 @@ from fedrobust.cli.paths import writing
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.report import labels
+from fedrobust.reports import labels
 from partitions import PartitionSummary
 
 SHOWN_CLIENTS = 20
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; write the files that are asked for."""
+    from fedrobust.config.registry import check_names
     from fedrobust.data import load_data
-    from fedrobust.registry import check_names
-    from fedrobust.split import split_of, summarise_split
+    from fedrobust.data.split import split_of, summarise_split
 
     if arguments.figure and arguments.figure.suffix not in FORMATS:
         raise ConfigError(f"--figure {arguments.figure}: must end in {', '.join(FORMATS)}")
@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
             pd.DataFrame(summary.rows()).to_csv(arguments.csv, index=False)
         console.print(f"wrote {arguments.csv}")
     if arguments.figure:
-        from fedrobust.report.partition_figure import draw_partition
+        from fedrobust.reports.partition_figure import draw_partition
 
         with writing("--figure", arguments.figure):
             draw_partition(

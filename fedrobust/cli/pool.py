@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Write it; say how large it is."""
     from fedrobust.data import Split, load_data
     from fedrobust.data.own import save_pool
-    from fedrobust.split import make_split
+    from fedrobust.data.split import make_split
 
     out = arguments.out
     if out.suffix != ".safetensors":

@@ -15,11 +15,11 @@ from fedrobust.cli.follow import Watcher
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
-from fedrobust.preflight import check_run
+from fedrobust.config.registry import objective_of
 from fedrobust.presets import preset_names
-from fedrobust.records import RunFolder
-from fedrobust.registry import objective_of
-from fedrobust.report import labels
+from fedrobust.reports import labels
+from fedrobust.running.preflight import check_run
+from fedrobust.storage.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
 
 def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list[Watcher]:
     """Those that are asked for. Raises ConfigError where a package is missing."""
-    from fedrobust.trackers import MLflow, TensorBoard
+    from fedrobust.running.trackers import MLflow, TensorBoard
 
     folder, asked = RunFolder(cfg.run_dir), list[Watcher]()
     if arguments.tensorboard:
@@ -81,7 +81,7 @@ def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list
 
 def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], console: Console) -> int:
     """One run, a federated one under the engine that is asked for or fits; its exit code."""
-    from fedrobust.provenance import provenance
+    from fedrobust.storage.provenance import provenance
 
     if is_complete(label, cfg, trackers, console):
         return 0
@@ -95,7 +95,7 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
 def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
     """The config with its workers filled in, the engine ("" of a central run), and what there is to say of both."""
     from fedrobust.engines import pick_engine, plan_workers
-    from fedrobust.process import heed_cores
+    from fedrobust.hardware.process import heed_cores
 
     heed_cores()
     if cfg.kind == "central":
@@ -111,8 +111,9 @@ def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
 
 def _carry_out(cfg: RunConfig, engine: str, folder: RunFolder) -> None:
     """The run itself; the record then knows its memory."""
-    from fedrobust import central, engines
-    from fedrobust.memory import PeakMemory
+    from fedrobust import engines
+    from fedrobust.hardware.memory import PeakMemory
+    from fedrobust.running import central
 
     with PeakMemory() as memory:
         engines.run(cfg, engine) if engine else central.run(cfg)

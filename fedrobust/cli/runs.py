@@ -15,7 +15,7 @@ from fedrobust.cli.paths import shown
 from fedrobust.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedrobust.report.runs import Run
+    from fedrobust.reports.runs import Run
 
 USUAL = ("runs", "sweeps")
 COLOURS = {"completed": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "unreadable": "red"}
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a row per run, newest first."""
-    from fedrobust.report.runs import find_runs
+    from fedrobust.reports.runs import find_runs
 
     folders = arguments.folders or [Path(name) for name in USUAL if Path(name).is_dir()]
     if not folders:

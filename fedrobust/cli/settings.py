@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from fedrobust.config import DEFAULTS, RunConfig
+from fedrobust.config.flat import walk
+from fedrobust.config.names import unknown
 from fedrobust.errors import ConfigError
-from fedrobust.flat import walk
-from fedrobust.naming import unknown
 
 PREFIX = "set:"  # of a setting's name in the parsed namespace
 SHORT = {"data.dir": "--data-dir", "workers.address": "--address"}
@@ -49,8 +49,8 @@ def refuse_unknown(rest: list[str], parser: argparse.ArgumentParser) -> None:
 
 def complete(preset: str, overrides: dict[str, str]) -> RunConfig:
     """The one config of a preset (its first variant) with overrides; of the defaults where preset is ""."""
+    from fedrobust.config.unused import refuse_unused
     from fedrobust.presets import load_preset
-    from fedrobust.unused import refuse_unused
 
     if preset:
         cfg, typed = next(iter((found := load_preset(preset)).configs(overrides).values())), found.typed

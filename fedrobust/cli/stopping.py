@@ -8,7 +8,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any
 
-from fedrobust.records import RunFolder
+from fedrobust.storage.run_folder import RunFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_AND_THE_SAME = 2.0  # seconds: a signal to a whole group may reach a process twice, from its sender and a parent

@@ -17,7 +17,7 @@ from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.paths import typed
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.errors import ConfigError
-from fedrobust.files import write_atomically
+from fedrobust.storage.files import write_atomically
 from fedrobust.studies import load_study, study_names
 
 if TYPE_CHECKING:  # help is there before PyTorch is
@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
     from fedrobust.cli.sweep_display import SweepDisplay
-    from fedrobust.limit_cases import limit_cases
-    from fedrobust.preflight import check_data, check_settings
-    from fedrobust.provenance import provenance
+    from fedrobust.config.limit_cases import limit_cases
+    from fedrobust.config.unused import refuse_unused
+    from fedrobust.running.preflight import check_data, check_settings
+    from fedrobust.storage.provenance import provenance
     from fedrobust.studies.plan import plan_sweep, select
-    from fedrobust.studies.room import make_room
+    from fedrobust.studies.slots import make_room
     from fedrobust.studies.sweep import Sweep, claimed
-    from fedrobust.unused import refuse_unused
 
     study, overrides = load_study(arguments.study), given_settings(arguments)
     for key in ("run-dir", "seed"):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from fedrobust.cli.console import styled
-from fedrobust.naming import short_metric
+from fedrobust.config.names import short_metric
 from fedrobust.studies.plan import PlannedRun
 from fedrobust.studies.sweep import Outcome, Sweep
 

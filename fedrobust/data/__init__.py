@@ -13,7 +13,7 @@ from fedrobust.config import Data
 from fedrobust.data import class_names as names
 from fedrobust.data.classes import class_numbers, restricted
 from fedrobust.data.loading import assemble
-from fedrobust.data.slices import hold_out, subset
+from fedrobust.data.select import hold_out, subset
 from fedrobust.data.spec import AugmentationName, DataError, Dataset, DatasetSpec, Split, SplitName
 
 __all__ = [

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedrobust.config.names import split_list, unknown
 from fedrobust.data.canonical import content_digest
 from fedrobust.data.spec import DataError, Dataset, Split
-from fedrobust.naming import split_list, unknown
 
 
 def class_numbers(classes: str, names: Sequence[str]) -> list[int]:

@@ -89,7 +89,7 @@ def _parquet(name: str, spec: DatasetSpec, folder: Path, splits: Sequence[SplitN
     files = {split: hub.shards(folder, split) for split in splits}
 
     def read(split: SplitName) -> Iterable[tuple[str, Split]]:
-        from fedrobust.data.decode import read_shards
+        from fedrobust.data.parquet import read_shards
 
         return read_shards(files[split], spec, title=f"{name} {split}", total=spec.size(split))
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedrobust.checkpoint import load_model, save_model
 from fedrobust.config import RunConfig
 from fedrobust.data import DATASETS
 from fedrobust.data.canonical import canonical, check_piece, content_digest
-from fedrobust.data.decode import decode_image
+from fedrobust.data.parquet import decode_image
 from fedrobust.data.spec import DataError, Dataset, DatasetSpec, Split
+from fedrobust.storage.checkpoint import load_model, save_model
 
 FOLDER, POOL = "FEDROBUST_OWN", "FEDROBUST_POOL"  # each machine's own, hence not settings of the run
 NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG")  # which Pillow recognises, but does not read

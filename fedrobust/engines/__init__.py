@@ -11,10 +11,10 @@ from collections.abc import Callable
 from flwr.app import Context, RecordDict
 
 from fedrobust.config import RunConfig
+from fedrobust.config.registry import load_path
+from fedrobust.config.unused import refuse_unused
 from fedrobust.engines.grid import RUN_ID, SimulationGrid
 from fedrobust.engines.plan import pick_engine, plan_workers
-from fedrobust.registry import load_path
-from fedrobust.unused import refuse_unused
 
 __all__ = ["CLIENT_APP", "ENGINES", "SERVER_APP", "SimulationGrid", "check", "pick_engine", "plan_workers", "run"]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from fedrobust import toml
-from fedrobust.config import RunConfig
+from fedrobust.config import RunConfig, toml
 from fedrobust.engines.superlink import CONNECTION, Environment
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.provenance import now
-from fedrobust.records import RunFolder
+from fedrobust.storage.provenance import now
+from fedrobust.storage.run_folder import RunFolder
 
 LOG = "flwr.log"
 COMPLETED = "finished:completed"

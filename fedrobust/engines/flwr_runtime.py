@@ -15,7 +15,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines.flwr_command import COMPLETED, LOG, Flower, app_directory, why_failed
 from fedrobust.engines.superlink import superlink
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.records import RunFolder, new_run_dir
+from fedrobust.storage.run_folder import RunFolder, new_run_dir
 
 
 def check_flwr(cfg: RunConfig) -> None:

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedrobust.config import RunConfig
 from fedrobust.engines.grid import SimulationGrid, handle, private_copy
-from fedrobust.process import threads
+from fedrobust.hardware.process import threads
 
 
 class LocalGrid(SimulationGrid):

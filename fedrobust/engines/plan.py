@@ -6,7 +6,7 @@ import torch
 
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.process import asked_threads, available_cores, available_memory
+from fedrobust.hardware.process import asked_threads, available_cores, available_memory
 
 BYTES_PER_WORKER = 1 << 30  # a Python process with torch, Flower and a small model, with room to work
 WORKERS_PER_GPU = 5

@@ -28,7 +28,7 @@ from fedrobust.engines.ray_cluster import (
     stop_ray,
 )
 from fedrobust.engines.ray_worker import Worker, pack, take_arrays, unpack
-from fedrobust.packages import import_path
+from fedrobust.import_path import import_path
 
 ATTEMPTS = 2  # an actor's death costs its client one retry
 WAITING_BYTES = 128 << 20  # of early replies that wait in the object store for a slower client before them

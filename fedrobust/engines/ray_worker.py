@@ -18,7 +18,7 @@ class Worker:
     def __init__(self, client_app: str, threads: int) -> None:
         import torch
 
-        from fedrobust.registry import load_path
+        from fedrobust.config.registry import load_path
 
         torch.set_num_threads(threads)
         self._app = load_path(client_app)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedrobust.evaluation import flags
-from fedrobust.evaluation.campaign import Campaign
+from fedrobust.evaluation.attack_run import Campaign
 from fedrobust.evaluation.checks import run_checks
 from fedrobust.evaluation.flags import Flag
 from fedrobust.evaluation.rescoring import rescore

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fedrobust.evaluation import flags
-from fedrobust.evaluation.campaign import Campaign
+from fedrobust.evaluation.attack_run import Campaign
+from fedrobust.evaluation.evaluation_folder import AttackState
 from fedrobust.evaluation.flags import Flag
-from fedrobust.evaluation.journal import AttackState
 from fedrobust.evaluation.planted import Planted, has_readout, planted_test
 from fedrobust.evaluation.probes import probe
 from fedrobust.evaluation.suite import Threat

@@ -65,6 +65,6 @@ def _check_pixels(model: nn.Module, dataset: Dataset, data: DeviceImages, index:
         if value > contract[1] + CLEARLY_BETTER:
             raise ConfigError(
                 f"the model expects {kind} (accuracy {value:.1%}, on {contract[0]} {contract[1]:.1%}): put the "
-                "conversion into the model as its first layer (fedrobust.models.normalisation), so that epsilon is in "
+                "conversion into the model as its first layer (fedrobust.models.layers), so that epsilon is in "
                 "[0, 1] units"
             )

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fedrobust.evaluation.interval import sign_test
 from fedrobust.evaluation.probes import Probes
+from fedrobust.evaluation.statistics import sign_test
 from fedrobust.evaluation.suite import NO_GRADIENT
 
 LEAST_IMAGES = 3  # that any flag about images is raised for: one of 60 is 1.7 points, and chance

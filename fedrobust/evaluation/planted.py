@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks import pgd
-from fedrobust.attacks.projections import ball_of
+from fedrobust.attacks.ball import ball_of
 from fedrobust.data.device import DeviceImages
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.suite import Threat

@@ -11,9 +11,9 @@ from typing import Any
 from fedrobust.attacks import make_evaluation_attack
 from fedrobust.attacks.norms import Norm
 from fedrobust.config import RunConfig
+from fedrobust.config.names import split_list, unknown
 from fedrobust.errors import ConfigError
 from fedrobust.models.polynomial import worst_images
-from fedrobust.naming import split_list, unknown
 
 CERTIFIED = "certified"
 NO_GRADIENT = ("square", "gaussian-noise", "uniform-noise")  # how names begin of attacks that see logits alone

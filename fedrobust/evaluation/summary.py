@@ -10,10 +10,10 @@ import torch
 
 from fedrobust.config import WORST_CASE
 from fedrobust.evaluation.assessment import Findings
-from fedrobust.evaluation.campaign import Request
-from fedrobust.evaluation.interval import wilson_interval
-from fedrobust.evaluation.subjects import Subject
-from fedrobust.provenance import provenance
+from fedrobust.evaluation.attack_run import Request
+from fedrobust.evaluation.evaluated_model import Subject
+from fedrobust.evaluation.statistics import wilson_interval
+from fedrobust.storage.provenance import provenance
 
 NATURAL = "natural"
 

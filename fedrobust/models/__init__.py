@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fedrobust.config.lookup import lookup
 from fedrobust.errors import ConfigError
-from fedrobust.lookup import lookup
 from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_weights
 from fedrobust.models.builder import Builder, takes_width
-from fedrobust.models.calfat_cnn import build_calfat_cnn
+from fedrobust.models.cnn import build_calfat_cnn
 from fedrobust.models.efficientnet import build_efficientnet_b0
 from fedrobust.models.polynomial import build_polynomial
 from fedrobust.models.preact import build_preact_resnet18, build_wrn_28_10, build_wrn_34_10

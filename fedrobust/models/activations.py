@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from fedrobust.config.lookup import lookup
 from fedrobust.errors import ConfigError
-from fedrobust.lookup import lookup
 from fedrobust.models.smooth_backward import Phase, SmoothBackward
 
 

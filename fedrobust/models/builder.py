@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fedrobust.models.normalisation import normalised
+from fedrobust.models.layers import normalised
 
 Activation = Callable[[], nn.Module]
 """Makes a new one for each place in a network."""

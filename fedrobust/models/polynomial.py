@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedrobust.convex.margins import functions_of, worst_case
 from fedrobust.convex.roots import RootNetwork
 from fedrobust.errors import ConfigError
-from fedrobust.models.normalisation import normalised
+from fedrobust.models.layers import normalised
 
 
 def build_polynomial(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from fedrobust.models.normalisation import normalised
+from fedrobust.models.layers import normalised
 
 
 def build_small_cnn(

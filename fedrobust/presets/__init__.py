@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrobust import toml
-from fedrobust.config import DEFAULTS, RunConfig, todays_meaning
+from fedrobust.config import DEFAULTS, RunConfig, todays_meaning, toml
+from fedrobust.config.names import unknown
 from fedrobust.errors import ConfigError
-from fedrobust.naming import unknown
 
 FOLDER = Path(__file__).parent
 

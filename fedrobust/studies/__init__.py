@@ -28,10 +28,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedrobust import toml
-from fedrobust.config import FIELDS
+from fedrobust.config import FIELDS, toml
+from fedrobust.config.names import split_list, unknown
 from fedrobust.errors import ConfigError
-from fedrobust.naming import split_list, unknown
 from fedrobust.presets import load_preset
 
 FOLDER = Path(__file__).parent

@@ -13,14 +13,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust.config import Data, Model, RunConfig
+from fedrobust.config.names import split_list, unknown
 from fedrobust.data import DATASETS, class_numbers, known_labels
+from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.models import build_model
-from fedrobust.naming import split_list, unknown
-from fedrobust.records import ROUNDS, RunFolder, with_absolute_paths
-from fedrobust.split import make_split
+from fedrobust.storage.run_folder import ROUNDS, RunFolder, with_absolute_paths
 from fedrobust.studies import Point, Study
-from fedrobust.training import Schedule
+from fedrobust.training.loop import Schedule
 
 NOT_THE_RESULT = ("run-dir", "resume", "device", "data.dir", "workers.")
 """Settings that say where and how fast, not what: a run that differs in these alone is the same run."""

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedrobust import toml
+from fedrobust.config import toml
 from fedrobust.errors import ConfigError
-from fedrobust.files import write_atomically
-from fedrobust.packages import import_path
+from fedrobust.import_path import import_path
+from fedrobust.storage.files import write_atomically
 from fedrobust.studies.plan import PlannedRun
 
 POLL = 0.5  # seconds

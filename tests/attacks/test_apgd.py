@@ -10,7 +10,7 @@ from torch import nn
 
 from fedrobust.attacks import apgd, pgd
 from fedrobust.attacks.apgd import checkpoints
-from fedrobust.attacks.projections import LinfBall
+from fedrobust.attacks.ball import LinfBall
 from fedrobust.losses import cross_entropy, dlr, margin
 
 

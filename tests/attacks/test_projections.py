@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.attacks.projections import BALLS
+from fedrobust.attacks.ball import BALLS
 
 NORMS = sorted(BALLS)
 few = settings(max_examples=25, deadline=None)

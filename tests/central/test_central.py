@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedrobust.central import Central
-from fedrobust.central import run as train
-from fedrobust.central.stopping import PROBE
-from fedrobust.central.trainer import Trainer
-from fedrobust.checkpoint import load_model
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
+from fedrobust.data.split import split_of
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.records import RunFolder
-from fedrobust.split import split_of
+from fedrobust.running.central import Central
+from fedrobust.running.central import run as train
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
+from fedrobust.training.central import Trainer
+from fedrobust.training.stopping import PROBE
 from strategies.federation import Federation
 
 
@@ -172,7 +172,7 @@ def test_the_rate_of_each_round_is_the_schedules(central):
 
 
 def test_a_run_without_progress_stops_itself_and_is_complete(central, monkeypatch):
-    monkeypatch.setattr("fedrobust.evaluation.measure.Measure.score", lambda self, evaluation: 0.5)
+    monkeypatch.setattr("fedrobust.running.evaluator.Measure.score", lambda self, evaluation: 0.5)
     cfg = central(num_rounds=9, central__patience=2)
     folder = run(cfg)
     record = folder.record()

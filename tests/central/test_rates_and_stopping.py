@@ -5,9 +5,9 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, MultiStepLR
 
-from fedrobust.central.rates import rate_factor
-from fedrobust.central.stopping import PROBE, fallen, why_over
 from fedrobust.config import Central
+from fedrobust.training.rates import rate_factor
+from fedrobust.training.stopping import PROBE, fallen, why_over
 
 STEPS = 40
 TORCH = {

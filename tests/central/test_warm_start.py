@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from fedrobust.central import Central
-from fedrobust.checkpoint import load_model
 from fedrobust.cli import main
 from fedrobust.errors import ConfigError
-from fedrobust.records import RunFolder
-from fedrobust.workbench import workbench
+from fedrobust.running.central import Central
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
+from fedrobust.training.context import workbench
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from fedrobust.checkpoint import load_model
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
-from fedrobust.preflight import check_settings
+from fedrobust.config.unused import unused
 from fedrobust.presets import load_preset, preset_names
-from fedrobust.records import RunFolder
-from fedrobust.unused import unused
+from fedrobust.running.preflight import check_settings
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
 
 TINY = ["--num-rounds", "2", "--attack.steps", "1", "--local.epochs", "1", "--evaluation.attacks", "fgsm,pgd-2"]
 TINY += ["--evaluation.select-by", "pgd-2", "--workers.threads", "1"]

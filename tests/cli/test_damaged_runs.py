@@ -12,8 +12,8 @@ import pytest
 
 from fedrobust.cli import main
 from fedrobust.errors import RunFailed
-from fedrobust.records import RunFolder
-from fedrobust.report.runs import find_runs
+from fedrobust.reports.runs import find_runs
+from fedrobust.storage.run_folder import RunFolder
 from fedrobust.studies.plan import PlannedRun
 from fedrobust.studies.sweep import Room, Sweep
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fedrobust.cli import main
-from fedrobust.records import RunFolder
+from fedrobust.storage.run_folder import RunFolder
 
 FEW = ["--attacks", "fgsm,pgd-5", "--epsilon", "0.1", "--num-images", "60", "--device", "cpu", "--threads", "1"]
 

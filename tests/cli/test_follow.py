@@ -6,7 +6,7 @@ import queue
 import pytest
 
 from fedrobust.cli.follow import Following
-from fedrobust.records import ROUNDS, RunFolder
+from fedrobust.storage.run_folder import ROUNDS, RunFolder
 
 
 class Recorder:

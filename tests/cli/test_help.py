@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust.cli import COMMANDS, main
-from fedrobust.registry import REGISTRIES, registry
+from fedrobust.config.registry import REGISTRIES, registry
 
 
 def test_list_shows_every_registry(capsys):

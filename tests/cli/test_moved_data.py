@@ -14,8 +14,8 @@ from PIL import Image
 
 from fedrobust.cli import main
 from fedrobust.data import DATASETS, load
-from fedrobust.records import RunFolder
-from fedrobust.split import split_of
+from fedrobust.data.split import split_of
+from fedrobust.storage.run_folder import RunFolder
 
 SETTINGS = {
     "engine": "local",

@@ -13,9 +13,9 @@ from fedrobust.cli.launch import watched
 from fedrobust.cli.listing import KINDS, entries
 from fedrobust.cli.live import round_line
 from fedrobust.config import DEFAULTS, RunConfig
+from fedrobust.config.flat import walk
 from fedrobust.errors import RunFailed
-from fedrobust.flat import walk
-from fedrobust.records import RunFolder
+from fedrobust.storage.run_folder import RunFolder
 
 ODD = "exp[eps=8] :x: [/]"
 FULL = "/dev/full"

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fedrobust.cli import main
 from fedrobust.convex.problem import Problem
-from fedrobust.convex.study.radii import Plan, run_plan
-from fedrobust.convex.study.samples import Samples, load_samples
-from fedrobust.convex.study.usual import attacked, train_the_usual_way
+from fedrobust.convex_study.baselines import attacked, train_the_usual_way
+from fedrobust.convex_study.radii import Plan, run_plan
+from fedrobust.convex_study.samples import Samples, load_samples
 from fedrobust.data import DataError
-from fedrobust.report.convex import summarise, table
+from fedrobust.reports.convex import summarise, table
 
 
 def write_csv(path: Path, x: np.ndarray, labels: list[str]) -> Path:

@@ -8,11 +8,11 @@ import pytest
 
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
-from fedrobust.convex.study.head_study import trained_on
+from fedrobust.convex_study.head_study import trained_on
 from fedrobust.data import load
+from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError
-from fedrobust.records import RunFolder
-from fedrobust.split import make_split
+from fedrobust.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

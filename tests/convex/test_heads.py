@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedrobust.convex.network import PolynomialNetwork
-from fedrobust.convex.study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex_study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.data import load
 from fedrobust.data.device import on_device
 from fedrobust.errors import ConfigError

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrobust.convex.relu.network import ReluNetwork, margins
-from fedrobust.convex.relu.programme import ReluProblem, sample_patterns
-from fedrobust.convex.relu.solvers import solve_relu, solve_relu_first_order
-from fedrobust.convex.study.usual import attacked
+from fedrobust.convex.relu_network import ReluNetwork, margins
+from fedrobust.convex.relu_programme import ReluProblem, sample_patterns
+from fedrobust.convex.relu_solvers import solve_relu, solve_relu_first_order
+from fedrobust.convex_study.baselines import attacked
 from fedrobust.errors import ConfigError
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedrobust.convex.margins import comparisons
-from fedrobust.convex.relu.dual import Comparison, into_ball, lower_bound
-from fedrobust.convex.relu.programme import ReluProblem, sample_patterns
-from fedrobust.convex.relu.solvers import solve_relu
+from fedrobust.convex.relu_dual import Comparison, into_ball, lower_bound
+from fedrobust.convex.relu_programme import ReluProblem, sample_patterns
+from fedrobust.convex.relu_solvers import solve_relu
 
 
 @pytest.mark.parametrize(("num_classes", "loss"), [(2, "hinge"), (2, "squared"), (2, "logistic"), (3, "hinge")])

@@ -3,7 +3,7 @@
 import pytest
 
 from fedrobust.config import RunConfig
-from fedrobust.limit_cases import limit_cases
+from fedrobust.config.limit_cases import limit_cases
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from collections import namedtuple
 
 import pytest
 
-from fedrobust import cgroup, process
 from fedrobust.config import RunConfig
 from fedrobust.engines import plan, plan_workers
+from fedrobust.hardware import cgroup, process
 
 GIB = 1 << 30
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedrobust.errors import ConfigError
 from fedrobust.models import MODELS, build_model
-from fedrobust.models.normalisation import Normalisation
+from fedrobust.models.layers import Normalisation
 from fedrobust.models.preact import PreActBlock
 
 CIFAR = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.49, 0.48, 0.45), "std": (0.2, 0.2, 0.3)}

@@ -5,11 +5,11 @@ from itertools import product
 import pytest
 import torch
 
-from fedrobust import process
 from fedrobust.config import RunConfig
+from fedrobust.hardware import process
 from fedrobust.models import MODELS
 from fedrobust.objectives import OBJECTIVES
-from fedrobust.workbench import workbench
+from fedrobust.training.context import workbench
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from fedrobust.data import DataError, cache, decode, load
+from fedrobust.data import DataError, cache, load, parquet
 
 
 def refuse(*_args: object, **_kwargs: object) -> None:
@@ -23,7 +23,7 @@ def cached_folder(cache_dir):
 def test_hit_does_not_decode_again(write_tiny, monkeypatch):
     folder = write_tiny()
     first = load("tiny", data_dir=folder)
-    monkeypatch.setattr(decode, "read_shards", refuse)
+    monkeypatch.setattr(parquet, "read_shards", refuse)
     again = load("tiny", data_dir=folder)
     assert again.digest == first.digest
     assert np.array_equal(again.train.images, first.train.images)
@@ -85,9 +85,9 @@ def test_two_processes_build_once_and_both_end_well(write_tiny, cache_dir, tmp_p
     script = textwrap.dedent(
         f"""
         import time
-        from fedrobust.data import DATASETS, DatasetSpec, decode, load
+        from fedrobust.data import DATASETS, DatasetSpec, load, parquet
 
-        read = decode.read_shards
+        read = parquet.read_shards
 
         def slow(*args, **kwargs):
             with open({str(log)!r}, "a") as file:
@@ -95,7 +95,7 @@ def test_two_processes_build_once_and_both_end_well(write_tiny, cache_dir, tmp_p
             time.sleep(0.3)
             return read(*args, **kwargs)
 
-        decode.read_shards = slow
+        parquet.read_shards = slow
         DATASETS["tiny"] = DatasetSpec(
             ("cat", "dog", "owl"), (6, 5, 3), 20, 8, (0.5,) * 3, (0.25,) * 3, "none", "CIFAR10", "img"
         )

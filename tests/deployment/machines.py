@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import psutil
 
-from fedrobust import certificates
-from fedrobust.certificates import make_certificates
+from fedrobust.deploy import certificates
+from fedrobust.deploy.certificates import make_certificates
 from fedrobust.engines.superlink import flwr_environment
 
 NOTES_CONNECTIONS = """

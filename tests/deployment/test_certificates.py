@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from fedrobust import certificates
-from fedrobust.certificates import alternatives_of, make_certificates
 from fedrobust.cli import main
+from fedrobust.deploy import certificates
+from fedrobust.deploy.certificates import alternatives_of, make_certificates
 from fedrobust.errors import ConfigError
 
 PRIVATE = {"ca.key", "server.key", "runtime.key", "node.key", "superexec.secret"}

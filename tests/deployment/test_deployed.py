@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from fedrobust.checkpoint import load_model
 from fedrobust.config import RunConfig
-from fedrobust.records import RunFolder
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(1200)  # a Python process per message, each of which imports PyTorch
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedrobust import doctor
-from fedrobust.certificates import make_certificates
 from fedrobust.cli import main
-from fedrobust.doctor import Client, examine
+from fedrobust.deploy import doctor
+from fedrobust.deploy.certificates import make_certificates
+from fedrobust.deploy.doctor import Client, examine
 
 
 class Proxy(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ import torch
 import clients.local
 from fedrobust.engines.flwr_command import Flower
 from fedrobust.errors import RunFailed
-from fedrobust.records import RunFolder
+from fedrobust.storage.run_folder import RunFolder
 
 
 def test_a_client_out_of_gpu_memory_says_how_full_and_what_to_change_and_the_others_go_on(quick, federate, monkeypatch):

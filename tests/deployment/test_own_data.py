@@ -7,16 +7,16 @@ from PIL import Image
 
 from clients.app import app
 from clients.local import LocalClient
-from fedrobust.checkpoint import load_model, save_model
 from fedrobust.cli import main
+from fedrobust.config.unused import unused
 from fedrobust.data import DATASETS, load
 from fedrobust.data.own import load_own, load_pool, read_folder
+from fedrobust.data.split import split_of
 from fedrobust.engines import flower
 from fedrobust.errors import RunFailed, UserError
-from fedrobust.evaluation.measure import Measure
-from fedrobust.split import split_of
-from fedrobust.unused import unused
-from fedrobust.workbench import workbench
+from fedrobust.running.evaluator import Measure
+from fedrobust.storage.checkpoint import load_model, save_model
+from fedrobust.training.context import workbench
 
 
 def write_folder(folder, counts):

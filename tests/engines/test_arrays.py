@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedrobust.engines.arrays import decode, from_record, to_record
-from fedrobust.workbench import as_tensor
+from fedrobust.training.context import as_tensor
 
 numbers = arrays.arrays(
     dtype=st.sampled_from([np.float32, np.float64, np.int64, np.uint8, np.bool_]),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedrobust.config.registry import load_path
 from fedrobust.engines import CLIENT_APP, SERVER_APP, flower
 from fedrobust.engines.superlink import flwr_environment
-from fedrobust.registry import load_path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("fedrobust", "clients", "strategies", "partitions")

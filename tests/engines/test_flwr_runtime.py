@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from fedrobust.checkpoint import load_model
 from fedrobust.config import RunConfig
 from fedrobust.engines import run, superlink
 from fedrobust.engines.flwr_runtime import launch
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.records import RunFolder
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
 
 SMALL = {
     "num-clients": 3,

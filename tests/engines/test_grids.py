@@ -12,13 +12,13 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrobust import engines
-from fedrobust.checkpoint import load_model
 from fedrobust.config import RunConfig
+from fedrobust.config.registry import load_path
 from fedrobust.engines.grid import FIRST_NODE_ID, SimulationGrid
 from fedrobust.engines.local import LocalGrid
 from fedrobust.errors import ConfigError
-from fedrobust.records import RunFolder
-from fedrobust.registry import load_path
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
 
 # Ray leaves it to the operating system to wait for its processes and to close its files
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

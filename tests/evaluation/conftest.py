@@ -11,7 +11,7 @@ from fedrobust.data import Dataset, load
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.models import build_model
 from fedrobust.objectives import make_objective
-from fedrobust.training import Schedule, train
+from fedrobust.training.loop import Schedule, train
 
 EPSILON = 0.1
 

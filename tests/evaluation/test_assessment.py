@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from fedrobust.data.split import split_of
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Threat
 from fedrobust.evaluation.assessment import Findings, assess
-from fedrobust.evaluation.campaign import Campaign, Request
-from fedrobust.evaluation.journal import Journal
+from fedrobust.evaluation.attack_run import Campaign, Request
+from fedrobust.evaluation.evaluated_model import Subject, weights_digest
+from fedrobust.evaluation.evaluation_folder import Journal
 from fedrobust.evaluation.rescoring import rescore
-from fedrobust.evaluation.subjects import Subject, weights_digest
 from fedrobust.evaluation.summary import per_class, per_client, summarise
 from fedrobust.evaluation.verdicts import STANDS
-from fedrobust.split import split_of
 
 REQUEST = Request(("fgsm", "pgd-5x2"), Threat(0.1), num_images=90, seed=0, batch_size=16, checks=False)
 
@@ -46,7 +46,7 @@ def test_the_worst_case_is_per_image(evaluated, tmp_path):
 @pytest.mark.parametrize("kind", ["interrupted", "killed"])
 @pytest.mark.parametrize("stop", [1, 4, 9, 13])
 def test_a_stop_at_any_moment_changes_nothing(kind, stop, evaluated, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedrobust.evaluation.campaign.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("fedrobust.evaluation.attack_run.SAVE_EVERY", 0.0)
     calls = itertools.count(1)
 
     def stopping(name, share):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedrobust.evaluation.interval import sign_test, wilson_interval
+from fedrobust.evaluation.statistics import sign_test, wilson_interval
 
 
 def test_a_published_value():

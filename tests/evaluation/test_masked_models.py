@@ -8,9 +8,9 @@ from torch import nn
 
 from fedrobust.evaluation import Threat
 from fedrobust.evaluation.assessment import assess
-from fedrobust.evaluation.campaign import Campaign, Request
-from fedrobust.evaluation.journal import Journal
-from fedrobust.evaluation.subjects import Subject, weights_digest
+from fedrobust.evaluation.attack_run import Campaign, Request
+from fedrobust.evaluation.evaluated_model import Subject, weights_digest
+from fedrobust.evaluation.evaluation_folder import Journal
 
 
 class Quantised(nn.Module):

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import clients.local
-import fedrobust.evaluation.measure
+import fedrobust.running.evaluator
 from clients.local import LocalClient
 from fedrobust.evaluation import Threat, make_chain
-from fedrobust.evaluation.measure import Measure
 from fedrobust.evaluation.suite import make_suite
+from fedrobust.running.evaluator import Measure
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def asked(monkeypatch):
 
         return evaluate
 
-    for module in (clients.local, fedrobust.evaluation.measure):
+    for module in (clients.local, fedrobust.running.evaluator):
         monkeypatch.setattr(module, "evaluate", noting(module.evaluate))
     return seen
 

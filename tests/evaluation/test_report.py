@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from fedrobust.report.evaluation_figures import draw_examples
-from fedrobust.report.evaluation_table import markdown, rows
+from fedrobust.reports.evaluation_figures import draw_examples
+from fedrobust.reports.evaluation_table import markdown, rows
 
 
 @pytest.fixture

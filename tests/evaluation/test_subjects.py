@@ -12,15 +12,15 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from fedrobust.checkpoint import load_model, save_model
 from fedrobust.config import RunConfig
 from fedrobust.data import load
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation.foreign import fitted
-from fedrobust.evaluation.subjects import load_subject, load_weights, weights_digest
+from fedrobust.evaluation.evaluated_model import load_subject, load_weights, weights_digest
+from fedrobust.evaluation.weights import fitted
 from fedrobust.models import MODELS, build_model
-from fedrobust.models.normalisation import constants_of
-from fedrobust.records import model_facts
+from fedrobust.models.layers import constants_of
+from fedrobust.storage.checkpoint import load_model, save_model
+from fedrobust.storage.run_folder import model_facts
 
 
 @pytest.fixture(scope="module")

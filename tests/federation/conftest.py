@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fedrobust.checkpoint import Arrays, load_model
-from fedrobust.records import RunFolder
+from fedrobust.storage.checkpoint import Arrays, load_model
+from fedrobust.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="package")

@@ -5,9 +5,9 @@ import pytest
 from flwr.app import Array, ArrayRecord
 
 from clients.app import app
-from fedrobust.checkpoint import load_model
 from fedrobust.errors import RunFailed
-from fedrobust.records import RunFolder
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
 from strategies.federation import absentees
 
 

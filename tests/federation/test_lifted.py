@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from fedrobust.central import Central
-from fedrobust.checkpoint import load_model
 from fedrobust.cli import main
 from fedrobust.convex.certificates import accuracy, l2_margins
 from fedrobust.convex.lifted import Lifted
 from fedrobust.data import load_data
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation.subjects import load_subject
+from fedrobust.evaluation.evaluated_model import load_subject
 from fedrobust.models.polynomial import worst_images
-from fedrobust.preflight import check_settings
-from fedrobust.records import RunFolder
+from fedrobust.running.central import Central
+from fedrobust.running.preflight import check_settings
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.storage.run_folder import RunFolder
 
 CERTIFIED = "robust_accuracy.certified"
 CONVEX = {

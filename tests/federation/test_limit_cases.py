@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from fedrobust.attacks import make_attack
-from fedrobust.checkpoint import load_model
 from fedrobust.data import hold_out
 from fedrobust.data.augment import AUGMENTATIONS
 from fedrobust.models import MODELS
-from fedrobust.models.normalisation import normalised
+from fedrobust.models.layers import normalised
 from fedrobust.objectives import make_objective
 from fedrobust.seeding import numpy_stream
-from fedrobust.training import Schedule, train
-from fedrobust.workbench import workbench
+from fedrobust.storage.checkpoint import load_model
+from fedrobust.training.context import workbench
+from fedrobust.training.loop import Schedule, train
 
 
 def test_one_client_with_all_the_data_is_centralised_training(quick, federate, bits):

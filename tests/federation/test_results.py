@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedrobust.checkpoint import load_model
-from fedrobust.evaluation.measure import Measure
-from fedrobust.split import split_of
+from fedrobust.data.split import split_of
+from fedrobust.running.evaluator import Measure
+from fedrobust.storage.checkpoint import load_model
 
 
 def test_best_is_chosen_by_the_validation_slice_and_the_last_is_kept(quick, federate, monkeypatch, bits):

@@ -9,12 +9,13 @@ import pytest
 from flwr.app import MetricRecord
 
 from clients.app import app
-from fedrobust import engines, toml
-from fedrobust.checkpoint import load_checkpoint
+from fedrobust import engines
+from fedrobust.config import toml
 from fedrobust.engines import flower
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.preflight import check_run
-from fedrobust.records import RunFolder
+from fedrobust.running.preflight import check_run
+from fedrobust.storage.checkpoint import load_checkpoint
+from fedrobust.storage.run_folder import RunFolder
 
 KILLS = 8  # of the driver, at random moments; 20 were tried once, too
 

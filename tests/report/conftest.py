@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrobust.records import RunFolder
+from fedrobust.storage.run_folder import RunFolder
 
 POOLS = (0.0, 0.2)
 SEEDS = (0, 1)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from fedrobust.cli import main
-from fedrobust.records import RunFolder
-from fedrobust.report.runs import find_runs
+from fedrobust.reports.runs import find_runs
+from fedrobust.storage.run_folder import RunFolder
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from fedrobust import toml
-from fedrobust.config import RunConfig
-from fedrobust.report.curves import draw_curves
-from fedrobust.report.overview import Overview
-from fedrobust.report.ranking import draw_ranking
-from fedrobust.report.style import figure
+from fedrobust.config import RunConfig, toml
+from fedrobust.reports.curves import draw_curves
+from fedrobust.reports.overview import Overview
+from fedrobust.reports.ranking import draw_ranking
+from fedrobust.reports.style import figure
 
 ROBUST = {"relu": (0.21, 0.25), "silu": (0.30, 0.28), "gelu": (0.10,)}
 
@@ -62,7 +61,7 @@ def test_a_setting_of_which_one_seed_was_not_measured_has_no_line_and_no_name(wr
     written(ROBUST, 2)
     (tmp_path / "relu-1" / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n')
     named = []
-    monkeypatch.setattr("fedrobust.report.style.figure", lambda *args: named.extend(args[-1]) or figure(*args))
+    monkeypatch.setattr("fedrobust.reports.style.figure", lambda *args: named.extend(args[-1]) or figure(*args))
     assert draw_curves(Overview.of([tmp_path]).groups, tmp_path / "curves.png")
     assert sorted(named) == ["gelu", "silu"]
 

@@ -11,14 +11,14 @@ from rich.console import Console
 
 from fedrobust.cli import main
 from fedrobust.cli.launch import summarise as closing_table
-from fedrobust.records import RunFolder
-from fedrobust.report.groups import group, settings
-from fedrobust.report.labels import method, skew
-from fedrobust.report.overview import Overview
-from fedrobust.report.page import page
-from fedrobust.report.runs import Run, _evaluation, find_runs
-from fedrobust.report.summary import mean_and_std, summarise
-from fedrobust.report.tables import markdown_table, summary_latex, summary_markdown
+from fedrobust.reports.groups import group, settings
+from fedrobust.reports.labels import method, skew
+from fedrobust.reports.overview import Overview
+from fedrobust.reports.page import page
+from fedrobust.reports.runs import Run, _evaluation, find_runs
+from fedrobust.reports.summary import mean_and_std, summarise
+from fedrobust.reports.tables import markdown_table, summary_latex, summary_markdown
+from fedrobust.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from clients.app import app
-from fedrobust import toml
-from fedrobust.checkpoint import Checkpoint, Progress, save_checkpoint
+from fedrobust.config import toml
 from fedrobust.data.augment import unchanged
+from fedrobust.data.split import split_of
 from fedrobust.objectives import make_objective
-from fedrobust.records import RunFolder
-from fedrobust.split import split_of
-from fedrobust.training import Schedule, train
-from fedrobust.workbench import workbench
+from fedrobust.storage.checkpoint import Checkpoint, Progress, save_checkpoint
+from fedrobust.storage.run_folder import RunFolder
+from fedrobust.training.context import workbench
+from fedrobust.training.loop import Schedule, train
 
 ATTACKER = 3
 UPDATES = {

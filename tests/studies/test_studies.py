@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from fedrobust.central import Central
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.preflight import check_settings
 from fedrobust.presets import load_preset
-from fedrobust.records import RunFolder
+from fedrobust.running.central import Central
+from fedrobust.running.preflight import check_settings
+from fedrobust.storage.run_folder import RunFolder
 from fedrobust.studies import load_study, study_names
 from fedrobust.studies.plan import label_of, plan_sweep, select, training_flops, training_images
 

@@ -1,0 +1,149 @@
+"""Two-layer ReLU networks as a convex programme over sampled activation patterns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from fedrobust.attacks.norms import Norm
+from fedrobust.convex.checked import check_weights, checked_labels
+from fedrobust.convex.margins import functions_of
+from fedrobust.convex.problem import LossName
+from fedrobust.convex.relu_network import ReluNetwork, rival_margins, with_one
+from fedrobust.errors import ConfigError
+from fedrobust.seeding import torch_stream
+
+NEGLIGIBLE = 1e-4  # neurons shorter than this part of the longest are what a solver leaves of nothing
+
+
+@dataclass(frozen=True, eq=False)
+class ReluProblem:
+    """min (1/n) Σ_k loss_k + β Σ_i,c (‖v_ic‖₂ + ‖w_ic‖₂) over cones of vectors v, w with a given activation pattern.
+
+    Samples get a last entry 1, which no adversary moves: the neurons' biases. With patterns D_i and
+    u_kc = Σ_i d_ik (v_ic − w_ic): f_c(x_k + δ) = (x_k + δ)ᵀ u_kc for ‖δ‖ ≤ ε, since (2D_i − I) X v_ic ≥ ε ‖v_ic‖* keeps
+    every pattern in the whole ball, ‖·‖* the dual norm (l1 for l∞, l2 for l2) of all entries but the last. The worst
+    margin is that of the samples minus ε ‖u_ky − u_k,rival‖*. ε = 0: standard training. Pilanci and Ergen 2020
+    (arXiv 2002.10553); Bai, Gautam and Sojoudi 2021, 2022 (arXiv 2105.12237, 2201.01965). With all patterns it is the
+    global optimum of networks wide enough; with sampled ones, of those whose neurons have these patterns.
+
+    Attributes:
+        x, y, radius, beta, num_classes: as of `problem.Problem`; radius ε in `norm`.
+        loss: "hinge", (1 − w)₊ of the worst rival; "logistic", log(1 + Σ_k exp(−w_k)) over rivals, each at its worst;
+            "squared", sup (f − y)² with y = ± 1, for two classes.
+    """
+
+    x: Tensor
+    y: Tensor
+    radius: float
+    beta: float
+    num_classes: int = 2
+    norm: Norm = "linf"
+    loss: LossName = "hinge"
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(LossName) or (self.loss == "squared" and self.num_classes > 2):
+            raise ConfigError(f"loss {self.loss!r}: must be hinge, logistic, or squared for two classes")
+        check_weights(self.radius, self.beta)
+        object.__setattr__(self, "y", checked_labels(self.x, self.y, self.num_classes))
+
+    @property
+    def functions(self) -> int:
+        """C."""
+        return functions_of(self.num_classes)
+
+    @property
+    def rows(self) -> Tensor:
+        """Samples with their last entry 1, [n, d + 1]."""
+        return with_one(self.x)
+
+    @property
+    def dual_order(self) -> int:
+        """p of the dual norm."""
+        return 1 if self.norm == "linf" else 2
+
+    @torch.no_grad()
+    def objective(self, network: ReluNetwork) -> float:
+        """An upper bound on the value at a network; exact where every neuron keeps its sign in every ball."""
+        x = self.x.to(network.first)
+        below = rival_margins(network, x, self.y, self.radius, self.norm)
+        # of the opposite label: the other side of y f = 1
+        above = -rival_margins(network, x, 1 - self.y, self.radius, self.norm) if self.loss == "squared" else -below
+        return float(loss_of(self.loss, below, above).mean() + self.beta * network.path_norm())
+
+
+@dataclass(frozen=True, eq=False)
+class ReluSolution:
+    """A recovered network.
+
+    Attributes:
+        objective: of the network, as `ReluProblem.objective`.
+        lower_bound: on the optimum over the sampled patterns, 0 where the solver has none; recomputed by us.
+        status, seconds: of the solver.
+        violation: by how much a neuron leaves its cone at most, over its length; 0: the programme's own value.
+    """
+
+    network: ReluNetwork
+    objective: float
+    lower_bound: float
+    status: str
+    seconds: float
+    violation: float
+
+    @property
+    def gap(self) -> float:
+        """(objective − lower bound) / objective."""
+        return (self.objective - self.lower_bound) / self.objective if self.objective else 0.0
+
+
+def sample_patterns(x: Tensor, count: int, seed: int) -> Tensor:
+    """Distinct D_i = 1[X g ≥ 0] of X [n, d + 1] and `count` vectors g, [P, n] of 0 and 1.
+
+    The first g is the last unit vector, whose neurons are linear on all samples: never without a feasible network.
+    The others are normal.
+    """
+    generator = torch_stream(seed, "convex", "patterns")
+    vectors = torch.randn(x.shape[1], count, generator=generator, dtype=torch.float64).to(x)
+    vectors[:, 0] = torch.eye(x.shape[1])[-1]
+    return torch.unique((x @ vectors >= 0).T, dim=0).to(x.dtype)
+
+
+def recover_relu(plus: Tensor, minus: Tensor) -> ReluNetwork:
+    """The network Σ_i (v_icᵀx)₊ − (w_icᵀx)₊ of v, w [P, C, d + 1], without negligible neurons."""
+    first, second = [], []
+    longest = torch.linalg.vector_norm(torch.cat([plus, minus]), dim=2).max()
+    for part, sign in ((plus, 1.0), (minus, -1.0)):
+        for function in range(part.shape[1]):
+            units = part[:, function]
+            units = units[torch.linalg.vector_norm(units, dim=1) > NEGLIGIBLE * longest]
+            column = units.new_zeros(part.shape[1], len(units))
+            column[function] = sign
+            first.append(units)
+            second.append(column)
+    return ReluNetwork(torch.cat(first), torch.cat(second, 1))
+
+
+def violation(patterns: Tensor, problem: ReluProblem, vectors: Tensor) -> Tensor:
+    """(ε ‖v‖* − (2d − 1) xᵀv)₊ of v [P, C, d + 1], for every sample: [n, P, C]."""
+    inside = (2 * patterns.T - 1)[:, :, None] * torch.einsum("nd,pcd->npc", problem.rows, vectors)
+    reach = problem.radius * torch.linalg.vector_norm(vectors[..., :-1], ord=problem.dual_order, dim=2)
+    return (reach - inside).clamp(min=0)
+
+
+def relative_violation(patterns: Tensor, problem: ReluProblem, *parts: Tensor) -> float:
+    """The largest `violation` over a neuron's length, of v, w [P, C, d + 1]; negligible neurons do not count."""
+    vectors = torch.cat(parts, 1)
+    length = torch.linalg.vector_norm(vectors, dim=2)
+    counts = length > NEGLIGIBLE * length.max()
+    return float((violation(patterns, problem, vectors).amax(0)[counts] / length[counts]).max())
+
+
+def loss_of(loss: LossName, below: Tensor, above: Tensor) -> Tensor:
+    """Per sample [n], from the least of y f against each rival [n, C] (∞: none) and, for "squared", its greatest."""
+    if loss == "logistic":
+        return torch.logsumexp(torch.cat([torch.zeros_like(below[:, :1]), -below], 1), 1)
+    short = (1 - below.amin(1)).clamp(min=0)
+    return torch.maximum(short, above.amax(1) - 1).square() if loss == "squared" else short

@@ -1,0 +1,176 @@
+"""A run's last layer retrained as a convex programme, the whole network attacked: against its own head, and SAM's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedrobust.config import RunConfig
+from fedrobust.convex.certificates import accuracy
+from fedrobust.convex.logistic import LogisticProblem, solve_logistic
+from fedrobust.convex.problem import Solution
+from fedrobust.convex.relu_programme import ReluProblem, ReluSolution
+from fedrobust.convex.relu_solvers import solve_relu_first_order
+from fedrobust.convex_study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex_study.radii import margins
+from fedrobust.data import subset
+from fedrobust.data.device import DeviceImages, on_device
+from fedrobust.data.split import make_split
+from fedrobust.errors import ConfigError
+from fedrobust.evaluation import EvaluationAttack, Threat, evaluate, make_chain
+from fedrobust.evaluation.batching import fitting_batch_size
+from fedrobust.evaluation.evaluated_model import Subject
+from fedrobust.seeding import numpy_stream
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """What is trained and how it is tested.
+
+    Attributes:
+        activations: of the heads, "polynomial" and "relu".
+        radii: l2, of training, in feature space in units of `heads.projection_of`; with each of the betas.
+        test_radii: the same, at which accuracy is certified in feature space.
+        components: principal components beside the last layer's rows.
+        patterns: of ReLU heads.
+        num_images, test_images: class-balanced; 0 takes all.
+        attacks: on pixels, within the run's epsilon and norm.
+    """
+
+    activations: tuple[str, ...]
+    radii: tuple[float, ...]
+    betas: tuple[float, ...]
+    test_radii: tuple[float, ...]
+    components: int
+    patterns: int
+    num_images: int
+    test_images: int
+    attacks: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Heads for a seed."""
+        return 2 + len(self.activations) * len(self.radii) * len(self.betas)
+
+
+def run_heads(plan: HeadPlan, subject: Subject, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """A row per head, as soon as it is trained and tested: its own, the one SAM fine-tunes, the convex ones.
+
+    Heads are trained on images that the run trained on, unperturbed: what is adversarial is the ball in feature space.
+
+    Raises:
+        ConfigError: a run that cannot have another head.
+    """
+    trial = _Trial(plan, subject, seed, device)
+    own = last_linear(trial.model)[1]
+    raw, y = raw_features(trial.model, trial.train, trial.chosen), trial.train.labels[trial.chosen]
+    test_raw, test_y = raw_features(trial.model, trial.test, trial.tested), trial.test.labels[trial.tested]
+    projection = projection_of(own, raw, y, plan.components)
+    common: dict[str, Any] = {"seed": seed, "radius": None, "beta": None}
+
+    def linear(method: str, head: nn.Linear, seconds: float) -> dict[str, Any]:
+        distances = linear_distances(head, test_raw, test_y) / projection.scale
+        return {
+            **common,
+            "method": method,
+            **trial.accuracies(head),
+            **_certified(plan, lambda radius: distances - radius),
+            "seconds": seconds,
+        }
+
+    yield linear("own", own, 0.0)
+    started = perf_counter()
+    yield linear("sam", sam_head(trial.model, raw, y, seed=seed), round(perf_counter() - started, 2))
+    x, test_x = projection(raw).double(), projection(test_raw).double()
+    for method in plan.activations:
+        for beta in plan.betas:
+            for radius in plan.radii:
+                found = _solve(method, (x, y, radius, beta, subject.dataset.num_classes), plan, seed)
+
+                def certify(radius: float, found: Solution | ReluSolution = found) -> Tensor:
+                    return margins(found, test_x, test_y, radius, "l2")
+
+                certified = _certified(plan, certify)
+                units = found.network.directions if isinstance(found, Solution) else found.network.first
+                yield {
+                    **common,
+                    "method": method,
+                    "radius": radius,
+                    "beta": beta,
+                    **trial.accuracies(nn.Sequential(projection, found.network.float())),
+                    **certified,
+                    "objective": found.objective,
+                    "lower_bound": found.lower_bound,
+                    "gap": found.gap,
+                    "status": found.status,
+                    "seconds": round(found.seconds, 2),
+                    "neurons": len(units),
+                }
+
+
+def _certified(plan: HeadPlan, margins_at: Callable[[float], Tensor]) -> dict[str, float]:
+    """Share of test images whose features are certified at each radius: `certified.features@1`."""
+    return {f"certified.features@{radius:g}": accuracy(margins_at(radius)) for radius in plan.test_radii}
+
+
+def _solve(method: str, basics: tuple[Any, ...], plan: HeadPlan, seed: int) -> Solution | ReluSolution:
+    if method == "polynomial":
+        return solve_logistic(LogisticProblem(*basics), seed=seed)
+    problem = ReluProblem(*basics, norm="l2", loss="logistic")
+    return solve_relu_first_order(problem, patterns=plan.patterns, seed=seed)
+
+
+class _Trial:
+    """A run's model and images on a device, and the attacks on them."""
+
+    def __init__(self, plan: HeadPlan, subject: Subject, seed: int, device: torch.device) -> None:
+        assert subject.cfg, "a run's folder has its config"
+        threat = Threat(subject.cfg.attack.epsilon, subject.cfg.attack.norm)
+        dataset = subject.dataset
+        self.seed = seed
+        self.suite: list[EvaluationAttack] = [
+            make_chain(name, threat, num_classes=dataset.num_classes) for name in plan.attacks
+        ]
+        self.model = subject.model.to(device).eval()
+        self.train: DeviceImages = on_device(dataset, "train", device)
+        self.test: DeviceImages = on_device(dataset, "test", device)
+        labels, test_labels = dataset.train.labels, dataset.test.labels
+        mine = trained_on(subject.cfg, labels)
+        self.chosen = _some(mine, labels, plan.num_images, seed, "heads", "train").to(device)
+        self.tested = _some(np.arange(len(test_labels)), test_labels, plan.test_images, seed, "evaluated", "test").to(
+            device
+        )
+        self.batch_size = fitting_batch_size(self.model, dataset.image_shape, device)
+
+    def accuracies(self, head: nn.Module) -> dict[str, float]:
+        """Natural and robust accuracy of the whole network with this head."""
+        whole = with_head(self.model, head)
+        found = evaluate(whole, self.test, self.tested, self.suite, batch_size=self.batch_size, seed=self.seed)
+        metrics = found.metrics()
+        del metrics["loss"]
+        return metrics
+
+
+def trained_on(cfg: RunConfig, labels: np.ndarray) -> np.ndarray:
+    """Indices of all images that the run's clients, or the run, trained on.
+
+    Raises:
+        ConfigError: they are the clients' own.
+    """
+    shards = make_split(cfg, labels).clients
+    if not shards:
+        raise ConfigError("the run's clients train on images of their own (data.own), which are not here")
+    return np.unique(np.concatenate([shard.train for shard in shards]))
+
+
+def _some(index: np.ndarray, labels: np.ndarray, count: int, seed: int, *stream: str) -> Tensor:
+    """A class-balanced part of `index`, sorted; all of it where `count` is 0 or more than there are."""
+    if 0 < count < len(index):
+        index = np.sort(index[subset(labels[index], count, numpy_stream(seed, *stream))])
+    return torch.from_numpy(index)

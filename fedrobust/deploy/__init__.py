@@ -1,0 +1,1 @@
+"""Real machines: keys, the check of a client's machine, and submission of a run."""

@@ -1,0 +1,243 @@
+"""What keeps a client's machine from taking part, found before a run is, with what to do about each."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from importlib.metadata import version
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from fedrobust.deploy.certificates import alternatives_of
+from fedrobust.errors import UserError
+
+AHEAD, BEHIND = 5, 305  # seconds that Flower lets a client's clock be ahead of the server's, and behind it
+SECONDS = 5.0  # to wait for an answer
+MIN_FREE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check saw; `remedy` is empty where nothing is wrong."""
+
+    check: str
+    seen: str
+    remedy: str = ""
+
+
+class Trouble(Exception):
+    """What is wrong, and what to do about it."""
+
+    def __init__(self, seen: str, remedy: str) -> None:
+        super().__init__(seen)
+        self.seen, self.remedy = seen, remedy
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client's machine: the server as it is reached from here, its bundle (None for plaintext), its data set, and
+    its own folder of images of that kind where it trains on one (`data.own`)."""
+
+    host: str
+    port: int
+    bundle: Path | None
+    data: str
+    own: Path | None = None
+
+
+def examine(client: Client) -> Iterator[Finding]:
+    """One finding per check, in the order in which one would mend things; a check that cannot be made says so."""
+    checks: dict[str, Callable[[Client], str]] = {
+        "port": _port,
+        **({"keys": _keys, "tls": _tls} if client.bundle else {}),
+        "version": _version,
+        "clock": _clock,
+        "control": _control,
+        "device": _device,
+        "data": _data,
+        "disk": _disk,
+    }
+    for name, check in checks.items():
+        try:
+            yield Finding(name, check(client))
+        except Trouble as trouble:
+            yield Finding(name, trouble.seen, trouble.remedy)
+
+
+def _port(client: Client) -> str:
+    try:
+        with socket.create_connection((client.host, client.port), timeout=SECONDS):
+            return f"{client.host}:{client.port} answers"
+    except socket.gaierror as error:
+        raise Trouble(
+            f"{client.host}: {error.strerror}", "check the name, or give it an address (extra_hosts)"
+        ) from error
+    except OSError as error:
+        raise Trouble(
+            f"{client.host}:{client.port}: {error.strerror or error}",
+            "start the server's proxy, or open its port (FLEET_PORT) in the firewall between",
+        ) from error
+
+
+def _keys(client: Client) -> str:
+    assert client.bundle
+    for name in ("ca.crt", "node.key", "node.pub", "superexec.secret", "runtime.crt", "runtime.key"):
+        path = client.bundle / name
+        if not path.exists():
+            raise Trouble(f"{path} is not there", "copy the whole bundle certs/client-<n> from where certs made it")
+        if not os.access(path, os.R_OK):
+            owner = path.stat().st_uid
+            raise Trouble(f"{path} belongs to user {owner}, this is {os.getuid()}", f"chown -R {os.getuid()} it")
+        if name in ("node.key", "runtime.key", "superexec.secret") and path.stat().st_mode & (
+            stat.S_IRWXG | stat.S_IRWXO
+        ):
+            raise Trouble(f"{path} can be read by others", f"chmod 600 {shlex.quote(str(path))}")
+    private = serialization.load_ssh_private_key((client.bundle / "node.key").read_bytes(), None)
+    public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    if not (client.bundle / "node.pub").read_bytes().startswith(public):
+        raise Trouble("node.key and node.pub are not a pair", "copy the whole bundle anew")
+    return f"{client.bundle} is whole"
+
+
+def _tls(client: Client) -> str:
+    try:
+        with _connection(client) as sock:
+            ends = ssl.cert_time_to_seconds(str((sock.getpeercert() or {})["notAfter"]))
+    except ssl.SSLCertVerificationError as error:
+        names = ", ".join(alternatives_of(_presented(client)))
+        if "mismatch" in error.verify_message or "not valid for" in error.verify_message:
+            remedy = f"add {client.host} to SERVER_NAMES on the server and start it again"
+            raise Trouble(f"the certificate is for {names}, not for {client.host}", remedy) from error
+        if "expired" in error.verify_message or "not yet valid" in error.verify_message:
+            remedy = "renew it on the server (fedrobust certs), or set this clock right"
+            raise Trouble(f"the certificate: {error.verify_message}", remedy) from error
+        raise Trouble(
+            f"the certificate: {error.verify_message}", "copy the bundle of the authority that the server has"
+        ) from error
+    except (ssl.SSLError, OSError) as error:
+        raise Trouble(
+            f"no TLS on {client.host}:{client.port} ({error})", "is it the fleet's port, and the server not insecure?"
+        ) from error
+    days = (datetime.fromtimestamp(ends, UTC) - datetime.now(UTC)).days
+    return f"the certificate is for {client.host}, for {days} more days"
+
+
+def _version(client: Client) -> str:
+    here = version("flwr")
+    there = _ask(client, "/version").read().decode().split()
+    if there[:1] != ["flwr"]:
+        raise Trouble("the server does not say its version", f"{client.host}:{client.port} must be the server's proxy")
+    if there[1] != here:
+        raise Trouble(f"flwr {there[1]} there, {here} here", "use one lock on all machines: build the same commit")
+    return f"flwr {here} on both sides"
+
+
+def _clock(client: Client) -> str:
+    there = _ask(client, "/version").getheader("Date")
+    assert there, "HTTP servers date their answers"
+    ahead = (datetime.now(UTC) - parsedate_to_datetime(there)).total_seconds()
+    if not -BEHIND < ahead < AHEAD:
+        raise Trouble(
+            f"this clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's",
+            f"run NTP on both (allowed: {AHEAD} s ahead, {BEHIND} s behind)",
+        )
+    return f"within {abs(ahead):.0f} s of the server's"
+
+
+def _control(client: Client) -> str:
+    status = _ask(client, "/v1/control/list-runs").status
+    if status != 404:
+        raise Trouble(
+            f"the Control API answers here (status {status})",
+            "whoever reaches it can run code: publish the proxy's port alone",
+        )
+    return "the Control API cannot be reached from here"
+
+
+def _device(client: Client) -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi"):
+            raise Trouble("a GPU is here, PyTorch cannot use it", "use the profile gpu, and NVIDIA's container toolkit")
+        return "no GPU; it trains on the CPU"
+    free, total = torch.cuda.mem_get_info()
+    return f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+
+
+def _data(client: Client) -> str:
+    from fedrobust.data import DATASETS, load
+    from fedrobust.data.own import read_folder
+
+    spec, passed = DATASETS[client.data], list[str]()
+    if client.own:
+        try:
+            own = read_folder(client.own, spec, passed.append)
+        except UserError as error:
+            raise Trouble(str(error), "mount the folder (OWN), and mend what is said of it") from error
+        classes = f"{len(set(own.labels.tolist()))} of {len(spec.class_names)} classes of {client.data}"
+        return "; ".join([f"{client.own}: {len(own):,} images of {classes}", *passed])
+    try:
+        dataset = load(client.data)
+    except UserError as error:
+        raise Trouble(str(error), "mount the folder (DATA) and set FEDROBUST_DATA to it") from error
+    return f"{client.data}: {len(dataset.train):,} training images, digest {dataset.digest[:8]}"
+
+
+def _disk(client: Client) -> str:
+    from fedrobust.data.cache import root
+
+    folder = root()
+    near = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(near, os.W_OK):
+        raise Trouble(f"{folder} cannot be written", "set FEDROBUST_CACHE to a folder that can")
+    if (free := shutil.disk_usage(near).free) < MIN_FREE:
+        raise Trouble(f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are wanted; make room")
+    return f"{folder}: {free / 2**30:.0f} GiB free"
+
+
+def _connection(client: Client) -> ssl.SSLSocket:
+    context = _trust(client)
+    assert context
+    sock = socket.create_connection((client.host, client.port), timeout=SECONDS)
+    return context.wrap_socket(sock, server_hostname=client.host)
+
+
+def _trust(client: Client) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=str(client.bundle / "ca.crt")) if client.bundle else None
+
+
+def _presented(client: Client) -> x509.Certificate:
+    """The certificate that the server shows, whatever it is worth."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection((client.host, client.port), timeout=SECONDS) as sock,
+        context.wrap_socket(sock) as wrapped,
+    ):
+        return x509.load_der_x509_certificate(wrapped.getpeercert(binary_form=True) or b"")
+
+
+def _ask(client: Client, path: str) -> HTTPResponse:
+    """The server's answer. Raises Trouble where there is none: an earlier check says why."""
+    try:
+        trust = _trust(client)
+        if trust:
+            connection: HTTPConnection = HTTPSConnection(client.host, client.port, timeout=SECONDS, context=trust)
+        else:
+            connection = HTTPConnection(client.host, client.port, timeout=SECONDS)
+        connection.request("GET", path)
+        return connection.getresponse()
+    except (OSError, HTTPException) as error:
+        raise Trouble("not seen: the server does not answer", "mend what is above first") from error

@@ -1,0 +1,174 @@
+"""One model under many attacks, on the same images, with a journal: the part of an evaluation that takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrobust.data import subset
+from fedrobust.data.device import on_device
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation.batching import fitting_batch_size
+from fedrobust.evaluation.contract import admitted
+from fedrobust.evaluation.evaluated_model import Subject
+from fedrobust.evaluation.evaluation_folder import AttackState, Journal
+from fedrobust.evaluation.suite import EvaluationAttack, Threat, make_chain, needs_gradients
+from fedrobust.evaluation.verdicts import attack_steps, classify, first_verdicts
+from fedrobust.seeding import numpy_stream
+
+SAVE_EVERY = 10.0  # seconds
+
+Watch = Callable[[str, float], None]
+"""Told the attack that is at work and which share of it is done."""
+OpenJournal = Callable[[dict[str, Any], int, tuple[int, ...]], Journal]
+"""Given the settings, the number of images and an image's shape."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked.
+
+    Attributes:
+        attacks: the suite, by name; the worst case is over these.
+        num_images: class-balanced part of the test set; 0 takes all.
+        batch_size: images at once; 0 takes what fits the device.
+        step_size: of PGD, BIM and MIM; None takes epsilon / 4.
+        checks: whether to run what the flags need beside the suite.
+    """
+
+    attacks: tuple[str, ...]
+    threat: Threat
+    num_images: int
+    seed: int
+    batch_size: int
+    step_size: float | None = None
+    checks: bool = True
+
+
+class Campaign:
+    """Attacks on `subject`, each from where the journal left it.
+
+    Attributes:
+        request: what was asked, with the batch size filled in.
+        model, data, index: what is attacked; `index` [n] into the test images, on their device.
+        labels: [n].
+        natural: `classify` of these images.
+        transfers: whether examples are made on another model.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        request: Request,
+        open_journal: OpenJournal,
+        *,
+        device: torch.device,
+        source: Subject | None = None,
+        watch: Watch = lambda name, share: None,
+    ) -> None:
+        """Raises ConfigError for a model that is not under the contract, or a folder with other settings."""
+        self.watch, self.transfers = watch, source is not None
+        self._subject = subject
+        self.data = on_device(subject.dataset, "test", device)
+        labels = subject.dataset.test.labels
+        positions = np.arange(len(labels))
+        if 0 < request.num_images < len(labels):
+            positions = np.sort(subset(labels, request.num_images, numpy_stream(request.seed, "evaluated", "test")))
+        self.labels, self.index = labels[positions], torch.from_numpy(positions).to(device)
+        attacked, dataset = any(map(needs_gradients, request.attacks)), subject.dataset
+        gradients = request.checks or (attacked and not source)
+        self.model = admitted(subject.model, dataset, self.data, self.index, gradients=gradients)
+        self._source = admitted(source.model, dataset, self.data, self.index, gradients=attacked) if source else None
+        if not request.batch_size:
+            fits = fitting_batch_size(self.model, dataset.image_shape, device, gradients=gradients)
+            request = replace(request, batch_size=fits)
+        self.request = request
+        try:
+            self.natural = classify(self.model, self.data, self.index, batch_size=request.batch_size)
+        except RunFailed as error:  # the model is the user's choice
+            raise ConfigError(str(error)) from error
+        settings = {
+            "model": subject.digest,
+            "source": source.digest if source else "",
+            "data": subject.dataset.digest,
+            "epsilon": float(request.threat.epsilon),
+            "norm": request.threat.norm,
+            "num_images": len(positions),
+            "seed": request.seed,
+            "batch_size": request.batch_size,
+            "step_size": None if request.step_size is None else float(request.step_size),
+        }
+        self._journal = open_journal(settings, len(positions), subject.dataset.image_shape)
+
+    @property
+    def examples(self) -> np.ndarray:
+        """One adversarial example per image, as `Journal` keeps them."""
+        return self._journal.examples
+
+    def chain(self, name: str, threat: Threat | None = None) -> EvaluationAttack:
+        """The attack of this name; against the request's threat, with its step size, unless another is given."""
+        step_size = self.request.step_size if threat is None else None
+        classes = self._subject.dataset.num_classes
+        return make_chain(name, threat or self.request.threat, num_classes=classes, step_size=step_size)
+
+    def attack(
+        self, attack: EvaluationAttack, *, key: str = "", kept: bool = False, white_box: bool = False
+    ) -> AttackState:
+        """Run an attack on all images that are right.
+
+        Args:
+            key: its name in the journal; by default its own.
+            kept: its examples go into the folder.
+            white_box: on the subject itself, also where examples are made on another model.
+        """
+        key = key or attack.name
+        state = self._journal.attack(key) or AttackState(first_verdicts(self.natural).cpu().numpy())
+        if state.complete:
+            return state
+        verdicts = torch.from_numpy(state.verdicts.copy()).to(self.data.device)
+        broken_before = self._broken_before() if kept else None
+        started, saved, before = perf_counter(), monotonic(), state.seconds
+        steps = attack_steps(
+            self.model,
+            self.data,
+            self.index,
+            attack,
+            verdicts,
+            batch_size=self.request.batch_size,
+            seed=self.request.seed,
+            stream=("evaluation",),
+            source=None if white_box else self._source,
+            done=state.steps,
+        )
+        try:
+            for step in steps:
+                if broken_before is not None:
+                    self._keep(step.positions, step.examples, broken_before)
+                state.steps, state.seconds = state.steps + 1, before + perf_counter() - started
+                if monotonic() - saved > SAVE_EVERY:  # for a kill; an interrupt is seen to below
+                    state.verdicts = verdicts.cpu().numpy()
+                    self._journal.save(key, state)
+                    saved = monotonic()
+                self.watch(key, (step.stage - 1 + step.share) / len(attack.stages))
+            state.complete = True
+        finally:
+            state.verdicts = verdicts.cpu().numpy()
+            self._journal.save(key, state)
+        return state
+
+    def _broken_before(self) -> np.ndarray:
+        """Images that a complete attack of the suite has broken: their example stays."""
+        states = filter(None, map(self._journal.attack, self.request.attacks))
+        broken = [state.verdicts > 0 for state in states if state.complete]
+        return np.logical_or.reduce([np.zeros(len(self.labels), dtype=bool), *broken])
+
+    def _keep(self, positions: Tensor, examples: Tensor, broken_before: np.ndarray) -> None:
+        where = positions.cpu().numpy()
+        new = ~broken_before[where]
+        self._journal.examples[where[new]] = examples.cpu().numpy()[new]

@@ -1,0 +1,202 @@
+"""Models to evaluate: a run's folder, a file of weights, or any PyTorch module by its import path."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from fedrobust.config import Model, RunConfig
+from fedrobust.config.registry import load_path
+from fedrobust.data import DataError, Dataset, load
+from fedrobust.data.split import make_split
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation.weights import SUFFIXES, fitted, load_pickled
+from fedrobust.models import build_model
+from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model
+from fedrobust.storage.run_folder import RunFolder, folder_of_run, model_facts
+
+Which = Literal["best", "last"]
+WEIGHTS = (".safetensors", *SUFFIXES)  # how files of weights end
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on the CPU and the data it is for."""
+
+    name: str
+    """As the user gave it."""
+    model: nn.Module
+    dataset: Dataset
+    digest: str
+    """Of the weights and buffers: two subjects with the same digest are the same model."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Model name, data, round ... as far as they are known."""
+    cfg: RunConfig | None = None
+    """Of the run it comes from."""
+    clients: np.ndarray | None = None
+    """Training images of that run's clients by class, [clients, K]; None if it has none, or they are not known."""
+    notes: tuple[str, ...] = ()
+    """Lines on assumptions made and on facts that are not known."""
+
+
+def load_subject(
+    name: str,
+    *,
+    which: Which = "best",
+    model_name: str = "",
+    data_name: str = "",
+    classes: str = "",
+    data_dir: str = "",
+) -> Subject:
+    """The model at `name`.
+
+    Args:
+        name: a run's folder (also of an unfinished run: its checkpoint is read); a safetensors file, or one of
+            `torch.save`; or "package.module:object", a `torch.nn.Module` or a function without arguments that returns
+            one.
+        which: the run's best or last model.
+        model_name, data_name, classes: for a file that does not say, and in place of what it says.
+        data_dir: as the setting data.dir.
+
+    Raises:
+        ConfigError: nothing such is there, or the weights are not of that model.
+        RunFailed: a corrupt file.
+    """
+    path, notes, clients = Path(name), list[str](), None
+    cfg, model, facts = None, None, {"which": which} if path.is_dir() else {}
+    if path.is_dir() or path.suffix in WEIGHTS:
+        cfg = RunFolder(path).read_config() if path.is_dir() else None
+        arrays, found = load_weights(path, which)
+        facts |= found
+    elif re.fullmatch(r"[\w.]+:\w+", name):
+        arrays, model = {}, _import(name)
+    else:
+        raise ConfigError(
+            f"{name}: neither a run's folder, nor a .safetensors, .pt or .pth file, nor package.module:object"
+        )
+    told = {"model": model_name, "data": data_name, "classes": classes}
+    facts |= {key: value for key, value in told.items() if value}
+    if not facts.get("data") or (model is None and not facts.get("model")):
+        raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
+    folder = data_dir or (cfg.data.dir if cfg else "")
+    dataset = _dataset(str(facts["data"]), folder or None, str(facts.get("classes", "")))
+    if model is None:
+        model = _build(name, facts, dataset, arrays)
+        if "mean" not in facts and not cfg:
+            notes.append(f"{name}: says no mean and std; its images are normalised by those of {dataset.name}")
+    if cfg and cfg.kind == "federated":
+        try:
+            clients = _clients(RunFolder(path), cfg, dataset)
+        except ConfigError as error:
+            notes.append(f"{name}: no accuracy per client, {error}")
+    return Subject(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
+
+
+def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
+    """The data set, without its training images if they alone are not there."""
+    try:
+        return load(name, data_dir=folder, classes=classes)
+    except DataError as error:
+        try:
+            return load(name, data_dir=folder, classes=classes, test_only=True)
+        except DataError:
+            raise error from None
+
+
+def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
+    """Return `Subject.clients` from the run's partition. Raises ConfigError if that cannot be computed again."""
+    labels = dataset.train.labels
+    if not len(labels):
+        raise ConfigError("since the training images are not there")
+    if folder.record().get("data_digest", dataset.digest) != dataset.digest:
+        raise ConfigError("since these are not the data that the run was trained on")
+    owned = [labels[client.own] for client in make_split(cfg, labels).clients]
+    return np.array([np.bincount(own, minlength=dataset.num_classes) for own in owned])
+
+
+def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
+    """The weights of a run's best or last model, or of a file, and what is known of them.
+
+    A file in a run's folder that holds no weights stands for the run.
+
+    Raises:
+        ConfigError: a folder without a run, or a file that `load_pickled` refuses.
+        RunFailed: no such file, or a corrupt one.
+    """
+    if path.is_file() and path.suffix not in WEIGHTS:
+        path = folder_of_run(path)
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return load_pickled(path), {}
+    if not path.is_dir():
+        return load_model(path, foreign=True)
+    arrays, found = _of_run(RunFolder(path), which)
+    return arrays, {**model_facts(RunFolder(path).read_config()), **found}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of the model's state dict: names, shapes and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, value in model.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{key}{array.dtype}{tuple(array.shape)}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
+    path = folder.best if which == "best" else folder.last
+    if path.exists():
+        return load_model(path)
+    if not folder.checkpoint.exists():
+        raise RunFailed(f"{folder.path}: no model in it yet (neither {path.name} nor a checkpoint)")
+    checkpoint = load_checkpoint(folder.checkpoint)
+    progress = checkpoint.progress
+    if which == "best":
+        return checkpoint.best, {"round": progress.best_round}
+    return checkpoint.last, {"round": progress.server_round}
+
+
+def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays) -> nn.Module:
+    told = {key: facts[key] for key in Model.model_fields if key in facts}  # what others wrote says less
+    settings = Model.model_validate({"name": facts["model"], **told})
+    try:
+        model = build_model(
+            settings.name,
+            num_classes=dataset.num_classes,
+            image_shape=dataset.image_shape,
+            mean=facts.get("mean", dataset.mean),
+            std=facts.get("std", dataset.std),
+            generator_seed=0,
+            **settings.shape(),
+        )
+        weights = fitted(arrays, model.state_dict())
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{name}: not the weights of a {facts['model']} for {dataset.name}: {error}") from error
+    model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in weights.items()})
+    return model.eval()
+
+
+def _import(name: str) -> nn.Module:
+    sys.path.insert(0, "")  # as `python -m` does: what lies in the current folder can be named
+    try:
+        found = load_path(name)
+        model = found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise ConfigError(f"{name}: cannot be imported ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{name}: is a {type(model).__name__}, not a torch.nn.Module or a function that returns one")
+    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        raise ConfigError(f"{name}: has lazy layers without weights yet; show the model some images first")
+    return model

@@ -1,0 +1,1 @@
+"""The machine: memory allocator, threads, device, precision, and the limits of a container."""

@@ -1,0 +1,184 @@
+"""`fedrobust convex` as rows, a table over seeds and a figure: accuracy against the radius."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from fedrobust.config import WORST_CASE
+from fedrobust.config.names import short_metric
+from fedrobust.reports import style
+from fedrobust.reports.tables import markdown_table
+from fedrobust.storage.files import write_atomically
+
+Row = dict[Any, Any]
+KEYS = ["method", "beta", "radius"]
+KINDS = ("certified (line)", "under PGD (cross)")
+NORMS = {"l2": "l2", "linf": "l∞"}
+METHODS = {
+    "convex": "convex programme",
+    "pgd": "PGD training",
+    "fgsm": "FGSM training",
+    "own": "own head",
+    "sam": "SAM fine-tuned head",
+    "polynomial": "polynomial head",
+    "relu": "ReLU head",
+}
+ACCURACIES = ("clean", "natural_accuracy", "robust_accuracy.", "certified.")
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """Mean and standard deviation over seeds, each seed the mean over its initialisations, whose own spread is last.
+
+    A row per method, β and training radius: `clean.mean`, `clean.std` (nan for one seed) ..., `seeds`, and, where there
+    is an objective, `objective.initialisations`, its standard deviation within a seed.
+    """
+    groups: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in KEYS), {}).setdefault(row["seed"], []).append(row)
+    summary = []
+    for keys, seeds in groups.items():
+        entry: Row = dict(zip(KEYS, keys, strict=True)) | {"seeds": len(seeds)}
+        first = next(iter(seeds.values()))[0]
+        names = [name for name, value in first.items() if isinstance(value, int | float) and name not in KEYS]
+        for name in names:
+            means = [fmean(row[name] for row in of_seed) for of_seed in seeds.values()]
+            entry |= {f"{name}.mean": fmean(means), f"{name}.std": _std(means)}
+        if "objective" in first:
+            within = [_std([row["objective"] for row in of_seed]) for of_seed in seeds.values()]
+            entry["objective.initialisations"] = fmean(within)
+        summary.append(entry)
+    return summary
+
+
+def over_seeds(summary: Sequence[Row]) -> str:
+    """ "mean ± standard deviation over 5 seeds"; "one seed"."""
+    seeds = summary[0]["seeds"]
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+
+
+def _std(values: Sequence[float]) -> float:
+    """The standard deviation; nan of one value."""
+    return stdev(values) if len(values) > 1 else math.nan
+
+
+def table(summary: Sequence[Row], *, brief: bool) -> tuple[list[str], list[list[str]]]:
+    """Head and body: accuracies in percent, certified / attacked where both are there, with standard deviations.
+
+    brief: means, of what is both certified and attacked the certified, no worst case, and objectives only where every
+    row has one: 80 columns.
+    """
+    names = [name.removesuffix(".mean") for name in summary[0] if name.endswith(".mean")]
+    names = [name for name in names if name.startswith(ACCURACIES) and not (brief and name.endswith(WORST_CASE))]
+    several_betas = len({row["beta"] for row in summary} - {None}) > 1
+    body = [_cells(row, names, several_betas, brief) for row in summary]
+    head = ["", *(["β"] if several_betas else []), "r", *map(_heading, names), "objective", "gap"]
+    if not brief:
+        return [*head, "seconds", "neurons"], body
+    if all("objective.mean" in row for row in summary):
+        return head, body
+    return [*head[:-2], head[-1]], [[*cells[:-2], cells[-1]] for cells in body]
+
+
+def _cells(row: Row, names: Sequence[str], several_betas: bool, brief: bool) -> list[str]:
+    """A row of the table; – for what a method does not have."""
+    method, spread = METHODS[row["method"]], not brief
+    keys = ["beta", "radius"] if several_betas else ["radius"]
+    cells = [method.split()[0] if brief else method, *("–" if row[key] is None else f"{row[key]:g}" for key in keys)]
+    for name in names:
+        pair = [name, name.replace("certified", "attacked")] if spread and name.startswith("certified") else [name]
+        there = [_value(row, one, 100, 1, spread) for one in dict.fromkeys(pair) if f"{one}.mean" in row]
+        cells.append(" / ".join(there) or "–")
+    value = _value(row, "objective", 1, 4, spread)
+    within = row.get("objective.initialisations", math.nan)
+    cells.append(value if brief or math.isnan(within) else f"{value} ({within:.4f})")
+    cells.append(f"{row['gap.mean']:.1%}" if row.get("lower_bound.mean") else "–")
+    if not brief:
+        cells += [_value(row, "seconds", 1, 1, spread), f"{row['neurons.mean']:.0f}" if "neurons.mean" in row else "–"]
+    return cells
+
+
+def write_convex(
+    folder: Path,
+    rows: Sequence[Row],
+    summary: Sequence[Row],
+    name: str,
+    origin: dict[str, Any],
+    *,
+    unit: str,
+    norm: str,
+) -> None:
+    """Write results.csv, summary.md, record.json with `origin`, and a figure for each β."""
+    note = (
+        f"Networks trained at {NORMS[norm]} radius r, on the test samples of {name}: accuracy in percent, certified / "
+        f"under PGD, {over_seeds(summary)}; of objectives, in parentheses, that "
+        "over initialisations within a seed. gap: to the certified lower bound on the optimum, of ReLU networks that "
+        f"over the sampled patterns; – where there is none. Unit of radii: {unit}."
+    )
+    write_tables(folder, rows, summary, note, {**origin, "samples": name})
+    betas = list(dict.fromkeys(row["beta"] for row in summary))
+    for beta in betas:
+        part = [row for row in summary if row["beta"] == beta]
+        draw_accuracy(part, folder / (f"accuracy-beta-{beta:g}.png" if len(betas) > 1 else "accuracy.png"), unit, norm)
+
+
+def write_tables(folder: Path, rows: Sequence[Row], summary: Sequence[Row], note: str, record: dict[str, Any]) -> None:
+    """Write results.csv, summary.md and record.json into a folder that is there."""
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    lines = [note, "", *markdown_table(*table(summary, brief=False))]
+    write_atomically(folder / "summary.md", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "record.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def draw_accuracy(summary: Sequence[Row], path: Path, unit: str, norm: str) -> None:
+    """Accuracy against the radius of the test in `norm`, a panel per method: lines certified, crosses under PGD."""
+    methods = list(dict.fromkeys(row["method"] for row in summary))
+    names = [f"trained with r = {row['radius']:g}" for row in summary if row["method"] == methods[0]]
+    figure = style.figure(1 + 2.9 * max(len(methods), 1.6), 3.3, [*names, *KINDS])
+    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    for axes, method in zip(panels, methods, strict=True):
+        for number, row in enumerate(row for row in summary if row["method"] == method):
+            _draw(axes, row, number, norm)
+        style.plain(axes, METHODS[method])
+        axes.set_xlabel(f"{NORMS[norm]} radius of the test\n({unit})", fontsize=8)
+    panels[0].plot([], [], color="grey", label=KINDS[0])
+    panels[0].plot([], [], color="grey", marker="x", linestyle="", label=KINDS[1])
+    panels[0].set_ylabel("accuracy on test samples, %")
+    style.legend_below(figure, panels)
+    figure.savefig(path, dpi=style.DPI)
+
+
+def _draw(axes: Axes, row: Row, number: int, norm: str) -> None:
+    colour = style.colour(number)
+    names = [name.removesuffix(".mean") for name in row if name.endswith(".mean")]
+    names = [name for name in names if name.startswith(f"certified.{norm}@")]
+    radii = [float(name.split("@")[1]) for name in names]
+    mean, std = ([100 * row[f"{name}.{kind}"] for name in ("clean", *names)] for kind in ("mean", "std"))
+    axes.plot([0, *radii], mean, color=colour, label=f"trained with r = {row['radius']:g}")
+    if not any(map(math.isnan, std)):
+        low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+        axes.fill_between([0, *radii], low, high, color=colour, alpha=0.13, linewidth=0)
+    found = [100 * row[f"{name.replace('certified', 'attacked')}.mean"] for name in names]
+    axes.plot(radii, found, color=colour, marker="x", markersize=5, linestyle="")
+
+
+def _heading(name: str) -> str:
+    """`certified.l2@0.5` → "l2 0.5", `certified.linf@0.1` → "l∞ 0.1", `certified.features@1` → "features 1"."""
+    if not name.startswith("certified"):
+        return short_metric(name)
+    norm, radius = name.split(".", 1)[1].split("@")
+    return f"{NORMS.get(norm, norm)} {radius}"
+
+
+def _value(row: Row, name: str, factor: float, digits: int, spread: bool) -> str:
+    if f"{name}.mean" not in row:
+        return "–"
+    mean, std = (factor * row[f"{name}.{kind}"] for kind in ("mean", "std"))
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if spread and not math.isnan(std) else "")

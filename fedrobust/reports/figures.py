@@ -1,0 +1,86 @@
+"""Which figures a set of runs gives, each with the words that stand under it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrobust.reports import labels
+from fedrobust.reports.client_map import draw_clients
+from fedrobust.reports.curves import draw_curves, draw_drift
+from fedrobust.reports.overview import Overview
+from fedrobust.reports.partitions import FILES as PARTITIONS
+from fedrobust.reports.partitions import draw_partitions
+from fedrobust.reports.ranking import draw_ranking
+from fedrobust.reports.scatter import draw_scatter
+from fedrobust.reports.sharing import draw_sharing
+
+# file → title and text, in the order of a page
+WORDS = {
+    "sharing.png": (
+        "What sharing buys",
+        "Natural and {robust} accuracy of the best models on the test set against the size of the pool. Lines are "
+        "means over seeds, bands one standard deviation.",
+    ),
+    "ranking.png": (
+        "Settings compared",
+        "Natural and {robust} accuracy of the best models on the test set, in order of the second. A ring is a run, "
+        "the dot the mean over seeds, the bar one standard deviation to each side.",
+    ),
+    "scatter.png": (
+        "Natural against robust",
+        "Natural against {robust} accuracy on the test set, a point per run's best model.",
+    ),
+    "curves.png": (
+        "Learning curves",
+        "Accuracy on the validation slice over the rounds. Lines are means over seeds, bands one standard deviation "
+        "where they do not hide each other; a dot is the best round of a single run.",
+    ),
+    "clients.png": (
+        "Clients",
+        "Natural and {robust} accuracy on the clients' own held-out images, from the worst client to the best, when "
+        "clients were last asked. Of one run, the small figure is the client's number; over several, places in the "
+        "order are averaged.",
+    ),
+    "drift.png": (
+        "Drift",
+        "How far the clients' updates go, and how well they agree: 1 where all are alike, 0 where they cancel. Lines "
+        "are means over seeds, bands one standard deviation.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture in a file; `text` says what it shows to who cannot see it, too."""
+
+    path: Path
+    title: str
+    text: str
+
+
+def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
+    """Write those figures that the runs have the data for, in the order of a page; those of an earlier report go."""
+    for earlier in (*WORDS, *PARTITIONS):
+        (folder / earlier).unlink(missing_ok=True)
+    groups, judge = overview.groups, overview.judge
+    if not groups:
+        return []
+    draw = {
+        "sharing.png": lambda path: draw_sharing(overview.summary, judge, path),
+        "curves.png": lambda path: draw_curves(groups, path),
+        "ranking.png": lambda path: draw_ranking(groups, judge, path),
+        "scatter.png": lambda path: draw_scatter(groups, judge, path),
+        "clients.png": lambda path: draw_clients(groups, judge, path),
+        "drift.png": lambda path: draw_drift(groups, path),
+    }
+    robust = labels.heading(f"robust_accuracy.{judge}")
+    drawn = [
+        Drawn(folder / name, title, text.format(robust=robust))
+        for name, (title, text) in WORDS.items()
+        if draw[name](folder / name)
+    ]
+    return drawn + [
+        Drawn(path, "Who holds which labels", f"Class counts of each client, pool included: {text}.")
+        for path, text in draw_partitions(groups, folder)
+    ]

@@ -1,0 +1,180 @@
+"""One self-contained page: tables that sort, every figure inline, and where each number comes from."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import fedrobust
+from fedrobust.reports import labels
+from fedrobust.reports.figures import Drawn
+from fedrobust.reports.groups import describe
+from fedrobust.reports.overview import Overview
+from fedrobust.reports.page_run import run_details
+from fedrobust.reports.runs import Run
+from fedrobust.reports.style import DPI
+from fedrobust.reports.tables import POOL_WARNING, has_pool, outcome, summary_body, summary_head
+
+HERE = Path(__file__).parent
+OVER_SEEDS = (
+    "Accuracy on the test set in percent, mean ± standard deviation over n seeds. The best round was chosen on the "
+    "validation slice; without one it is the last. Worst client: on its own held-out images, where clients were asked "
+    "in that model's round."
+)
+# columns of results.csv that the page has no room for
+LEFT_OUT = ("emd_before", "emd_after", "pool_images", "pool_bytes", "started", "commit", "test_images")
+
+
+def page(overview: Overview, figures: Sequence[Drawn]) -> str:
+    """The page as HTML; it asks nothing of any network."""
+    title = escape(f"fedrobust report: {overview.title}")
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title>",
+        f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
+        f"</head><body><main><h1>{title}</h1>",
+        *_facts(overview),
+        *_unfinished(overview),
+        *_warnings(overview),
+        "<h2>Over seeds</h2>",
+        f"<p>{escape(OVER_SEEDS)}</p>",
+        *_summary(overview),
+        "<h2>Figures</h2>",
+        '<div class="figures">',
+        *(line for figure in figures for line in _figure(figure)),
+        "</div>",
+        "<h2>Runs</h2>",
+        *_results(overview),
+        "<h2>Where the numbers come from</h2>",
+        *(run_details(run, f"run-{number}") for number, run in enumerate(overview.runs, 1)),
+        f"</main><script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _facts(overview: Overview) -> Iterator[str]:
+    """When, what, and what a pool gives away."""
+    runs = overview.runs
+    states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
+    seeds = sorted({run.config.seed for run in runs if run.config})
+    described = [describe(run) for run in runs if run.config]
+    common = [
+        labels.phrase(column, value)
+        for column, value in (described[0] if described else {}).items()
+        if value != "" and all(row[column] == value for row in described)
+    ]
+    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    facts = {
+        "Made": f"{made}, fedrobust {fedrobust.__version__}",
+        "Runs": f"{len(runs)} ({states})",
+        "Settings": str(len(overview.groups)),
+        "Seeds": ", ".join(map(str, seeds)),
+        "Alike in all": ", ".join(common),
+    }
+    yield "<dl>" + "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items()) + "</dl>"
+    if has_pool(runs):
+        yield f'<p class="warning">{escape(" ".join([POOL_WARNING, "; ".join(_pools(runs))]))}</p>'
+
+
+def _pools(runs: Sequence[Run]) -> Iterator[str]:
+    """Size of the pool and what it moves in one run, for each fraction the most."""
+    found: dict[float, list[tuple[int, int]]] = {}
+    for run in runs:
+        if run.config and (pool := run.record.get("pool", {})).get("images"):
+            found.setdefault(run.config.pool.fraction, []).append((pool["images"], pool["bytes_moved"]))
+    for fraction, sizes in sorted(found.items()):
+        images, moved = map(max, zip(*sizes, strict=True))
+        yield f"{labels.phrase('pool', fraction)}: {images:,} images, {moved / 2**20:.3g} MiB to the clients of a run"
+
+
+def _unfinished(overview: Overview) -> Iterator[str]:
+    entries = [
+        f'<li><a href="#run-{number}">{escape(run.name)}</a>: {escape(outcome(run))}</li>'
+        for number, run in enumerate(overview.runs, 1)
+        if run.state != "completed"
+    ]
+    if entries:
+        yield f'<h2>Not complete</h2><ul class="unfinished">{"".join(entries)}</ul>'
+
+
+def _warnings(overview: Overview) -> Iterator[str]:
+    """Yield the page's section of warnings, those of complete runs among them."""
+    entries = [
+        f'<li><a href="#run-{number}">{escape(run.name)}</a>: {escape(warning)}</li>'
+        for number, run in enumerate(overview.runs, 1)
+        for warning in run.warnings
+    ]
+    if entries:
+        yield f'<h2>Warnings</h2><ul class="unfinished">{"".join(entries)}</ul>'
+
+
+def _summary(overview: Overview) -> Iterator[str]:
+    summary = overview.compact(overview.summary)
+    if summary.empty:
+        yield "<p>No finished run.</p>"
+        return
+    settings = list(summary).index("n")
+    values = [column for column in summary if not str(column).endswith(".std")]
+    body = (
+        [(escape(text), row[column]) for text, column in zip(cells, values, strict=True)]
+        for (_, row), cells in zip(summary.iterrows(), summary_body(summary), strict=True)
+    )
+    yield _table("summary", summary_head(summary), body, words=settings)
+
+
+def _results(overview: Overview) -> Iterator[str]:
+    results = overview.compact(overview.results)
+    groups = list(overview.groups[0].values) if overview.groups else []
+    alike = {column for run in overview.runs for column in describe(run)}.difference(groups)
+    shown = results.drop(columns=[column for column in results if column in alike or column in LEFT_OUT])
+    number = {run.name: place for place, run in enumerate(overview.runs, 1)}
+    body = (
+        [
+            (f'<a href="#run-{number[value]}">{escape(value)}</a>', value)
+            if column == "run"
+            else (escape(labels.cell(column, value)), value)
+            for column, value in zip(shown, row, strict=True)
+        ]
+        for row in shown.itertuples(index=False)
+    )
+    yield _table("runs", [labels.heading(column) for column in shown], body, words=4 + len(groups))
+
+
+def _table(name: str, head: Sequence[str], body: Iterator[list[tuple[str, Any]]], words: int) -> str:
+    """A table that sorts; the first so many columns are words, to the left."""
+    lines = [f'<div class="scroll"><table id="{name}" class="sortable"><thead><tr>']
+    lines += [
+        f'<th scope="col"{_side(place, words)}><button type="button">{escape(text)}</button></th>'
+        for place, text in enumerate(head)
+    ]
+    lines.append("</tr></thead><tbody>")
+    for row in body:
+        cells = (
+            f'<td{_side(place, words)} data-value="{_key(value)}">{text}</td>'
+            for place, (text, value) in enumerate(row)
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _side(place: int, words: int) -> str:
+    return "" if place < words else ' class="number"'
+
+
+def _key(value: Any) -> str:
+    return "" if labels.missing(value) else escape(str(value))
+
+
+def _figure(figure: Drawn) -> Iterator[str]:
+    data = figure.path.read_bytes()
+    width = int.from_bytes(data[16:20], "big") * 96 // DPI  # a PNG says its pixels there; CSS has 96 to the inch
+    alt, encoded = escape(f"{figure.title}. {figure.text}"), b64encode(data).decode()
+    yield f'<figure style="max-width: {width}px"><img alt="{alt}" src="data:image/png;base64,{encoded}">'
+    yield f"<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.text)}</figcaption></figure>"

@@ -1,0 +1,104 @@
+"""What runs came to, as a tidy table: a row per run and model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from fedrobust.reports.groups import Group, describe, settings
+from fedrobust.reports.runs import Run
+
+DRIFT_ROUNDS = 10  # the last so many that have it are averaged
+WHOLE = ("clients", "seed", "round", "test_images", "pool_images", "pool_bytes", "images", "bytes", "peak_memory_bytes")
+
+
+def results(runs: Sequence[Run], groups: Sequence[Group], target: float | None = None) -> pd.DataFrame:
+    """A row per run and model: "best", chosen on the validation slice, and "last"; accuracies are on the test set.
+
+    A run without a model, because it failed or still runs, has one row with the rest empty. Columns are settings, then
+    accuracies, then costs; the settings are the described ones and those that tell the groups apart. With a `target`,
+    `rounds_to_<target>` is the first round whose robust accuracy on the validation slice came to it.
+    """
+    rows = [(run, model) for run in runs for model in run.models or [""]]
+    columns = list(groups[0].values) if groups else []
+    parts = [
+        [_identity(run, columns) | {"model": model} for run, model in rows],
+        [_accuracies(run, model) | _evaluated(run, model) for run, model in rows],
+        [_costs(run, target) for run, _ in rows],
+    ]
+    table = pd.concat([pd.DataFrame(part) for part in parts], axis=1)
+    whole = [column for column in table if column in WHOLE or str(column).startswith("rounds_to_")]
+    return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def metrics(table: pd.DataFrame) -> list[str]:
+    """The accuracies among a table's columns: natural, then each attack's, then those of the worst client."""
+    names = [str(column) for column in table if "accuracy" in str(column)]
+    return sorted(names, key=lambda name: (name.startswith("worst_client."), not name.endswith("natural_accuracy")))
+
+
+def _identity(run: Run, columns: Sequence[str]) -> dict[str, Any]:
+    own = settings(run)
+    seed = run.config.seed if run.config else None
+    shown = describe(run) | {column: own.get(column) for column in columns}
+    return {"run": run.name, **shown, "seed": seed, "state": run.state}
+
+
+def _accuracies(run: Run, model: str) -> dict[str, Any]:
+    """The record's scalars about the model, and the worst client of the round it comes from, if clients were asked."""
+    result = run.record.get(model, {})
+    found = {key: value for key, value in result.items() if key != "loss" and isinstance(value, int | float)}
+    row = next((row for row in reversed(run.rounds) if row["round"] == result.get("round")), {})
+    worst = "clients.worst_"
+    clients = {
+        key.replace(worst, "worst_client."): value
+        for key, value in row.items()
+        if key.startswith(worst) and "accuracy" in key
+    }
+    return found | clients
+
+
+def _evaluated(run: Run, model: str) -> dict[str, float]:
+    """What `fedrobust evaluate` adds: accuracies of this model under the run's threat, against attacks the run has not.
+
+    A column names the number of images where it is not that of the run's test set.
+    """
+    result, found = run.record.get(model, {}), {}
+    for record in run.evaluations.values():
+        assert run.config, "a run without a config is not evaluated"
+        threat = str(run.config.attack.epsilon), run.config.attack.norm
+        same = (record["epsilon"], record["norm"]) == threat and not record["source"]
+        if not same or record["subject"].get("round") != result.get("round"):
+            continue
+        on = "" if record["num_images"] == result["test_images"] else f" ({record['num_images']:,} images)"
+        names = (name for name in record["attacks"] if f"robust_accuracy.{name}" not in result)
+        found |= {f"robust_accuracy.{name}{on}": record["accuracy"][name]["accuracy"] for name in names}
+    return found
+
+
+def _costs(run: Run, target: float | None) -> dict[str, Any]:
+    record = run.record
+    costs = {
+        "emd_before": record.get("emd", {}).get("before"),
+        "emd_after": record.get("emd", {}).get("after"),
+        "pool_images": record.get("pool", {}).get("images"),
+        "pool_bytes": record.get("pool", {}).get("bytes_moved"),
+        "images": sum(row.get("images", 0) for row in run.rounds),
+        "bytes": sum(row.get("bytes", 0) for row in run.rounds),
+    }
+    if target is not None:
+        judged = f"validation.robust_accuracy.{run.judge}"
+        costs[f"rounds_to_{target:g}"] = next(
+            (row["round"] for row in run.rounds if row.get(judged, -1) >= target), None
+        )
+    for column, key in (("drift_norm", "drift.update_norm"), ("drift_cosine", "drift.cosine")):
+        if values := [row[key] for row in run.rounds if row.get(key) is not None][-DRIFT_ROUNDS:]:
+            costs[column] = sum(values) / len(values)
+    return costs | {
+        "seconds": record.get("seconds"),
+        "peak_memory_bytes": record.get("peak_memory_bytes"),
+        "started": record.get("started"),
+        "commit": record.get("commit", "")[:9],
+    }

@@ -1,0 +1,76 @@
+"""A run's own evaluation: the validation slice chooses the best round, the test set is only reported."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fedrobust.config import RunConfig
+from fedrobust.data import subset
+from fedrobust.data.spec import SplitName
+from fedrobust.data.split import split_of
+from fedrobust.evaluation.accuracy import Evaluation, evaluate
+from fedrobust.evaluation.suite import make_suite
+from fedrobust.seeding import numpy_stream
+from fedrobust.storage.checkpoint import Arrays
+from fedrobust.training.context import workbench
+
+
+class Measure:
+    """Evaluates global models, always on the same images and with the same random starts."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self.cfg = cfg
+        self.bench = workbench(cfg)
+        self.split = split_of(cfg)
+        self._suite = make_suite(cfg, self.bench.dataset.num_classes)
+        train, test = self.bench.dataset.train.labels, self.bench.dataset.test.labels
+        self._validation = self._some(self.split.validation, train, cfg.evaluation.validation_images, "validation")
+        self._test = self._some(np.arange(len(test)), test, cfg.data.test_images, "test")
+        self._test_of_round = self._some(self._test, test, cfg.evaluation.test_images, "test-of-round")
+
+    def validation(self, arrays: Arrays) -> Evaluation | None:
+        """Evaluate on the validation slice of the training set; None where that is empty."""
+        return self._evaluate(arrays, "train", self._validation) if self.selects else None
+
+    def test(self, arrays: Arrays) -> Evaluation:
+        """On the test set (`data.test-images` of it)."""
+        return self._evaluate(arrays, "test", self._test)
+
+    def test_of_round(self, arrays: Arrays) -> Evaluation | None:
+        """On `evaluation.test-images` of the test set; None where that is 0."""
+        return self._evaluate(arrays, "test", self._test_of_round) if self.cfg.evaluation.test_images else None
+
+    @property
+    def selects(self) -> bool:
+        """True if there are validation images to choose the best round on."""
+        return bool(len(self._validation))
+
+    @property
+    def selection(self) -> str:
+        """The rule by which the best round is chosen, in words for a record."""
+        if not self.selects:
+            return "last round (no validation images)"
+        return f"highest {self.cfg.evaluation.select_by} accuracy on {len(self._validation)} validation images"
+
+    def score(self, evaluation: Evaluation) -> float:
+        """What the best round is chosen by."""
+        name = self.cfg.evaluation.select_by
+        return evaluation.natural_accuracy if name == "natural" else evaluation.robust_accuracy[name]
+
+    def _evaluate(self, arrays: Arrays, split: SplitName, index: np.ndarray) -> Evaluation:
+        return evaluate(
+            self.bench.load_arrays(arrays),
+            self.bench.images(split),
+            torch.from_numpy(index),
+            self._suite,
+            batch_size=self.cfg.evaluation.batch_size,
+            seed=self.cfg.seed,
+            stream=("evaluation", split),
+        )
+
+    def _some(self, index: np.ndarray, labels: np.ndarray, count: int, stream: str) -> np.ndarray:
+        """A class-balanced part of `index`, all of it where count is 0 or more than there are."""
+        if not count or count >= len(index):
+            return index
+        return index[subset(labels[index], count, numpy_stream(self.cfg.seed, "evaluated", stream))]

@@ -1,0 +1,139 @@
+"""What can be refused before a run starts is refused then: nothing of several runs begins when one of them cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedrobust.config import RunConfig
+from fedrobust.config.names import split_list
+from fedrobust.errors import ConfigError, UserError
+from fedrobust.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:  # the command line checks before it computes, and PyTorch takes a second to import
+    import torch
+
+
+def check_run(cfg: RunConfig, engine: str = "auto") -> None:
+    """All that can be known beforehand: settings, folder, engine, and that the data can be had and split as asked.
+
+    Raises:
+        ConfigError: one of them.
+    """
+    check_settings(cfg)
+    check_folder(cfg)
+    if cfg.kind == "federated":
+        check_engine(cfg, engine)
+    check_data(cfg)
+
+
+def check_settings(cfg: RunConfig) -> None:
+    """Names, combinations of settings, device and workers, and that the weights to begin with are there.
+
+    Raises:
+        ConfigError: a name, a combination of settings, more than this machine has, a file of weights that is missing or
+            corrupt.
+    """
+    from fedrobust.config.registry import check_names, resolve
+    from fedrobust.engines import plan_workers
+    from fedrobust.evaluation.evaluated_model import load_weights
+    from fedrobust.hardware.process import pick_device
+    from fedrobust.models import check_width
+    from fedrobust.models.activations import activation_maker
+    from fedrobust.objectives import check_start
+
+    check_names(cfg)
+    activation_maker(**cfg.model.activations())
+    check_width(cfg.model.name, cfg.model.width)
+    _check_polynomial(cfg, pick_device(cfg.device))
+    if cfg.kind == "central":
+        check_start(cfg.objective.name, cfg.attack.random_start)
+        plan_workers(cfg, "local")
+    else:
+        resolve("strategies", cfg.strategy.name)(cfg)
+        plan_workers(cfg, "ray")
+    if cfg.init and not cfg.resume:
+        with _typed():
+            load_weights(Path(cfg.init))
+
+
+def check_folder(cfg: RunConfig) -> None:
+    """Check that the run's folder can be made, or that nobody is at work on it if the run is resumed.
+
+    Raises:
+        ConfigError: it lies in another run's, cannot be written, or is in use.
+    """
+    folder = RunFolder(cfg.run_dir)
+    if cfg.resume:
+        with folder.held():
+            pass
+    else:
+        folder.check_outside_of_runs()
+        folder.check_writable()
+
+
+def check_engine(cfg: RunConfig, asked: str) -> None:
+    """Check that the engine which is asked for, or fits, can start.
+
+    Raises:
+        ConfigError: why it cannot.
+    """
+    from fedrobust.engines import check, pick_engine
+
+    check(cfg, pick_engine(cfg, asked)[0])
+
+
+def check_data(cfg: RunConfig) -> None:
+    """Check that the data can be had and split as asked, and that the weights to begin with are of this model.
+
+    Raises:
+        ConfigError: what is not there, or does not go together.
+    """
+    from fedrobust.data.split import split_of
+    from fedrobust.running.warm_start import initial_weights
+    from fedrobust.training.context import workbench
+
+    with _typed():
+        split_of(cfg)
+        if cfg.init and not cfg.resume:
+            initial_weights(cfg, workbench(cfg).arrays())
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    """Turn errors inside the block into ConfigErrors: they come from what the user has typed."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
+    """Raise ConfigError for what only model polynomial goes with, and for what it does not go with."""
+    from fedrobust.evaluation.suite import CERTIFIED
+
+    convex, central = cfg.objective.name == "convex", cfg.kind == "central"
+    if cfg.model.name != "polynomial" or cfg.attack.norm != "l2":
+        for name, asked in (
+            ("objective.name = 'convex'", convex),
+            (f"evaluation.attacks has {CERTIFIED!r}", CERTIFIED in split_list(cfg.evaluation.attacks)),
+        ):
+            if asked:
+                raise ConfigError(f"{name}: is for model.name polynomial with attack.norm l2")
+    if convex and cfg.objective.awp_gamma:
+        raise ConfigError(f"objective.awp-gamma = {cfg.objective.awp_gamma:g}: must be 0 for objective convex")
+    if cfg.model.name != "polynomial":
+        return
+    # each round takes the roots of (Z, Z′) anew: what is kept of the last round's roots belongs to others
+    for refused, line in (
+        (cfg.model.activation != "polynomial", f"model.activation = {cfg.model.activation!r}: must be polynomial"),
+        (cfg.model.input_size, f"model.input-size = {cfg.model.input_size}: must be 0, balls are those of the pixels"),
+        (cfg.precision == "bfloat16", f"precision = {cfg.precision!r}: must be auto, all is in float64"),
+        (device.type == "mps", f"device = {cfg.device!r}: has no float64; take cpu or cuda"),
+        (central and cfg.local.momentum, f"local.momentum = {cfg.local.momentum:g}: must be 0 in a central run"),
+        (central and cfg.central.average != "none", f"central.average = {cfg.central.average!r}: must be none"),
+    ):
+        if refused:
+            raise ConfigError(f"{line} (model polynomial)")

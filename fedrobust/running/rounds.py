@@ -1,0 +1,195 @@
+"""The rounds of a run, whoever trains in them: what is written after each, and how it goes on after a stop."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from time import perf_counter
+from typing import Any
+
+from fedrobust.config import RunConfig
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.evaluation import Evaluation
+from fedrobust.models.layers import constants_of
+from fedrobust.running.evaluator import Measure
+from fedrobust.running.warm_start import initial_weights
+from fedrobust.storage.checkpoint import Arrays, Checkpoint, Progress, load_checkpoint, save_checkpoint, save_model
+from fedrobust.storage.provenance import now, provenance
+from fedrobust.storage.run_folder import CLIENTS, ROUNDS, RunFolder, model_facts
+
+Row = dict[str, Any]
+
+
+class Rounds(ABC):
+    """Runs `num-rounds` rounds and keeps the run's folder; what a round is, a subclass says.
+
+    After every round the metrics are appended and the checkpoint is replaced, in that order and durably, so that a
+    run killed at any moment goes on from its last whole round; with the same seed it ends as if undisturbed.
+    """
+
+    launcher = ""
+    """The engine of a run that no command of ours started."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self.cfg = cfg
+        self.folder = RunFolder.reopen(cfg) if cfg.resume else RunFolder.create(cfg)
+
+    # -- what a kind of run is -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def train(self, server_round: int, before: Checkpoint) -> tuple[Arrays, Row, list[Row]]:
+        """The model after one more round, what rounds.jsonl is told of it, and rows of clients.jsonl."""
+
+    @abstractmethod
+    def begin(self, state: Checkpoint) -> None:
+        """Before the first round; of a run that goes on, before the next: put back what `save` gave."""
+
+    def ask_clients(self, server_round: int, arrays: Arrays) -> tuple[Row, list[Row]]:
+        """What the clients measure of the model; nothing without clients."""
+        return {}, []
+
+    def over(self, state: Checkpoint) -> str:
+        """Why the run ends before its last round; "" to go on."""
+        return ""
+
+    def save(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with what the run carries from round to round beside the model."""
+        return checkpoint
+
+    def describe(self) -> dict[str, Any]:
+        """What the record is told before round 1."""
+        return {}
+
+    def total(self, rounds: list[Row]) -> dict[str, Any]:
+        """What the record is told of all rounds together."""
+        return {}
+
+    # -- the rounds ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All rounds that are left, then the final evaluation of the best and the last model on the test set.
+
+        Raises:
+            RunFailed: a round that cannot be done, a corrupt checkpoint, a disk that is full or cannot be written.
+            ConfigError: another process is at work in the run's folder.
+        """
+        with self.folder.held(), self.folder.reserve():
+            self._run()
+
+    def _run(self) -> None:
+        started = perf_counter()
+        try:
+            if not self.folder.record():
+                self.folder.update_record(engine=self.launcher, **provenance())
+            self.folder.update_record(state="running", error="")
+            self.measure = Measure(self.cfg)
+            bench = self.measure.bench
+            begun_with = self.folder.record().get("data_digest", bench.dataset.digest)
+            if self.cfg.resume and begun_with != bench.dataset.digest:
+                raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: other data than those that the run began with")
+            self.folder.update_record(
+                device=str(bench.device),
+                precision=str(bench.precision).removeprefix("torch."),
+                data_digest=bench.dataset.digest,
+                selection=self.measure.selection,
+                **self.describe(),
+            )
+            state, why = self._start(), ""
+            self.begin(state)
+            while state.progress.server_round < self.cfg.num_rounds and not (why := self.over(state)):
+                state = self._round(state.progress.server_round + 1, state)
+            self._finish(state, why)
+        except OSError as error:  # a full disk, say: what was written before is whole
+            reason = f"{error.filename or self.folder.path}: {error.strerror or error}"
+            self._close(started, state="interrupted", error=reason)
+            raise RunFailed(reason) from error
+        except Exception as error:
+            self._close(started, state="failed", error=str(error), ended=now())
+            raise
+        except BaseException:
+            self._close(started, state="interrupted")
+            raise
+        self._close(started)
+
+    def _close(self, started: float, **facts: Any) -> None:
+        """Tell the record how long the run took, and how it ended unless it is complete."""
+        with suppress(OSError):
+            spent = self.folder.record().get("seconds", 0) + perf_counter() - started
+            self.folder.update_record(seconds=round(spent, 2), **facts)
+
+    def _start(self) -> Checkpoint:
+        """The checkpoint to go on from, or the model to begin with."""
+        initial = self.measure.bench.arrays()
+        self.folder.check_space(4 * sum(array.nbytes for array in initial.values()) + (1 << 20))
+        if self.cfg.resume and self.folder.checkpoint.exists():
+            state = load_checkpoint(self.folder.checkpoint)
+            if state.progress.seed != self.cfg.seed:
+                raise ConfigError(f"seed = {self.cfg.seed}: the checkpoint was made with {state.progress.seed}")
+            self.folder.cut_back(state.progress.sizes)
+            return state
+        self.folder.cut_back({})
+        if self.cfg.init:
+            initial, found = initial_weights(self.cfg, initial)
+            self.folder.update_record(init=found)
+        return Checkpoint(Progress(0, self.cfg.seed, 0, -math.inf), initial, initial)
+
+    def _round(self, server_round: int, before: Checkpoint) -> Checkpoint:
+        """One round: train, evaluate, write."""
+        start = perf_counter()
+        arrays, row, clients = self.train(server_round, before)
+        row = {"round": server_round, **row, "seconds_train": perf_counter() - start}
+
+        best, best_round, best_score = before.best, before.progress.best_round, before.progress.best_score
+        start = perf_counter()
+        if self._due(server_round, self.cfg.evaluation.every):
+            if evaluation := self.measure.validation(arrays):
+                row |= {f"validation.{key}": value for key, value in evaluation.metrics().items()}
+                if (score := self.measure.score(evaluation)) > best_score:
+                    best, best_round, best_score = arrays, server_round, score
+            if test := self.measure.test_of_round(arrays):
+                row |= {f"test.{key}": value for key, value in test.metrics().items()}
+        if not self.measure.selects:
+            best, best_round = arrays, server_round
+        if self._due(server_round, self.cfg.evaluation.clients_every):
+            asked, answers = self.ask_clients(server_round, arrays)
+            row |= {f"clients.{key}": value for key, value in asked.items()}
+            clients = clients + answers
+        row["seconds_evaluate"] = perf_counter() - start
+
+        if clients:
+            self.folder.append(CLIENTS, clients)
+        self.folder.append(ROUNDS, [row])
+        progress = Progress(server_round, self.cfg.seed, best_round, best_score, self.folder.sizes())
+        after = self.save(Checkpoint(progress, last=arrays, best=best))
+        save_checkpoint(self.folder.checkpoint, after)
+        return after
+
+    def _due(self, server_round: int, every: int) -> bool:
+        return server_round == self.cfg.num_rounds or bool(every and server_round % every == 0)
+
+    def _finish(self, state: Checkpoint, why: str) -> None:
+        """Both models on the test set, as safetensors, and the record's results."""
+        last = self.measure.test(state.last)
+        best = last if state.best is state.last else self.measure.test(state.best)
+        bench, progress = self.measure.bench, state.progress
+        constants = constants_of(bench.model, bench.dataset.image_shape[0])
+        for path, arrays, which in (
+            (self.folder.best, state.best, progress.best_round),
+            (self.folder.last, state.last, progress.server_round),
+        ):
+            save_model(path, arrays, **model_facts(self.cfg), **constants, round=which)
+        self.folder.update_record(
+            state="completed",
+            stopped=why,
+            ended=now(),
+            rounds=progress.server_round,
+            **self.total(self.folder.read(ROUNDS)),
+            best={"round": progress.best_round, **self._results(best)},
+            last={"round": progress.server_round, **self._results(last)},
+        )
+
+    def _results(self, test: Evaluation) -> dict[str, Any]:
+        """A model on the test set, for the record."""
+        per_class = test.per_class(self.measure.bench.dataset.num_classes)
+        return {"test_images": test.num_images, **test.metrics(), "per_class": per_class}

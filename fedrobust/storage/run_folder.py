@@ -1,0 +1,285 @@
+"""A run's folder: config.toml, rounds.jsonl, clients.jsonl, partition.csv, checkpoint, models, record.json.
+
+The folder is the interface between a run and whoever looks at it: the live display reads it while the run writes it,
+under every engine. Metrics are tidy, one `pandas.read_json(path, lines=True)` away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fedrobust.config import RunConfig, todays_meaning, toml
+from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.storage.files import read_json, write_atomically
+
+ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
+LOGS = (ROUNDS, CLIENTS)
+RUNS = "runs"  # of runs that were given no folder
+LOCK, RESERVE = ".lock", ".reserve"
+RESERVE_BYTES = 64 << 10
+ALWAYS = {"seed", "num-rounds", "data.name", "workers.num"}  # what the config of every run has, down to its end
+
+
+def new_run_dir(name: str) -> Path:
+    """A new folder, runs/<name>-<date>-<time> below the current one; "-2" and so on where that is there.
+
+    It is made here, so that no two runs are given the same.
+
+    Raises:
+        RunFailed: it cannot be made.
+    """
+    first = Path(RUNS) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for path in chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2))):
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.is_dir():
+                raise _unwritable(path, "a file is there") from None
+        except OSError as error:
+            raise _unwritable(path, error.strerror) from error
+    raise AssertionError
+
+
+def _unwritable(path: Path, why: str | None) -> RunFailed:
+    return RunFailed(f"{path}: cannot be written ({why}); name another run-dir")
+
+
+def absolute(path: str) -> str:
+    """The path wherever a process stands; "" stays."""
+    return path and str(Path(path).expanduser().absolute())
+
+
+def with_absolute_paths(cfg: RunConfig) -> RunConfig:
+    """The config with all its paths absolute, as it is kept: whoever goes on with the run may stand elsewhere."""
+    return cfg.replace(run_dir=absolute(cfg.run_dir), init=absolute(cfg.init), data__dir=absolute(cfg.data.dir))
+
+
+def folder_of_run(path: Path) -> Path:
+    """Return the folder of the run that this file or folder lies in; the path itself if it is in none."""
+    if path.exists():
+        for folder in (path.absolute(), *path.absolute().parents):
+            if any((folder / name).is_file() for name in ("config.toml", "record.json")):
+                return folder
+    return path
+
+
+def model_facts(cfg: RunConfig) -> dict[str, Any]:
+    """What a model's file says of itself: all that it takes to build the model, and the data it is for."""
+    settings = cfg.model.model_dump()
+    return {"model": settings.pop("name"), **settings, "data": cfg.data.name, "classes": cfg.data.classes}
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.last = self.path / "last.safetensors"
+        self.partition = self.path / "partition.csv"
+
+    @classmethod
+    def create(cls, cfg: RunConfig) -> RunFolder:
+        """A new folder at `cfg.run_dir`, with the complete config in it.
+
+        Raises:
+            ConfigError: there is a run in it already.
+            RunFailed: it cannot be written.
+        """
+        folder = cls(cfg.run_dir)
+        folder.prepare()
+        with folder.held():  # of two that come at once, the second finds the first one's config
+            folder.check_new()
+            folder._write_config(cfg)
+        return folder
+
+    @classmethod
+    def reopen(cls, cfg: RunConfig) -> RunFolder:
+        """The folder of a run that goes on with `cfg`.
+
+        Raises:
+            ConfigError: there is no run in it, or one that is still at work.
+            RunFailed: it cannot be written.
+        """
+        folder = cls(cfg.run_dir)
+        folder.read_config()
+        with folder.held():
+            folder._write_config(cfg.replace(resume=False))
+        return folder
+
+    def _write_config(self, cfg: RunConfig) -> None:
+        try:
+            write_atomically(self.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
+        except OSError as error:
+            raise RunFailed(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def check_new(self) -> None:
+        """Raises ConfigError where there is a run in it already, or above it."""
+        if (self.path / "config.toml").exists():
+            raise ConfigError(f"run-dir = {str(self.path)!r}: holds a run already; resume it, or name another folder")
+        self.check_outside_of_runs()
+
+    def check_outside_of_runs(self) -> None:
+        """Raises ConfigError where it would lie in the folder of another run."""
+        for above in self.path.absolute().parents:
+            if all((above / name).exists() for name in ("config.toml", "record.json")):
+                raise ConfigError(f"run-dir = {str(self.path)!r}: {above} is the folder of a run; name another")
+
+    def check_writable(self) -> None:
+        """Raises ConfigError where the folder cannot be made or written; nothing is made here."""
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryDirectory(prefix=".writable-", dir=there):
+                pass
+        except OSError as error:
+            raise ConfigError(str(_unwritable(self.path, error.strerror))) from error
+
+    def prepare(self) -> None:
+        """Make the folder. Raises RunFailed where it cannot be made or written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise _unwritable(self.path, error.strerror) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, this process alone writes the folder. However the process ends, the folder is let go.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        try:
+            with self._lock():
+                yield
+        except Timeout as error:
+            raise ConfigError(f"{self.path}: a run is at work in it; wait until it is done, or stop it") from error
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a process holds this folder; so it is taken to be where this user may not ask."""
+        if not (self.path / LOCK).exists():
+            return False
+        try:
+            with self._lock():
+                return False
+        except (Timeout, PermissionError):
+            return True
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / LOCK, timeout=0)
+
+    def read_config(self) -> RunConfig:
+        """The config the run was started with.
+
+        Raises:
+            ConfigError: there is none, or one of another version.
+            RunFailed: it is damaged: all defaults would be another run.
+        """
+        path = self.path / "config.toml"
+        if not path.exists():
+            raise ConfigError(f"{self.path}: no run in it (no config.toml)")
+        try:
+            flat = toml.flatten(toml.read(path))
+        except ConfigError as error:
+            raise RunFailed(f"damaged: {error}") from error
+        if not flat.keys() >= ALWAYS:
+            raise RunFailed(f"{path}: damaged ({'broken off' if flat else 'empty'})")
+        return RunConfig.from_flat(todays_meaning(flat))
+
+    def check_readable(self) -> None:
+        """Raise RunFailed where the record, or a config that is there, is damaged."""
+        self.record()
+        if (self.path / "config.toml").exists():
+            self.read_config()
+
+    @contextmanager
+    def reserve(self) -> Iterator[None]:
+        """Inside, some room is held back, so that the record can be told of a disk that is full."""
+        try:
+            write_atomically(self.path / RESERVE, bytes(RESERVE_BYTES))
+        except OSError as error:
+            raise _unwritable(self.path, error.strerror) from error
+        try:
+            yield
+        finally:
+            (self.path / RESERVE).unlink(missing_ok=True)
+
+    def check_space(self, needed: int) -> None:
+        """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise RunFailed(f"{self.path}: {free / 2**20:.0f} MiB free, the checkpoints need {needed / 2**20:.0f} MiB")
+
+    def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows to a metrics file."""
+        text = "".join(json.dumps(dict(row)) + "\n" for row in rows)
+        try:
+            with open(self.path / log, "a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path / log)) from error
+
+    def read(self, log: str) -> list[dict[str, Any]]:
+        """All rows of a metrics file; one that a run is just writing is left out.
+
+        Raises:
+            RunFailed: a row is damaged.
+        """
+        path = self.path / log
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        except ValueError as error:
+            raise RunFailed(f"{path}: damaged ({' '.join(str(error).split())})") from error
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each metrics file, for a checkpoint."""
+        return {log: (self.path / log).stat().st_size for log in LOGS if (self.path / log).exists()}
+
+    def cut_back(self, sizes: Mapping[str, int]) -> None:
+        """Drop what was written after a checkpoint: the rows of a round that is about to be repeated."""
+        for log in LOGS:
+            if (self.path / log).exists():
+                os.truncate(self.path / log, sizes.get(log, 0))
+
+    def record(self) -> dict[str, Any]:
+        """record.json, {} before the first `update_record`. Raises RunFailed where it is damaged."""
+        path = self.path / "record.json"
+        return read_json(path) if path.exists() else {}
+
+    def complete(self, num_rounds: int) -> bool:
+        """Whether a run of so many rounds is done, or stopped itself before."""
+        record = self.record()
+        return record.get("state") == "completed" and (
+            record.get("rounds", 0) >= num_rounds or bool(record.get("stopped"))
+        )
+
+    def update_record(self, **facts: Any) -> None:
+        """Set these keys of record.json."""
+        record = self.record() | facts
+        data = (json.dumps(record, indent=2) + "\n").encode()
+        try:
+            write_atomically(self.path / "record.json", data)
+        except OSError:
+            if not (self.path / RESERVE).exists():
+                raise
+            (self.path / RESERVE).unlink(missing_ok=True)
+            write_atomically(self.path / "record.json", data)

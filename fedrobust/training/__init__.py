@@ -1,0 +1,1 @@
+"""Training on one set of images: the loop, the context of a process, and a central run's optimiser."""

@@ -1,0 +1,159 @@
+"""The model of a central run from round to round: its optimiser, its rate, and the average of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+from fedrobust.attacks import make_attack
+from fedrobust.config import RunConfig
+from fedrobust.config.registry import objective_of
+from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.objectives import Objective, make_objective
+from fedrobust.storage.checkpoint import Arrays
+from fedrobust.training.context import Workbench, as_tensor
+from fedrobust.training.loop import Schedule, TrainingSummary, train
+from fedrobust.training.rates import rate_factor
+
+MOMENTUM, WEIGHTS, COUNT = "momentum/", "weights/", "averaged"
+
+
+class Trainer:
+    """Trains the model `start` on a workbench, round after round, on the images `index` of the training set.
+
+    The learning rate is `central.schedule`'s, step by step; momentum goes on from round to round. With
+    `central.average` the model that `arrays` hands out is the average of the weights, once that has begun: exponential
+    (Izmailov et al. 2018 for the plain one), buffers included, so that batch norm's statistics are averaged and not
+    taken anew over the data, as swa_utils.update_bn would.
+    """
+
+    def __init__(self, cfg: RunConfig, bench: Workbench, index: np.ndarray, start: Arrays) -> None:
+        self.cfg, self.bench = cfg, bench
+        self.index = torch.from_numpy(index)
+        local = cfg.local
+        self.schedule = Schedule(
+            epochs=local.epochs,
+            steps=local.steps,
+            batch_size=local.batch_size,
+            learning_rate=local.learning_rate,
+            momentum=local.momentum,
+            weight_decay=local.weight_decay,
+        )
+        self.attack = make_attack(cfg.attack.name, **cfg.attack.model_dump(exclude={"name"}))
+        self.steps_per_round = self.schedule.num_steps(len(index))
+        self.total = self.steps_per_round * cfg.num_rounds
+        self._weights = _tensors(start)
+        bench.load(self._weights)
+        self._average = self._make_average()
+        self._begin(0)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self._rates.get_last_lr()[0])
+
+    def train(self, number: int) -> TrainingSummary:
+        """The round of that number, counted from 1."""
+        summary = train(
+            self.bench.load(self._weights),
+            self.bench.images("train"),
+            self.index,
+            self._objective(number),
+            self.schedule,
+            augmentation=AUGMENTATIONS[self.bench.dataset.augmentation if self.cfg.local.augment else "none"],
+            precision=self.bench.precision,
+            seed=self.cfg.seed,
+            stream=("client", 0, number),  # a lone client's, so that it can be held against this
+            optimizer=self._optimizer,
+            after_step=self._after_step,
+        )
+        if self._average is not None and self.cfg.central.average == "swa" and self._averaging:
+            self._average.update_parameters(self.bench.model)
+        self._weights = self.bench.weights()
+        return summary
+
+    def arrays(self) -> Arrays:
+        """The model that the run hands out: the average where there is one, else the weights."""
+        weights = self._weights
+        if self._average is not None and self._average.n_averaged > 0:
+            weights = {
+                key: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+                for key, value in self._average.module.state_dict().items()
+            }
+        return {key: value.numpy() for key, value in weights.items()}
+
+    def state(self) -> Arrays:
+        """What the next round needs beside `arrays`."""
+        state = {
+            MOMENTUM + name: _array(found["momentum_buffer"])
+            for name, parameter in self.bench.model.named_parameters()
+            if (found := self._optimizer.state.get(parameter)) and found.get("momentum_buffer") is not None
+        }
+        if self._average is not None:
+            state |= {WEIGHTS + key: value.numpy() for key, value in self._weights.items()}
+            state[COUNT] = _array(self._average.n_averaged)
+        return state
+
+    def restore(self, number: int, state: Arrays) -> None:
+        """Go on after round `number`, which gave this state; `start` was what `arrays` gave."""
+        if self._average is not None:  # it is made of `start`
+            self._average.n_averaged.copy_(as_tensor(state[COUNT]))
+            self._weights = _tensors(state, WEIGHTS)
+        self._begin(number)
+        momentum = _tensors(state, MOMENTUM)
+        for name, parameter in self.bench.model.named_parameters():
+            if name in momentum:
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+
+    def _begin(self, number: int) -> None:
+        """A fresh optimiser, at the rate that follows round `number`."""
+        self._optimizer = self.schedule.sgd(self.bench.model)
+        for group in self._optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        factor, done = rate_factor(self.cfg.central), number * self.steps_per_round
+        self._rates = LambdaLR(self._optimizer, lambda step: factor(step / self.total), last_epoch=done - 1)
+
+    def _objective(self, number: int) -> Objective:
+        settings = self.cfg.objective.model_dump(exclude={"name"})
+        if (number - 1) / self.cfg.num_rounds < self.cfg.central.awp_start:
+            settings["awp_gamma"] = 0.0
+        labels = self.bench.dataset.train.labels[self.index.numpy()]
+        counts = np.bincount(labels, minlength=self.bench.dataset.num_classes)
+        return make_objective(
+            objective_of(self.cfg),
+            attack=self.attack,
+            class_counts=torch.from_numpy(counts).to(self.bench.device),
+            epsilon=self.cfg.attack.epsilon,
+            **settings,
+        )
+
+    def _make_average(self) -> AveragedModel | None:
+        settings = self.cfg.central
+        if settings.average == "none":
+            return None
+        rule = get_ema_multi_avg_fn(settings.average_decay) if settings.average == "ema" else get_swa_multi_avg_fn()
+        return AveragedModel(self.bench.model, multi_avg_fn=rule, use_buffers=True)
+
+    @property
+    def _averaging(self) -> bool:
+        return self._rates.last_epoch >= self.cfg.central.average_start * self.total
+
+    def _after_step(self) -> None:
+        self._rates.step()
+        if self._average is not None and self.cfg.central.average == "ema" and self._averaging:
+            self._average.update_parameters(self.bench.model)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).numpy()
+
+
+def _tensors(arrays: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, Tensor]:
+    """Those whose name begins so, without the prefix."""
+    return {key.removeprefix(prefix): as_tensor(value) for key, value in arrays.items() if key.startswith(prefix)}

@@ -1,0 +1,85 @@
+"""What a process needs for a run, built once and used again for every client, round and evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedrobust.config import RunConfig
+from fedrobust.config.registry import objective_of
+from fedrobust.data import Dataset, load_data
+from fedrobust.data.device import DeviceImages, on_device
+from fedrobust.data.spec import SplitName
+from fedrobust.hardware.process import keep_freed_memory, pick_device, pick_precision
+from fedrobust.models import build_model
+from fedrobust.seeding import int_stream
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One model, whose weights are written anew for each use, and the data on its device."""
+
+    dataset: Dataset
+    device: torch.device
+    precision: torch.dtype
+    model: nn.Module
+
+    def images(self, split: SplitName) -> DeviceImages:
+        """A split of the data on the device, the same copy for all who ask."""
+        return on_device(self.dataset, split, self.device)
+
+    def load(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The model with these weights."""
+        self.model.load_state_dict(weights)
+        return self.model
+
+    def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> nn.Module:
+        """The same, of arrays."""
+        return self.load({key: as_tensor(value) for key, value in arrays.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights: on the CPU, contiguous, independent of what the model does next."""
+        return {
+            key: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+            for key, value in self.model.state_dict().items()
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The same as arrays."""
+        return {key: value.numpy() for key, value in self.weights().items()}
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the memory of an array, to be read only: torch warns of arrays that are, this does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
+
+
+@lru_cache(maxsize=1)
+def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
+    """The workbench of a run, with the untrained model of its seed on it; kept for as long as the process lives.
+
+    own: a client's own data, in place of the run's data set.
+    """
+    keep_freed_memory()
+    device = pick_device(cfg.device)
+    dataset = own or load_data(cfg.data)
+    model = build_model(
+        cfg.model.name,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        generator_seed=int_stream(cfg.seed, "init"),
+        **cfg.model.shape(),
+    )
+    precision = pick_precision(cfg.precision, cfg.model.name, objective_of(cfg), device)
+    model.to(device).to(memory_format=torch.channels_last)
+    return Workbench(dataset, device, precision, model)
