@@ -69,7 +69,7 @@ def _child(
 ) -> None:
     import torch
 
-    from fedrobust.config.ratio import Ratio
+    from fedrobust.config.flat import Ratio
     from fedrobust.data import subset
     from fedrobust.data.device import on_device
     from fedrobust.evaluation.evaluated_model import load_subject
@@ -102,7 +102,7 @@ def _ours(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: Any, see
     from fedrobust.data.device import DeviceImages
     from fedrobust.data.spec import Split
     from fedrobust.evaluation import Threat, make_chain
-    from fedrobust.evaluation.batching import fitting_batch_size
+    from fedrobust.evaluation.contract import fitting_batch_size
     from fedrobust.evaluation.verdicts import attack_steps, classify, first_verdicts
 
     model = model.to(memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ from benchmarks.harness import record, show
 from clients.app import app
 from fedrobust.config import RunConfig
 from fedrobust.convex.certificates import accuracy, l2_margins
-from fedrobust.convex.lifted import Lifted
+from fedrobust.convex.network import Lifted
 from fedrobust.convex.problem import Problem, Solution
 from fedrobust.convex.solvers.first_order import solve_first_order
 from fedrobust.data.device import DeviceImages

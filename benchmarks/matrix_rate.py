@@ -20,8 +20,7 @@ from benchmarks.harness import middle, record, show, spread
 from fedrobust.attacks import make_attack
 from fedrobust.config import Data, Model
 from fedrobust.data import DATASETS
-from fedrobust.data.augment import random_crop_flip
-from fedrobust.data.device import DeviceImages
+from fedrobust.data.device import DeviceImages, random_crop_flip
 from fedrobust.data.spec import Split
 from fedrobust.hardware.process import keep_freed_memory, pick_device
 from fedrobust.models import build_model

@@ -18,7 +18,7 @@ from benchmarks.harness import record, show
 from fedrobust.attacks import make_attack
 from fedrobust.config import RunConfig
 from fedrobust.data import subset
-from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.evaluation import evaluate, make_suite
 from fedrobust.objectives import make_objective
 from fedrobust.seeding import numpy_stream

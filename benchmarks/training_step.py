@@ -216,7 +216,7 @@ def _plain(job: dict[str, Any]):
 
 def _contiguous(x: Tensor, generator: Generator) -> Tensor:
     """The package's augmentation, in contiguous NCHW memory."""
-    from fedrobust.data.augment import random_crop_flip
+    from fedrobust.data.device import random_crop_flip
 
     return random_crop_flip(x, generator).contiguous()
 
@@ -226,8 +226,7 @@ def _package(job: dict[str, Any]):
 
     from fedrobust.attacks import make_attack
     from fedrobust.data import load
-    from fedrobust.data.augment import AUGMENTATIONS
-    from fedrobust.data.device import on_device
+    from fedrobust.data.device import AUGMENTATIONS, on_device
     from fedrobust.objectives import make_objective
     from fedrobust.training.loop import Schedule, train
 

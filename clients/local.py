@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedrobust.attacks import make_attack
 from fedrobust.config import RunConfig
-from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.data.own import load_own
 from fedrobust.data.split import shard_of, split_of
 from fedrobust.evaluation import EvaluationAttack, Stage, evaluate, make_suite

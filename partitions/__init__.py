@@ -4,11 +4,10 @@
 options) -> num_clients`` ascending int64 index arrays, disjoint, seeded by `rng` alone.
 """
 
-from partitions.contracts import Indices, Partitioner, Rng
+from partitions.assembly import Indices, Partitioner, PartitionError, Rng
 from partitions.dirichlet import dirichlet
 from partitions.dirichlet_balanced import dirichlet_balanced
 from partitions.dominant import dominant
-from partitions.errors import PartitionError
 from partitions.iid import iid
 from partitions.shards import shards
 from partitions.shared_pool import MAX_FRACTION, MODES, client_share, draw_pool, mix

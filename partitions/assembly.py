@@ -1,13 +1,117 @@
-"""From who owns how much of each class to one index array per client.
+"""Partitions: the types and checks that every scheme shares, and the way from class shares to index arrays."""
 
-Every partitioner ends here with one owner per sample, so its parts are disjoint and cover all samples by
-construction, whatever the arithmetic before did.
-"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from partitions.contracts import Indices, Rng
-from partitions.errors import PartitionError
+
+class PartitionError(ValueError):
+    """A split that cannot be made: one line that says what, where, and what is allowed.
+
+    Settings go by the names users type: ``num-clients``, ``partition.concentration``, ``pool.fraction``.
+    """
+
+
+def require(ok: bool, setting: str, value: object, allowed: str) -> None:
+    """Raise `PartitionError` ``<setting> = <value>: allowed is <allowed>`` unless `ok`."""
+    if not ok:
+        raise PartitionError(f"{setting} = {value}: allowed is {allowed}")
+
+
+Indices: TypeAlias = NDArray[np.int64]
+Rng: TypeAlias = np.random.Generator | np.random.RandomState
+"""Both NumPy generators: `RandomState` reproduces published splits, `Generator` is for everything else."""
+
+Partitioner: TypeAlias = Callable[..., list[Indices]]
+"""``(labels [N], num_clients, rng, *, options) -> num_clients`` disjoint, ascending index arrays."""
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is an integer, Python's or NumPy's; a bool is not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> bool:
+    """Whether `value` is a finite real number, Python's or NumPy's; a bool is not."""
+    return isinstance(value, int | float | np.integer | np.floating) and (
+        not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+def checked_labels(labels: ArrayLike) -> Indices:
+    """Labels as int64 ``[N]``. Raises `PartitionError` unless they are one row of integers, none negative."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise PartitionError(f"labels: {array.dtype} of shape {array.shape}; allowed are N > 0 integers in one row")
+    if array.min() < 0:
+        raise PartitionError(f"labels: smallest is {array.min()}; allowed are class numbers from 0")
+    return array.astype(np.int64)
+
+
+def checked(labels: ArrayLike, num_clients: int) -> Indices:
+    """`checked_labels`, and `PartitionError` unless there are 1 to N clients."""
+    array = checked_labels(labels)
+    require(
+        is_whole(num_clients) and 1 <= num_clients <= len(array),
+        "num-clients",
+        num_clients,
+        f"1 to {len(array)}, the number of samples",
+    )
+    return array
+
+
+def check_dirichlet(
+    num_samples: int, num_clients: int, concentration: float, min_samples: int, max_retries: int
+) -> None:
+    """Raise `PartitionError` for Dirichlet settings that no draw could satisfy."""
+    require(
+        is_finite(concentration) and concentration > 0,
+        "partition.concentration",
+        concentration,
+        "a finite number above 0",
+    )
+    require(
+        is_whole(min_samples) and 1 <= min_samples <= num_samples // num_clients,
+        "partition.min-samples",
+        min_samples,
+        f"1 to {num_samples // num_clients} ({num_samples} samples over {num_clients} clients)",
+    )
+    require(is_whole(max_retries) and max_retries >= 1, "max_retries", max_retries, "an integer from 1")
+
+
+def retries_exhausted(
+    concentration: float, num_clients: int, min_samples: int, max_retries: int, best: int
+) -> PartitionError:
+    """The error after `max_retries` draws, of which the best left its smallest client with `best` samples."""
+    return PartitionError(
+        f"partition.min-samples = {min_samples}: in {max_retries} draws of Dir({concentration:g}) the "
+        f"smallest of {num_clients} clients held at most {best}; raise partition.concentration, or lower "
+        "partition.min-samples or num-clients"
+    )
+
+
+def dirichlet_proportions(rng: Rng, concentration: float, num_clients: int, size: int) -> NDArray[np.float64]:
+    """`size` draws of Dir(concentration, ..., concentration) over the clients. ``-> [size, num_clients]``.
+
+    Rows are finite, non-negative and sum to 1. NumPy divides gamma draws by their sum. Below a concentration
+    of about 0.001 all of them may underflow (`RandomState` then returns NaN), near the largest float they
+    overflow (a row of zeros). Such a row is replaced by the distribution's own limit: all on one client drawn
+    uniformly for concentration -> 0, equal parts for concentration -> infinity. Sound rows, and the random
+    stream as long as all rows are sound, are NumPy's.
+    """
+    drawn = np.asarray(rng.dirichlet(np.full(num_clients, float(concentration)), size), dtype=np.float64)
+    broken = np.flatnonzero(~(np.abs(drawn.sum(axis=1) - 1) < 1e-6))  # a comparison with NaN is False
+    if broken.size and concentration < 1:
+        drawn[broken] = 0.0
+        drawn[broken, rng.choice(num_clients, broken.size)] = 1.0
+    elif broken.size:
+        drawn[broken] = 1 / num_clients
+    return drawn
 
 
 def class_members(labels: Indices) -> list[Indices]:

@@ -3,9 +3,17 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from partitions.assembly import class_members, deal, split_counts
-from partitions.contracts import Indices, Rng, check_dirichlet, checked, retries_exhausted
-from partitions.proportions import dirichlet_proportions
+from partitions.assembly import (
+    Indices,
+    Rng,
+    check_dirichlet,
+    checked,
+    class_members,
+    deal,
+    dirichlet_proportions,
+    retries_exhausted,
+    split_counts,
+)
 
 MAX_RETRIES = 1000
 """Draws before giving up: one costs about 1 ms for 1,000 clients and 10 classes, so a hopeless setting is

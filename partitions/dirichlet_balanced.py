@@ -3,9 +3,16 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from partitions.assembly import class_members, parts_of
-from partitions.contracts import Indices, Rng, check_dirichlet, checked, retries_exhausted
-from partitions.proportions import dirichlet_proportions
+from partitions.assembly import (
+    Indices,
+    Rng,
+    check_dirichlet,
+    checked,
+    class_members,
+    dirichlet_proportions,
+    parts_of,
+    retries_exhausted,
+)
 
 MAX_RETRIES = 500
 """Draws before giving up. Each shuffles all samples, as the published stream does, so it costs about twice

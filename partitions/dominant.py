@@ -3,9 +3,18 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from partitions.assembly import class_members, deal, split_counts
-from partitions.contracts import Indices, Rng, checked, is_finite, is_whole
-from partitions.errors import PartitionError, require
+from partitions.assembly import (
+    Indices,
+    PartitionError,
+    Rng,
+    checked,
+    class_members,
+    deal,
+    is_finite,
+    is_whole,
+    require,
+    split_counts,
+)
 
 
 def dominant(

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from partitions.assembly import parts_of
-from partitions.contracts import Indices, Rng, checked
+from partitions.assembly import Indices, Rng, checked, parts_of
 
 
 def iid(labels: ArrayLike, num_clients: int, rng: Rng) -> list[Indices]:

@@ -5,9 +5,7 @@ import heapq
 import numpy as np
 from numpy.typing import ArrayLike
 
-from partitions.assembly import class_members, parts_of
-from partitions.contracts import Indices, Rng, checked, is_whole
-from partitions.errors import require
+from partitions.assembly import Indices, Rng, checked, class_members, is_whole, parts_of, require
 
 
 def shards(labels: ArrayLike, num_clients: int, rng: Rng, *, classes_per_client: int = 2) -> list[Indices]:

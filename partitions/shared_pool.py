@@ -9,9 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import ArrayLike
 
-from partitions.assembly import class_members
-from partitions.contracts import Indices, Rng, checked_labels, is_finite
-from partitions.errors import PartitionError, require
+from partitions.assembly import Indices, PartitionError, Rng, checked_labels, class_members, is_finite, require
 
 MAX_FRACTION = 0.4
 MODES = ("add", "replace", "control")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from partitions.contracts import Indices, checked_labels, is_whole
-from partitions.errors import PartitionError, require
+from partitions.assembly import Indices, PartitionError, checked_labels, is_whole, require
 
 
 def class_counts(labels: ArrayLike, parts: Sequence[Indices], num_classes: int) -> Indices:

@@ -1,13 +1,8 @@
-"""What every strategy here has in common: seeded sampling, a fixed order of replies, the guard, a ledger.
-
-A strategy is a Flower strategy. Flower's own choose clients with an unseeded generator over ids that change from run
-to run, and put what they receive into the model unseen; these sample partitions from the run's seed and admit a
-reply only through `strategies.guard`.
-"""
+"""The round that every strategy shares: seeded sampling, a fixed order of replies, the guard, a row per client."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,14 +14,63 @@ from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.objectives import check_start
+from fedrobust.seeding import numpy_stream
 from strategies.drift import Drift
 from strategies.guard import Rejected, Update, admit, admit_metrics
 from strategies.nodes import Nodes
-from strategies.replies import content_of, in_order, status_of
-from strategies.sampling import num_asked, sample
+
+ABSENT = "its SuperNode is not there"
+
+
+def num_asked(cfg: RunConfig, fraction: float) -> int:
+    """Clients asked in a phase that takes this fraction of them, at least one."""
+    return max(1, round(fraction * cfg.num_clients))
+
+
+def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> list[int]:
+    """Partitions asked in a phase of a round, ascending: a function of the seed, the phase and the round alone."""
+    size = num_asked(cfg, fraction)
+    chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(cfg.num_clients, size, replace=False)
+    return sorted(int(partition) for partition in chosen)
+
+
+def in_order(asked: Mapping[int, Message], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
+    """(partition, reply) of all that were asked, in ascending order of partition; None where no reply came.
+
+    Our engines answer in this order, so nothing waits; Flower's answer in any order. A reply to no question
+    of this phase, or a second one, is dropped: nothing counts twice.
+    """
+    partition_of = {message.metadata.message_id: partition for partition, message in asked.items()}
+    waiting = sorted(asked)
+    early: dict[int, Message] = {}
+    for reply in replies:
+        partition = partition_of.pop(reply.metadata.reply_to_message_id, None)
+        if partition is None:
+            continue
+        early[partition] = reply
+        while waiting and waiting[0] in early:
+            yield waiting[0], early.pop(waiting.pop(0))
+    for partition in waiting:
+        yield partition, early.pop(partition, None)
+
+
+def content_of(reply: Message | None) -> Message:
+    """A reply that has content. Raises Rejected with the reason where it has none."""
+    if reply is None:
+        raise Rejected("no reply in time")
+    if reply.has_error():
+        raise Rejected(reply.error.reason or f"error {reply.error.code}")
+    return reply
+
+
+def status_of(reply: Message | None) -> str:
+    """What became of a reply that is not used."""
+    if reply is None:
+        return "missing"
+    return "failed" if reply.has_error() else "rejected"
+
 
 Row = dict[str, Any]
-ABSENT = "its SuperNode is not there"
 
 
 class Guarded(FlowerFedAvg):

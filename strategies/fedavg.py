@@ -1,13 +1,57 @@
 """FedAvg (McMahan et al. 2017), and with adversarial clients FAT (Zizzo et al. 2020)."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedrobust.engines.arrays import to_record
-from strategies.averaging import WeightedMean
 from strategies.base import Guarded
 from strategies.guard import Update
+
+Arrays = dict[str, np.ndarray]
+
+BLOCK = 1 << 15  # elements whose float64 products stay in the cache
+
+
+class WeightedMean:
+    """sum_k w_k x_k / sum_k w_k, summed in float64 in the order of `add`.
+
+    With one term the result is that term, bit for bit (w x and w x / w are exact in float64 for float32 x and
+    integer w below 2^29). Integer arrays are averaged, rounded and stay integers.
+    """
+
+    def __init__(self, reference: Mapping[str, np.ndarray]) -> None:
+        self._dtypes = {key: array.dtype for key, array in reference.items()}
+        self._sums = {key: np.zeros(a.shape) for key, a in reference.items()}
+        self.total = 0.0
+
+    def add(self, arrays: Mapping[str, np.ndarray], weight: float) -> None:
+        """Add one term; keys and shapes are the reference's (the guard has seen to it)."""
+        for key, value in arrays.items():
+            total, terms = self._sums[key].reshape(-1), value.reshape(-1)
+            for start in range(0, total.size, BLOCK):
+                block = slice(start, start + BLOCK)
+                total[block] += np.multiply(terms[block], weight, dtype=np.float64)
+        self.total += weight
+
+    def result(self) -> Arrays:
+        """The mean, in the reference's dtypes, once: the sums are given up one by one, as they are twice the size.
+
+        Raises:
+            ZeroDivisionError: nothing was added.
+        """
+        if not self.total:
+            raise ZeroDivisionError("the mean of no updates")
+        return {key: to_dtype(self._sums.pop(key) / self.total, dtype) for key, dtype in self._dtypes.items()}
+
+
+def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` in `dtype`; integers are rounded, not cut off."""
+    # an ufunc makes a scalar of an array without axes, such as batch norm's counter
+    return np.asarray(np.rint(array) if dtype.kind in "iu" else array).astype(dtype)
 
 
 class FedAvg(Guarded):

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedrobust.engines.arrays import from_record, to_record
-from strategies.averaging import to_dtype
 from strategies.base import Guarded
+from strategies.fedavg import to_dtype
 from strategies.guard import WEIGHT_KEY, Update
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrobust.config import DEFAULTS, FIELDS, RunConfig, toml
+from fedrobust.config.flat import Ratio
 from fedrobust.config.names import split_list
-from fedrobust.config.ratio import Ratio
 from fedrobust.config.registry import check_names
 from fedrobust.config.table import rewritten
 from fedrobust.errors import ConfigError

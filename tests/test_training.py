@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedrobust.data.augment import random_crop_flip, unchanged
-from fedrobust.data.device import DeviceImages
+from fedrobust.data.device import DeviceImages, random_crop_flip, unchanged
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
 from fedrobust.objectives import Step, make_objective

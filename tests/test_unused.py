@@ -6,7 +6,7 @@ from fedrobust import engines
 from fedrobust.cli import main
 from fedrobust.cli.launch import chosen_runs
 from fedrobust.config import FIELDS, RunConfig, toml
-from fedrobust.config.unused import refuse_unused, unused
+from fedrobust.config.effects import refuse_unused, unused
 from fedrobust.errors import ConfigError
 from fedrobust.running import central
 from fedrobust.storage.run_folder import RunFolder

@@ -19,7 +19,7 @@ from clients.app import app
 from clients.local import Instructions, LocalClient
 from fedrobust.config import FIELDS, RunConfig
 from fedrobust.data import load_data
-from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.data.spec import DataError
 from fedrobust.engines.local import LocalGrid
 from fedrobust.engines.plan import plan_workers

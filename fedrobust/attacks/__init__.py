@@ -19,7 +19,7 @@ from fedrobust.attacks.mim import mim
 from fedrobust.attacks.noise import gaussian_noise, uniform_noise
 from fedrobust.attacks.pgd import pgd
 from fedrobust.attacks.square import square
-from fedrobust.config.lookup import configure
+from fedrobust.config.registry import configure
 
 __all__ = [
     "ATTACKS",

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.ball import ball_of
-from fedrobust.attacks.contract import Loss, forward_backward, on_pixels, untouched
-from fedrobust.attacks.norms import Norm, per_image
-from fedrobust.attacks.working_set import WorkingSet
+from fedrobust.attacks.ball import Norm, ball_of, per_image
+from fedrobust.attacks.contract import Loss, WorkingSet, forward_backward, on_pixels, untouched
 from fedrobust.losses import cross_entropy, targeted_dlr
 
 RHO = 0.75  # share of steps that must raise the loss

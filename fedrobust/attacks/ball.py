@@ -1,15 +1,30 @@
-"""Balls around x within [0, 1]: where attacks start, how they step, how they come back."""
+"""Balls around x within [0, 1]: norms per image, where attacks start, how they step, how they come back."""
+
+from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from fedrobust.attacks.norms import image_norm, per_image
+Norm = Literal["linf", "l2"]
+
+ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0}
+DUAL_ORDERS: dict[str, float] = {"linf": 1.0, "l2": 2.0}
 
 GAUSSIAN_START = 0.001  # standard deviation, in pixels: TRADES' and CalFAT's
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """[B] as [B, 1, ...], to go with images [B, ...]."""
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def image_norm(v: Tensor, order: float) -> Tensor:
+    """‖v_i‖ of that order per example, over all its pixels: [B, ...] → [B]."""
+    return torch.linalg.vector_norm(v, order, dim=tuple(range(1, v.ndim)))
 
 
 class Ball(ABC):

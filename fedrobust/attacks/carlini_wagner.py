@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.ball import ball_of
-from fedrobust.attacks.contract import forward_backward, on_pixels, untouched
-from fedrobust.attacks.norms import Norm, image_norm, per_image
+from fedrobust.attacks.ball import Norm, ball_of, image_norm, per_image
+from fedrobust.attacks.contract import WorkingSet, forward_backward, on_pixels, untouched
 from fedrobust.attacks.pgd import pgd
-from fedrobust.attacks.working_set import WorkingSet
 from fedrobust.losses import margin
 
 FIRST_WEIGHT = 0.1  # c of the first search step, tenfold until an image breaks

@@ -1,4 +1,9 @@
-"""The contract of attacks: pixels in [0, 1] come in; the model, its buffers and the random state stay as they were."""
+"""The contract of attacks: pixels in [0, 1] come in; the model, its buffers and the random state stay as they were.
+
+`WorkingSet` holds the images that an attack still works on.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +19,8 @@ _ATTACKING: ContextVar[bool] = ContextVar("attacking", default=False)
 Loss = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["eval", "train"]
 
+ROUNDING = 4  # units in the last place by which a pixel may lie outside [0, 1]
+
 
 class Attack(Protocol):
     """An attack with its settings bound: what `make_attack` returns and objectives and evaluation call."""
@@ -27,9 +34,6 @@ class Attack(Protocol):
         loss: Loss = ...,
         generator: torch.Generator | None = ...,
     ) -> Tensor: ...
-
-
-ROUNDING = 4  # units in the last place by which a pixel may lie outside [0, 1]
 
 
 def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -158,3 +162,42 @@ def forward_backward(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tupl
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     """∂ Σ_i loss_i / ∂x, as of `forward_backward`."""
     return forward_backward(model, x, y, loss)[2]
+
+
+class WorkingSet:
+    """`result` holds an answer for every image; `index` says which of them are still worked on.
+
+    A model in train mode sees the batch that is left, and its batch norm with it.
+
+    Args:
+        x: [B, ...], the first answers; copied.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.result = x.detach().clone()
+        self.index = torch.arange(len(x), device=x.device)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def drop(self, leave: Tensor, answer: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Take the rows `leave` of `answer` into the result; return the other rows of `answer` and of `state`.
+
+        Waits for the device. Where none leaves, nothing is copied.
+
+        Args:
+            leave: [len(self)] of bool.
+            answer: [len(self), ...], images.
+            state: anything else with one row per image that is worked on.
+        """
+        if not leave.any():
+            return answer, *state
+        gone, stay = (mask.nonzero().squeeze(1) for mask in (leave, ~leave))
+        self.result[self.index[gone]] = answer[gone]
+        self.index = self.index[stay]
+        return tuple(rows[stay] for rows in (answer, *state))
+
+    def finish(self, answer: Tensor) -> Tensor:
+        """The result, with `answer` for all that are still worked on."""
+        self.result[self.index] = answer
+        return self.result

@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.apgd import ranked_class
-from fedrobust.attacks.ball import ball_of
-from fedrobust.attacks.contract import on_pixels, untouched
-from fedrobust.attacks.hyperplane import move_to_hyperplane, nearest_boundary
-from fedrobust.attacks.norms import ORDERS, Norm, image_norm, per_image
-from fedrobust.attacks.working_set import WorkingSet
+from fedrobust.attacks.ball import ORDERS, Norm, ball_of, image_norm, per_image
+from fedrobust.attacks.contract import WorkingSet, on_pixels, untouched
+from fedrobust.attacks.deepfool import move_to_hyperplane, nearest_boundary
 
 
 @on_pixels

@@ -5,9 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.ball import LinfBall
+from fedrobust.attacks.ball import LinfBall, Norm
 from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
-from fedrobust.attacks.norms import Norm
 from fedrobust.losses import cross_entropy
 
 # random start → step over epsilon

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.ball import ball_of
+from fedrobust.attacks.ball import Norm, ball_of, image_norm, per_image
 from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
-from fedrobust.attacks.norms import Norm, image_norm, per_image
 from fedrobust.losses import cross_entropy
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.ball import Ball, ball_of
+from fedrobust.attacks.ball import Ball, Norm, ball_of, per_image
 from fedrobust.attacks.contract import on_pixels, untouched
-from fedrobust.attacks.norms import Norm, per_image
 from fedrobust.losses import margin
 
 

@@ -6,9 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedrobust.attacks.ball import ball_of
+from fedrobust.attacks.ball import Norm, ball_of, per_image
 from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
-from fedrobust.attacks.norms import Norm, per_image
 from fedrobust.losses import cross_entropy
 
 # what is left of the step size when the share t of all steps is done

@@ -7,8 +7,8 @@ import math
 import re
 from typing import Any, NoReturn
 
+from fedrobust.config.flat import Ratio
 from fedrobust.config.names import split_list, unknown
-from fedrobust.config.ratio import Ratio
 from fedrobust.errors import ConfigError
 
 

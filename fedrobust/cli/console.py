@@ -1,9 +1,16 @@
-"""The console of the command line: it prints text as it is, whatever brackets, colons or numbers are in it."""
+"""Text on the command line: printed as it is, paths as a user reads and types them."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from rich.console import Console
 from rich.text import Text
+
+from fedrobust.errors import RunFailed
 
 
 def new_console(*, soft_wrap: bool = True) -> Console:
@@ -14,3 +21,22 @@ def new_console(*, soft_wrap: bool = True) -> Console:
 def styled(*parts: str | tuple[str, str]) -> Text:
     """Return a line of text of which some parts, pairs of text and style, are styled."""
     return Text.assemble(*parts)
+
+
+def shown(path: Path) -> Path:
+    """Relative to where the user stands, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def typed(path: Path) -> str:
+    """The path as `shown`, quoted for a shell."""
+    return shlex.quote(str(shown(path)))
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Turn an OSError in the block, which writes to the path of an option, into RunFailed with one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"{option} {path}: cannot be written ({error.strerror or error})") from error

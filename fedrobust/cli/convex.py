@@ -1,18 +1,156 @@
-"""`fedrobust convex`: two-layer networks trained to a proven optimum, and what they guarantee at every radius."""
+"""`fedrobust convex`: two-layer networks trained to a proven optimum, and their certificates at every radius."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fedrobust.config.names import split_list
+from fedrobust.errors import ConfigError
+
+if TYPE_CHECKING:  # help is there before PyTorch is
+    import torch
+
+
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from fedrobust.cli.arguments import count, counts, device, numbers, positive
-from fedrobust.cli.console import new_console
-from fedrobust.cli.convex_jobs import ACTIVATIONS, heads, networks, settings
-from fedrobust.cli.paths import shown, writing
-from fedrobust.errors import ConfigError
+from fedrobust.cli.console import new_console, shown, writing
+
+ACTIVATIONS = ("polynomial", "relu")
+# what each kind of subject takes, and what it is where it is not given
+OF_SAMPLES: dict[str, Any] = {
+    "activation": "polynomial",
+    "radii": (0.0, 0.5, 1.0, 1.5),
+    "norm": "l2",
+    "loss": "hinge",
+    "betas": (0.01,),
+    "test_radii": (0.25, 0.5, 1.0, 1.5, 2.0),
+    "linf_radii": (0.1, 0.3),
+    "solver": "first-order",
+    "patterns": 20,
+    "initialisations": 3,
+    "classes": "",
+    "num_images": 2000,
+    "components": 0,
+    "label": "",
+}
+OF_A_RUN: dict[str, Any] = {
+    "activation": "",
+    "radii": (0.0, 1.0, 2.0),
+    "betas": (0.01,),
+    "test_radii": (0.5, 1.0, 2.0),
+    "patterns": 20,
+    "num_images": 2000,
+    "components": 0,
+    "test_images": 1000,
+    "attacks": "fgsm,pgd-20",
+    "which": "best",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: rows as they come, of which there will be `count`, what to say of them, how to write them."""
+
+    count: int
+    rows: Iterator[dict[str, Any]]
+    title: str
+    legend: str
+    write: Callable[..., None]
+
+
+def settings(arguments: argparse.Namespace, of_a_run: bool) -> dict[str, Any]:
+    """What is given over what is usual. Raises ConfigError for what the kind of subject does not take."""
+    from fedrobust.data import DATASETS
+
+    takes, other = (OF_A_RUN, OF_SAMPLES) if of_a_run else (OF_SAMPLES, OF_A_RUN)
+    given = {key: value for key in {**takes, **other} if (value := getattr(arguments, key)) is not None}
+    refused = dict.fromkeys(
+        set(other) - set(takes), "a run's folder" if of_a_run else f"{arguments.subject}, only for runs"
+    )
+    if not of_a_run:
+        if arguments.subject not in DATASETS:
+            refused |= dict.fromkeys(("classes", "num_images"), f"{arguments.subject}, only for data sets of images")
+        if not arguments.subject.endswith(".csv"):
+            refused["label"] = f"{arguments.subject}, only for CSV files"
+    for key in given:
+        if key in refused:
+            raise ConfigError(f"--{key.replace('_', '-')}: not for {refused[key]}")
+    return takes | given
+
+
+def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
+    """On samples."""
+    from fedrobust.convex_study.radii import FIRST_ORDER, Plan, run_plan
+    from fedrobust.convex_study.samples import load_samples
+    from fedrobust.reports.convex import NORMS, write_convex
+
+    of_data = {
+        "classes": chosen.pop("classes"),
+        "images": chosen.pop("num_images"),
+        "label": chosen.pop("label"),
+        "data_dir": arguments.data_dir,
+    }
+    components = chosen.pop("components")
+    if components:
+        if any(arguments.linf_radii or ()) or chosen["norm"] == "linf":
+            raise ConfigError("--components: behind a projection no l∞ ball is one; no --linf-radii, no --norm linf")
+        chosen["linf_radii"] = ()
+    chosen["linf_radii"] = tuple(filter(None, chosen["linf_radii"]))
+    plan = Plan(**chosen)
+    device = double_device(arguments.device if plan.solver == FIRST_ORDER else "cpu")
+    loaded = [load_samples(arguments.subject, seed=seed, **of_data).projected(components) for seed in arguments.seeds]
+    unit = loaded[0].unit
+    pairs = zip(arguments.seeds, loaded, strict=True)
+    return Job(
+        plan.count * len(loaded),
+        (row for seed, samples in pairs for row in run_plan(plan, samples.to(device), seed)),
+        f"{arguments.subject}: certified accuracy on test samples in percent",
+        f"r: {NORMS[plan.norm]} radius of training; unit of radii: {unit}; gap: to the certified lower bound on the "
+        f"optimum{' over the sampled patterns' if plan.activation == 'relu' else ''}, – where there is none; --out has "
+        "PGD's accuracies beside them, the spread over seeds, seconds, neurons, and a figure",
+        partial(write_convex, unit=unit, norm=plan.norm),
+    )
+
+
+def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
+    """On a run's features."""
+    from fedrobust.convex_study.head_study import HeadPlan, run_heads
+    from fedrobust.evaluation.evaluated_model import load_subject
+    from fedrobust.reports.convex import UNIT, write_heads
+
+    subject = load_subject(arguments.subject, which=chosen.pop("which"), data_dir=arguments.data_dir)
+    activation = chosen.pop("activation")
+    attacks = tuple(dict.fromkeys(split_list(chosen.pop("attacks"))))
+    plan = HeadPlan(activations=(activation,) if activation else ACTIVATIONS, attacks=attacks, **chosen)
+    device = double_device(arguments.device)
+    return Job(
+        plan.count * len(arguments.seeds),
+        (row for seed in arguments.seeds for row in run_heads(plan, subject, seed, device)),
+        f"{arguments.subject}: accuracy of the whole network on {plan.test_images or 'all'} test images in percent",
+        f"r: l2 radius of training in feature space; features: certified there, not in pixels; unit of both: {UNIT}; "
+        "gap: to the certified lower bound on the optimum, – where there is none; --out has the spread over seeds, "
+        "seconds, neurons, and a figure",
+        write_heads,
+    )
+
+
+def double_device(name: str) -> torch.device:
+    """The device of this name; "auto" takes CUDA or the CPU. Raises ConfigError for one without float64."""
+    from fedrobust.hardware.process import pick_device
+
+    device = pick_device(name)
+    if device.type != "mps":
+        return device
+    if name == "auto":
+        return pick_device("cpu")
+    raise ConfigError(f"--device {name}: computes no float64; take cpu or cuda")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from fedrobust.cli.arguments import count, device, ratio
-from fedrobust.cli.console import new_console
-from fedrobust.cli.paths import shown
+from fedrobust.cli.console import new_console, shown
+from fedrobust.config.flat import Ratio
 from fedrobust.config.names import split_list
-from fedrobust.config.ratio import Ratio
 from fedrobust.errors import ConfigError, UserError
 
 ATTACKS = "fgsm,pgd-20,autoattack"
@@ -183,7 +182,7 @@ def _folder(name: str, arguments: argparse.Namespace, threat: Any) -> Path:
 
 
 def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
-    from fedrobust.reports.evaluation_table import clients_line, flag_lines, rows, title
+    from fedrobust.reports.evaluation import clients_line, flag_lines, rows, title
 
     table = Table("", "accuracy", "95 %", "seconds", "flags", title=title(record), title_justify="left")
     for row in rows(record):

@@ -1,31 +1,69 @@
-"""What `fedrobust run` and `fedrobust deploy` share: which runs, each watched live and recorded, a table at the end."""
+"""Launching runs, shared by `fedrobust run` and `fedrobust deploy`: each is watched, recorded and ended in order."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
+from types import FrameType, TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.cli.console import styled
-from fedrobust.cli.follow import Following, Watcher
-from fedrobust.cli.live import LiveDisplay
-from fedrobust.cli.paths import shown, typed
-from fedrobust.cli.stopping import Stopping
+from fedrobust.cli.console import shown, styled, typed
+from fedrobust.cli.live import Following, LiveDisplay, Watcher
 from fedrobust.config import RunConfig
-from fedrobust.config.limit_cases import limit_cases
+from fedrobust.config.effects import limit_cases, refuse_unused
 from fedrobust.config.names import short_metric
-from fedrobust.config.unused import refuse_unused
 from fedrobust.errors import ConfigError, RunFailed, UserError
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.storage.run_folder import RUNS, RunFolder, folder_of_run, new_run_dir, with_absolute_paths
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONE_AND_THE_SAME = 2.0  # seconds: a signal to a whole group may reach a process twice, from its sender and a parent
+
 RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
+
+
+class Stopping:
+    """A block in which the first signal marks the run's record, then raises KeyboardInterrupt.
+
+    The mark comes before anything is shut down: whatever the shutdown meets with, or is killed in, the record says how
+    the run ended. SIGINT stays ignored where it was, as it is in the background of a shell.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._last = float("-inf")
+        self._before: dict[signal.Signals, Any] = {}
+        self.asked = False
+        """True once a signal has come."""
+
+    def __enter__(self) -> Stopping:
+        self._before = {name: signal.getsignal(name) for name in SIGNALS}
+        for name, handler in self._before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(name, self._stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if monotonic() - self._last < ONE_AND_THE_SAME:
+            return
+        self._last, self.asked = monotonic(), True
+        with suppress(OSError):
+            self._folder.update_record(state="interrupted")
+        raise KeyboardInterrupt
 
 
 def chosen_runs(

@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.cli.console import new_console
-from fedrobust.cli.paths import writing
+from fedrobust.cli.console import new_console, writing
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
@@ -51,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
             pd.DataFrame(summary.rows()).to_csv(arguments.csv, index=False)
         console.print(f"wrote {arguments.csv}")
     if arguments.figure:
-        from fedrobust.reports.partition_figure import draw_partition
+        from fedrobust.reports.partitions import draw_partition
 
         with writing("--figure", arguments.figure):
             draw_partition(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedrobust.cli.arguments import share
-from fedrobust.cli.paths import shown, writing
+from fedrobust.cli.console import shown, writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; write the files that are asked for."""
-    from fedrobust.reports.overview import Overview
+    from fedrobust.reports.results import Overview
     from fedrobust.reports.tables import summary_markdown
 
     overview = Overview.of(arguments.runs, arguments.target_robust)
     print(summary_markdown(overview.compact(overview.summary), overview.runs), end="")
     if arguments.out:
-        from fedrobust.reports.write import write_report
+        from fedrobust.reports.page import write_report
 
         with writing("--out", arguments.out):
             page = write_report(overview, arguments.out)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from fedrobust.cli.console import new_console, styled
-from fedrobust.cli.follow import Watcher
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
+from fedrobust.cli.live import Watcher
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.config.registry import objective_of

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from fedrobust.cli.console import new_console, styled
-from fedrobust.cli.paths import shown
+from fedrobust.cli.console import new_console, shown, styled
 from fedrobust.errors import ConfigError
 
 if TYPE_CHECKING:

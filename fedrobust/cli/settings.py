@@ -49,7 +49,7 @@ def refuse_unknown(rest: list[str], parser: argparse.ArgumentParser) -> None:
 
 def complete(preset: str, overrides: dict[str, str]) -> RunConfig:
     """The one config of a preset (its first variant) with overrides; of the defaults where preset is ""."""
-    from fedrobust.config.unused import refuse_unused
+    from fedrobust.config.effects import refuse_unused
     from fedrobust.presets import load_preset
 
     if preset:

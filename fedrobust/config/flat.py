@@ -1,17 +1,46 @@
-"""Nested sections of settings as flat scalars, and back: what presets, flags and Flower's run config have in common."""
+"""Nested sections of settings as flat scalars, and back: the form that presets, flags and Flower's run config share."""
 
 from __future__ import annotations
 
 import re
 import types
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
 from fedrobust.config.names import unknown
-from fedrobust.config.ratio import Ratio
 from fedrobust.errors import ConfigError
+
+
+class Ratio(float):
+    """A number that remembers how it was written: `Ratio("8/255") == 8 / 255`, `str` gives "8/255".
+
+    Accepts a fraction "a/b", a decimal string or a number; a Ratio is returned as it is. Its text gives the same
+    number again, so that a config can be written and read. Raises ValueError for anything else.
+    """
+
+    text: str
+
+    def __new__(cls, value: Any) -> Ratio:
+        if isinstance(value, Ratio):
+            return value
+        text = str(value).strip()
+        try:
+            number = float(Fraction(text))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"must be a number or a fraction such as 8/255, not {text!r}") from error
+        self = super().__new__(cls, number)
+        self.text = text
+        return self
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
+        return (self.text,)
+
+    def __str__(self) -> str:
+        return self.text
+
 
 FlatValue = bool | int | float | str
 

@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from fedrobust.config.flat import FlatValue, Section, nest, one_line, set_keys, walk
+from fedrobust.config.flat import FlatValue, Ratio, Section, nest, one_line, set_keys, walk
 from fedrobust.config.names import split_list
-from fedrobust.config.ratio import Ratio
 from fedrobust.errors import ConfigError
 
 WORST_CASE = "worst-case"  # all attacks of a suite of more than one: an image stands if none of them broke it

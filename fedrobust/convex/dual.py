@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.convex.lifted import Activation
+from fedrobust.convex.network import Activation
 from fedrobust.convex.trust_region import minimise
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedrobust.convex.dual import largest_response, moments
 from fedrobust.convex.factors import lifted_of, random_factors
-from fedrobust.convex.lifted import Lifted
 from fedrobust.convex.margins import combined, comparisons, of_pair
+from fedrobust.convex.network import Lifted
 from fedrobust.convex.problem import Programme, Solution, solution
 from fedrobust.seeding import torch_stream
 

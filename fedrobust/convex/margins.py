@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedrobust.convex.lifted import values
+from fedrobust.convex.network import values
 from fedrobust.convex.trust_region import minimise
 
 CACHED = 1 << 16  # numbers per matrix of a block of rows: Newton's few matrices then stay in a CPU core's cache

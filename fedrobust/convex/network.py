@@ -1,13 +1,73 @@
-"""The networks that the programme trains, as ordinary modules, and the way there and back."""
+"""Polynomial networks as modules and as matrices: the lifted variables in which their training is convex."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fedrobust.convex.lifted import RELU_FIT, Activation, Lifted
-
 NEGLIGIBLE = 1e-10  # eigenvalues of Z below this part of the largest are rounding
+
+
+class Activation(NamedTuple):
+    """σ(z) = a z² + b z + c. The defaults fit ReLU (Bartan and Pilanci 2021)."""
+
+    a: float = 0.09
+    b: float = 0.5
+    c: float = 0.47
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return (self.a * z + self.b) * z + self.c
+
+    def scale(self, dimension: int, like: Tensor) -> Tensor:
+        """S [d + 1, d + 1], in dtype and on the device of `like`."""
+        scale = torch.full((dimension + 1, dimension + 1), self.a, dtype=like.dtype, device=like.device)
+        scale[-1, :] = scale[:, -1] = self.b / 2
+        scale[-1, -1] = self.c
+        return scale
+
+
+RELU_FIT = Activation()
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """(Z, Z′) of C functions.
+
+    Attributes:
+        positive, negative: Z and Z′, symmetric [C, d + 1, d + 1]. Those of a network are positive semidefinite, with
+            tr Z₁ = Z₄: the trace of the d × d block equals the last entry.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    activation: Activation = RELU_FIT
+
+    @property
+    def forms(self) -> Tensor:
+        """H [C, d + 1, d + 1]: f_c(x) = [x;1]ᵀ H_c [x;1]."""
+        return self.activation.scale(self.positive.shape[-1] - 1, self.positive) * (self.positive - self.negative)
+
+    @property
+    def path_norm(self) -> Tensor:
+        """Σ_c (Z₄ + Z₄′) = ‖α‖₁, which the programme keeps small."""
+        return (self.positive[:, -1, -1] + self.negative[:, -1, -1]).sum()
+
+    def residual(self) -> float:
+        """How far it is from being a network's: the largest of −λ_min and |tr Z₁ − Z₄|, over 1 + ‖α‖₁."""
+        both = torch.cat([self.positive, self.negative])
+        negative = -torch.linalg.eigvalsh(both).min()
+        trace = (both.diagonal(dim1=1, dim2=2)[:, :-1].sum(1) - both[:, -1, -1]).abs().max()
+        return float(torch.maximum(negative.clamp(min=0), trace) / (1 + self.path_norm))
+
+
+def values(forms: Tensor, x: Tensor) -> Tensor:
+    """f_c(x_i) [n, C] of H [C, d + 1, d + 1] at x [n, d]; memory n · d at a time."""
+    quadratic, linear, constant = forms[:, :-1, :-1], forms[:, :-1, -1], forms[:, -1, -1]
+    columns = [((x @ block) * x).sum(1) for block in quadratic]
+    return torch.stack(columns, 1) + 2 * x @ linear.T + constant
 
 
 class PolynomialNetwork(nn.Module):

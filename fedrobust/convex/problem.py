@@ -10,11 +10,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedrobust.attacks.norms import Norm
+from fedrobust.attacks.ball import Norm
 from fedrobust.convex.checked import check_weights, checked_labels
-from fedrobust.convex.lifted import RELU_FIT, Activation, Lifted
 from fedrobust.convex.margins import functions_of, worst_case
-from fedrobust.convex.network import PolynomialNetwork, lift, recover
+from fedrobust.convex.network import RELU_FIT, Activation, Lifted, PolynomialNetwork, lift, recover
 
 LossName = Literal["hinge", "squared", "logistic"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrobust.attacks.norms import Norm
+from fedrobust.attacks.ball import Norm
 from fedrobust.convex.logistic import entropy, rivals
 from fedrobust.convex.relu_programme import ReluProblem
 

@@ -23,7 +23,7 @@ from fedrobust.convex.relu_programme import (
     sample_patterns,
     violation,
 )
-from fedrobust.convex.solvers.modelling import import_cvxpy, solve_with
+from fedrobust.convex.solvers.sdp import import_cvxpy, solve_with
 from fedrobust.seeding import torch_stream
 
 PENALTY = 1.0  # weight of the cones' violation

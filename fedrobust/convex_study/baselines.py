@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks import pgd
-from fedrobust.attacks.norms import Norm
+from fedrobust.attacks.ball import Norm
 from fedrobust.convex.factors import FactorNetwork, random_factors
 from fedrobust.convex.problem import LossName, Programme, Solution, solution
-from fedrobust.convex.relu_network import ReluNetwork
-from fedrobust.convex.relu_programme import ReluProblem, ReluSolution
+from fedrobust.convex.relu_programme import ReluNetwork, ReluProblem, ReluSolution
 from fedrobust.losses import cross_entropy, margin
 from fedrobust.seeding import torch_stream
 

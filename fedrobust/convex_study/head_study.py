@@ -24,7 +24,7 @@ from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import EvaluationAttack, Threat, evaluate, make_chain
-from fedrobust.evaluation.batching import fitting_batch_size
+from fedrobust.evaluation.contract import fitting_batch_size
 from fedrobust.evaluation.evaluated_model import Subject
 from fedrobust.seeding import numpy_stream
 

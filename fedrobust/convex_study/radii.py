@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust.attacks.norms import Norm
+from fedrobust.attacks.ball import Norm
 from fedrobust.convex import certificates
 from fedrobust.convex.logistic import LogisticProblem, solve_logistic
 from fedrobust.convex.problem import LossName, Problem, Solution
-from fedrobust.convex.relu_network import margins as relu_margins
 from fedrobust.convex.relu_programme import ReluProblem, ReluSolution
+from fedrobust.convex.relu_programme import margins as relu_margins
 from fedrobust.convex.relu_solvers import solve_relu, solve_relu_first_order
 from fedrobust.convex.solvers.cutting_set import solve_cutting_set
 from fedrobust.convex.solvers.first_order import solve_first_order

@@ -1,7 +1,7 @@
 """Data sets: one registry, one `load`, the same arrays from every source.
 
 `import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. What
-needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) and `fedrobust.data.augment`.
+needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) and `fedrobust.data.device`.
 """
 
 import difflib
@@ -11,9 +11,8 @@ import numpy as np
 
 from fedrobust.config import Data
 from fedrobust.data import class_names as names
-from fedrobust.data.classes import class_numbers, restricted
 from fedrobust.data.loading import assemble
-from fedrobust.data.select import hold_out, subset
+from fedrobust.data.select import class_numbers, hold_out, restricted, subset
 from fedrobust.data.spec import AugmentationName, DataError, Dataset, DatasetSpec, Split, SplitName
 
 __all__ = [

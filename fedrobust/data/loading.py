@@ -1,16 +1,78 @@
 """From a description to a `Dataset`: choose the source, check what it gives, order it, cache it."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedrobust.data import cache, hub
+from fedrobust.data import cache, parquet
 from fedrobust.data.canonical import canonical, check_count, check_piece, content_digest
-from fedrobust.data.spec import DataError, Dataset, DatasetSpec, Split, SplitName
+from fedrobust.data.spec import DataError, Dataset, DatasetSpec, Split, SplitName, one_line
+
+DIGITS_TEST_FRACTION = 0.2
+
+
+def download(name: str, spec: DatasetSpec, split: SplitName, folder: Path) -> Split:
+    """One split by way of torchvision, which downloads into `folder` what is not there and checks its sums.
+
+    Raises:
+        DataError: the download failed; says what to do instead.
+    """
+    import torchvision.datasets
+
+    assert spec.torchvision is not None
+    dataset_class = getattr(torchvision.datasets, spec.torchvision)
+    which = {"split": split} if spec.torchvision == "SVHN" else {"train": split == "train"}
+    try:
+        source: Any = dataset_class(folder, download=True, **which)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise DataError(
+            f"{name} could not be downloaded ({one_line(error)}); give its parquet files with --data-dir or "
+            "FEDROBUST_DATA, or use the dataset digits, which needs no download"
+        ) from error
+    return to_split(source)
+
+
+def to_split(source: Any) -> Split:
+    """A torchvision data set's whole content; knows its three ways to hold it.
+
+    CIFAR: uint8 `[N, H, W, C]` and a list; MNIST: tensors `[N, H, W]`, `[N]`; SVHN: `[N, C, H, W]`, `labels`.
+    """
+    images = np.asarray(source.data)
+    if hasattr(source, "labels"):  # SVHN
+        images = images.transpose(0, 2, 3, 1)
+        labels = np.asarray(source.labels)
+    else:
+        labels = np.asarray(source.targets)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    return Split(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def read_digits(split: SplitName) -> Iterator[tuple[str, Split]]:
+    """1,438 training or 359 test images, uint8 `[N, 8, 8, 1]`; value v of 0..16 becomes round(v * 255 / 16).
+
+    scikit-learn has no split, so one is fixed here: in each class, the first fifth in canonical order is
+    the test split. The pixels' digest is the seed: no version of NumPy or scikit-learn can change the split.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    whole = canonical(Split(images, np.asarray(labels).astype(np.int64)))
+    is_test = np.zeros(len(whole), dtype=bool)
+    for label in range(10):
+        members = np.flatnonzero(whole.labels == label)
+        is_test[members[: round(DIGITS_TEST_FRACTION * len(members))]] = True
+    chosen = is_test if split == "test" else ~is_test
+    yield f"scikit-learn's digits {split}", Split(whole.images[chosen], whole.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -33,9 +95,8 @@ def assemble(name: str, spec: DatasetSpec, data_dir: Path | None, *, test_only: 
     splits: tuple[SplitName, ...] = ("test",) if test_only else ("train", "test")
     if spec.torchvision is None:
         # A few kilobytes inside an installed package: building it costs less than opening a cache.
-        from fedrobust.data import digits
 
-        source = Source("scikit-learn", "sklearn", digits.read)
+        source = Source("scikit-learn", "sklearn", read_digits)
         train, test = build(source, spec, splits)
         digest = content_digest(train, test)
     else:
@@ -75,30 +136,29 @@ def choose(name: str, spec: DatasetSpec, data_dir: Path | None, splits: Sequence
         DataError: `data_dir` has no parquet files of the set, or `FEDROBUST_DATA` is not a folder.
     """
     if data_dir is not None:
-        return _parquet(name, spec, hub.locate(name, data_dir), splits)
+        return _parquet(name, spec, parquet.locate(name, data_dir), splits)
     shared = os.environ.get("FEDROBUST_DATA")
     if shared:
         if not Path(shared).is_dir():
             raise DataError(f"FEDROBUST_DATA={shared} is not a folder; set it to one that holds {name}/*.parquet")
         if Path(shared, name).is_dir():
-            return _parquet(name, spec, hub.locate(name, Path(shared, name)), splits)
+            return _parquet(name, spec, parquet.locate(name, Path(shared, name)), splits)
     return _torchvision(name, spec)
 
 
 def _parquet(name: str, spec: DatasetSpec, folder: Path, splits: Sequence[SplitName]) -> Source:
-    files = {split: hub.shards(folder, split) for split in splits}
+    files = {split: parquet.shards(folder, split) for split in splits}
 
     def read(split: SplitName) -> Iterable[tuple[str, Split]]:
         from fedrobust.data.parquet import read_shards
 
         return read_shards(files[split], spec, title=f"{name} {split}", total=spec.size(split))
 
-    return Source(str(folder), hub.fingerprint(list(chain.from_iterable(files.values()))), read)
+    return Source(str(folder), parquet.fingerprint(list(chain.from_iterable(files.values()))), read)
 
 
 def _torchvision(name: str, spec: DatasetSpec) -> Source:
     def read(split: SplitName) -> Iterable[tuple[str, Split]]:
-        from fedrobust.data.download import download
 
         yield (
             f"torchvision's {spec.torchvision} {split}",

@@ -15,7 +15,7 @@ import numpy as np
 
 import partitions
 from fedrobust.config import RunConfig
-from fedrobust.config.lookup import configure
+from fedrobust.config.registry import configure
 from fedrobust.data import Dataset, hold_out, load_data, subset
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import numpy_stream

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from flwr.app import Context, RecordDict
 
 from fedrobust.config import RunConfig
+from fedrobust.config.effects import refuse_unused
 from fedrobust.config.registry import load_path
-from fedrobust.config.unused import refuse_unused
 from fedrobust.engines.grid import RUN_ID, SimulationGrid
 from fedrobust.engines.plan import pick_engine, plan_workers
 

@@ -11,7 +11,7 @@ from fedrobust.evaluation import flags
 from fedrobust.evaluation.attack_run import Campaign
 from fedrobust.evaluation.checks import run_checks
 from fedrobust.evaluation.flags import Flag
-from fedrobust.evaluation.rescoring import rescore
+from fedrobust.evaluation.probes import rescore
 from fedrobust.evaluation.verdicts import STANDS
 
 

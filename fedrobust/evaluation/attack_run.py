@@ -14,8 +14,7 @@ from torch import Tensor
 from fedrobust.data import subset
 from fedrobust.data.device import on_device
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation.batching import fitting_batch_size
-from fedrobust.evaluation.contract import admitted
+from fedrobust.evaluation.contract import admitted, fitting_batch_size
 from fedrobust.evaluation.evaluated_model import Subject
 from fedrobust.evaluation.evaluation_folder import AttackState, Journal
 from fedrobust.evaluation.suite import EvaluationAttack, Threat, make_chain, needs_gradients

@@ -24,7 +24,6 @@ PLANTED_MISSED = 1 * POINT
 
 ON_THE_MARGIN = ("cw", "apgd-t", "autoattack")
 
-
 FLAGS: dict[str, str] = {
     "random-output": "Two passes over the same images differ.",
     "probabilities": "The outputs are probabilities, not logits.",

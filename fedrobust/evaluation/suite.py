@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from fedrobust.attacks import make_evaluation_attack
-from fedrobust.attacks.norms import Norm
+from fedrobust.attacks.ball import Norm
 from fedrobust.config import RunConfig
 from fedrobust.config.names import split_list, unknown
 from fedrobust.errors import ConfigError
@@ -21,6 +21,25 @@ DLR_CLASSES = 4  # without which the targeted DLR loss is none
 NUM_TARGETS = 9  # classes a targeted attack of AutoAttack aims at, from the second most likely on
 
 Settings = tuple[str, dict[str, Any]]  # an attack's name in its registry, and how it is set
+
+SUITE: dict[str, str] = {
+    "fgsm": "One step of size epsilon from the image; in the l2 norm the fast gradient method.",
+    "pgd-K": "K steps from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.",
+    "pgd-KxR": "PGD-K from R starts.",
+    "pgd-KxR-decay": "The same, or pgd-K-decay, with steps that shrink linearly to 0.",
+    "bim-K": "K steps from the image itself.",
+    "mim-K": "K steps with momentum.",
+    "cw": "The margin loss under PGD for linf, Carlini and Wagner's own attack for l2.",
+    "deepfool": "The nearest boundary, by linearisation.",
+    "apgd-ce": "Auto-PGD on the cross-entropy.",
+    "apgd-t": "Auto-PGD on the targeted DLR loss, one stage per target class.",
+    "fab-t": "FAB, one stage per target class.",
+    "square": "Square, 5,000 queries and no gradient; square-Q makes Q of them.",
+    "autoattack": "The four before this in a chain: AutoAttack, standard version.",
+    "gaussian-noise": "No attack but a control.",
+    "uniform-noise": "No attack but a control.",
+    CERTIFIED: "No attack but the exact worst case in the whole l2 ball: what no attack can break (model polynomial).",
+}
 
 
 @dataclass(frozen=True)
@@ -45,26 +64,6 @@ class EvaluationAttack:
 
     name: str
     stages: tuple[Stage, ...]
-
-
-SUITE: dict[str, str] = {
-    "fgsm": "One step of size epsilon from the image; in the l2 norm the fast gradient method.",
-    "pgd-K": "K steps from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.",
-    "pgd-KxR": "PGD-K from R starts.",
-    "pgd-KxR-decay": "The same, or pgd-K-decay, with steps that shrink linearly to 0.",
-    "bim-K": "K steps from the image itself.",
-    "mim-K": "K steps with momentum.",
-    "cw": "The margin loss under PGD for linf, Carlini and Wagner's own attack for l2.",
-    "deepfool": "The nearest boundary, by linearisation.",
-    "apgd-ce": "Auto-PGD on the cross-entropy.",
-    "apgd-t": "Auto-PGD on the targeted DLR loss, one stage per target class.",
-    "fab-t": "FAB, one stage per target class.",
-    "square": "Square, 5,000 queries and no gradient; square-Q makes Q of them.",
-    "autoattack": "The four before this in a chain: AutoAttack, standard version.",
-    "gaussian-noise": "No attack but a control.",
-    "uniform-noise": "No attack but a control.",
-    CERTIFIED: "No attack but the exact worst case in the whole l2 ball: what no attack can break (model polynomial).",
-}
 
 
 def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fedrobust.config.lookup import lookup
+from fedrobust.config.registry import lookup
 from fedrobust.errors import ConfigError
-from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_weights
+from fedrobust.models.activations import ACTIVATIONS, Phase, activation_maker, suit_weights
 from fedrobust.models.builder import Builder, takes_width
-from fedrobust.models.cnn import build_calfat_cnn
+from fedrobust.models.cnn import build_calfat_cnn, build_small_cnn
 from fedrobust.models.efficientnet import build_efficientnet_b0
 from fedrobust.models.polynomial import build_polynomial
 from fedrobust.models.preact import build_preact_resnet18, build_wrn_28_10, build_wrn_34_10
 from fedrobust.models.resnet import build_resnet18, build_resnet18_imagenet, build_resnet34, build_resnet50
-from fedrobust.models.small_cnn import build_small_cnn
-from fedrobust.models.smooth_backward import Phase
 
 __all__ = ["ACTIVATIONS", "MODELS", "build_model"]
 

@@ -1,10 +1,15 @@
-"""The first layer: pixels in [0, 1] to what the network was made for."""
+"""Layers that families of networks share: normalisation of pixels, and the 1 × 1 convolution of a shortcut."""
+
+from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+SAFE = 8  # input channels
 
 
 class Normalisation(nn.Module):
@@ -42,3 +47,22 @@ def constants_of(model: nn.Module, channels: int) -> dict[str, list[float]]:
         if isinstance(module, Normalisation):
             return {"mean": module.mean.flatten().tolist(), "std": module.std.flatten().tolist()}
     return {"mean": [0.0] * channels, "std": [1.0] * channels}
+
+
+class _Subsampled(nn.Conv2d):
+    """A strided 1 × 1 convolution as one of stride 1 on every `stride`-th pixel: the same sums."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
+def pointwise(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    """Return a 1 × 1 convolution without a bias.
+
+    On processors with AVX2 alone, oneDNN's weight gradient of a strided one with fewer than 8 input channels, in
+    channels-last order, writes beyond its memory (PyTorch 2.15: "double free or corruption"). Such narrow networks take
+    the pixels first.
+    """
+    kind = _Subsampled if stride > 1 and inputs < SAFE else nn.Conv2d
+    return kind(inputs, outputs, 1, stride, bias=False)

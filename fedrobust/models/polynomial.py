@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fedrobust.convex.factors import RootNetwork
 from fedrobust.convex.margins import functions_of, worst_case
-from fedrobust.convex.roots import RootNetwork
 from fedrobust.errors import ConfigError
 from fedrobust.models.layers import normalised
 

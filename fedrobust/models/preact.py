@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.models.builder import Activation, Builder, scalable, scaled
-from fedrobust.models.pointwise import pointwise
+from fedrobust.models.layers import pointwise
 
 
 class PreActBlock(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fedrobust.models.builder import Activation, Builder, scalable, scaled
-from fedrobust.models.pointwise import pointwise
+from fedrobust.models.layers import pointwise
 
 
 class BasicBlock(nn.Module):

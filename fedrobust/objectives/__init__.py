@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Attack
-from fedrobust.config.lookup import configure
+from fedrobust.config.registry import configure
 from fedrobust.errors import ConfigError
 from fedrobust.objectives.calfat import calfat
 from fedrobust.objectives.convex import convex
-from fedrobust.objectives.natural import natural
-from fedrobust.objectives.standard import at, mixed
+from fedrobust.objectives.standard import at, mixed, natural
 from fedrobust.objectives.step import Step
 from fedrobust.objectives.trades import trades
 from fedrobust.objectives.weight_perturbation import with_perturbed_weights

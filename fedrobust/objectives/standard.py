@@ -1,4 +1,6 @@
-"""Training on adversarial examples: all of the batch, or part of it."""
+"""Ordinary training, and training on adversarial examples: all of the batch, or part of it."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +8,19 @@ from torch import Tensor, nn
 from fedrobust.attacks.contract import Attack, Mode
 from fedrobust.losses import cross_entropy
 from fedrobust.objectives.step import Step, attacked
+
+
+def natural(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> Step:
+    """Mean cross-entropy on x; nothing is attacked, nothing drawn."""
+    logits = model(x).float()
+    return Step(cross_entropy(logits, y, label_smoothing).mean(), logits.detach(), None)
 
 
 def at(

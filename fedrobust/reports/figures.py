@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrobust.reports import labels
-from fedrobust.reports.client_map import draw_clients
+from fedrobust.reports.comparisons import draw_ranking, draw_scatter, draw_sharing
 from fedrobust.reports.curves import draw_curves, draw_drift
-from fedrobust.reports.overview import Overview
 from fedrobust.reports.partitions import FILES as PARTITIONS
-from fedrobust.reports.partitions import draw_partitions
-from fedrobust.reports.ranking import draw_ranking
-from fedrobust.reports.scatter import draw_scatter
-from fedrobust.reports.sharing import draw_sharing
+from fedrobust.reports.partitions import draw_clients, draw_partitions
+from fedrobust.reports.results import Overview
 
 # file → title and text, in the order of a page
 WORDS = {

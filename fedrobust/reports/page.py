@@ -11,23 +11,85 @@ from pathlib import Path
 from typing import Any
 
 import fedrobust
+from fedrobust.config import toml
 from fedrobust.reports import labels
-from fedrobust.reports.figures import Drawn
+from fedrobust.reports.evaluation import COLUMNS, flag_lines, rows, title
+from fedrobust.reports.figures import Drawn, draw_figures
 from fedrobust.reports.groups import describe
-from fedrobust.reports.overview import Overview
-from fedrobust.reports.page_run import run_details
+from fedrobust.reports.results import Overview
 from fedrobust.reports.runs import Run
 from fedrobust.reports.style import DPI
-from fedrobust.reports.tables import POOL_WARNING, has_pool, outcome, summary_body, summary_head
+from fedrobust.reports.tables import (
+    POOL_WARNING,
+    has_pool,
+    outcome,
+    summary_body,
+    summary_head,
+    summary_latex,
+    summary_markdown,
+)
+from fedrobust.storage.files import write_atomically
 
-HERE = Path(__file__).parent
+PLACES = ("run-dir", "data.dir", "init", "resume")  # of a machine, not of a run
+
 OVER_SEEDS = (
     "Accuracy on the test set in percent, mean ± standard deviation over n seeds. The best round was chosen on the "
     "validation slice; without one it is the last. Worst client: on its own held-out images, where clients were asked "
     "in that model's round."
 )
+
 # columns of results.csv that the page has no room for
 LEFT_OUT = ("emd_before", "emd_after", "pool_images", "pool_bytes", "started", "commit", "test_images")
+
+
+def run_details(run: Run, anchor: str) -> str:
+    """A closed <details>: provenance, evaluations, the config as TOML."""
+    evaluations = run.evaluations
+    flags = sum(len(record["flags"]) for record in evaluations.values())
+    seed = f", seed {run.config.seed}" if run.config else ""
+    flagged = f" · {flags} flag{'s' if flags != 1 else ''} in {len(evaluations)} evaluation(s)" if evaluations else ""
+    parts = [
+        f'<details id="{anchor}"><summary><strong>{escape(run.name)}</strong> '
+        f"{escape(outcome(run) + seed + flagged)}</summary>",
+        "<dl>",
+        *(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _provenance(run.record) if value),
+        "</dl>",
+        *(part for name, record in evaluations.items() for part in _evaluation(name, record)),
+    ]
+    if run.config:
+        flat = {key: value for key, value in run.config.to_flat().items() if key not in PLACES}
+        parts.append(f"<pre>{escape(toml.dumps(flat))}</pre>")
+    return "\n".join([*parts, "</details>"])
+
+
+def _provenance(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    hardware = record.get("hardware", {})
+    machine = [hardware.get("processor"), hardware.get("system")]
+    if "cores" in hardware:
+        machine.append(f"{hardware['cores']} cores, {hardware.get('memory_gib', '?')} GiB")
+    yield "command", record.get("command", "")
+    yield "commit", record.get("commit", "")
+    yield "hardware", ", ".join(filter(None, [*machine, *hardware.get("gpus", [])]))
+    yield "versions", ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items() if version)
+    yield "engine", ", ".join(filter(None, (record.get(key, "") for key in ("engine", "device", "precision"))))
+    yield "started", record.get("started", "")
+    yield "ended", record.get("ended", "")
+    yield "seconds", f"{record['seconds']:.0f}" if "seconds" in record else ""
+    yield "peak memory", f"{record['peak_memory_bytes'] / 2**20:.0f} MiB" if "peak_memory_bytes" in record else ""
+    yield "data digest", record.get("data_digest", "")
+
+
+def _evaluation(name: str, record: dict[str, Any]) -> Iterator[str]:
+    yield f"<h3>{escape(name)}: {escape(record['subject'].get('which', 'model'))} model, {escape(title(record))}</h3>"
+    yield '<div class="scroll"><table><thead><tr>'
+    yield "".join(f'<th scope="col">{escape(column)}</th>' for column in COLUMNS) + "</tr></thead><tbody>"
+    for row in rows(record):
+        yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+    yield "</tbody></table></div>"
+    yield "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in flag_lines(record)) + "</ul>"
+
+
+HERE = Path(__file__).parent
 
 
 def page(overview: Overview, figures: Sequence[Drawn]) -> str:
@@ -178,3 +240,21 @@ def _figure(figure: Drawn) -> Iterator[str]:
     alt, encoded = escape(f"{figure.title}. {figure.text}"), b64encode(data).decode()
     yield f'<figure style="max-width: {width}px"><img alt="{alt}" src="data:image/png;base64,{encoded}">'
     yield f"<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.text)}</figcaption></figure>"
+
+
+def write_report(overview: Overview, folder: Path) -> Path:
+    """Write results.csv and .parquet, summary.csv, .md and .tex, the figures and report.html; the page's path.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    overview.results.to_csv(folder / "results.csv", index=False)
+    overview.results.to_parquet(folder / "results.parquet", index=False)
+    overview.summary.to_csv(folder / "summary.csv", index=False)
+    short = overview.compact(overview.summary)
+    (folder / "summary.md").write_text(summary_markdown(short, overview.runs), encoding="utf-8")
+    (folder / "summary.tex").write_text(summary_latex(short, overview.runs), encoding="utf-8")
+    html = page(overview, draw_figures(overview, folder))
+    write_atomically(folder / "report.html", html.encode())
+    return folder / "report.html"

@@ -1,14 +1,19 @@
-"""What runs came to, as a tidy table: a row per run and model."""
+"""Results of runs: a tidy table with a row per run and model, and its mean and spread over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from fedrobust.reports.groups import Group, describe, settings
-from fedrobust.reports.runs import Run
+from fedrobust.reports.groups import Group, describe, group, settings
+from fedrobust.reports.labels import UNKNOWN, missing
+from fedrobust.reports.runs import Run, common_folder, common_judge, find_runs
 
 DRIFT_ROUNDS = 10  # the last so many that have it are averaged
 WHOLE = ("clients", "seed", "round", "test_images", "pool_images", "pool_bytes", "images", "bytes", "peak_memory_bytes")
@@ -102,3 +107,78 @@ def _costs(run: Run, target: float | None) -> dict[str, Any]:
         "started": record.get("started"),
         "commit": record.get("commit", "")[:9],
     }
+
+
+def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Of `results`, the number of seeds n and for each accuracy `<name>.mean` and `<name>.std` (over n - 1).
+
+    Runs that repeat a seed of their group are averaged first: they are no further evidence. A mean that not every seed
+    has a part in is left out, so is an accuracy without any, and the standard deviation of one seed. Rows are in the
+    order of the columns' values; runs without a model or a config are in none.
+    """
+    names, keys = metrics(table), [*columns, "model"]
+    members: dict[tuple[Any, ...], dict[int, list[dict[Any, Any]]]] = {}
+    for row in table.to_dict("records"):
+        if row["model"] and not missing(row["seed"]):
+            values = tuple(row[key] for key in keys)
+            members.setdefault(values, {}).setdefault(row["seed"], []).append(row)
+    rows = []
+    for values in sorted(members):
+        seeds = members[values].values()
+        n = len(seeds)
+        rows.append({**dict(zip(keys, values, strict=True)), "n": n})
+        for name in names:
+            means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
+            rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
+    found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
+    # natural accuracy stays: a table of accuracies without any would be none
+    empty = [name for name in names[1:] if all(missing(row[f"{name}.mean"]) for row in rows)] if rows else []
+    return found.drop(columns=[f"{name}.{moment}" for name in empty for moment in ("mean", "std")])
+
+
+def mean_and_std(row: pd.Series, name: str) -> str:
+    """In percent: "43.1 ± 1.2", "43.1" of one seed, "–" where there is no mean."""
+    mean, std = row[f"{name}.mean"], row[f"{name}.std"]
+    if missing(mean):
+        return UNKNOWN
+    return f"{100 * mean:.1f}" + ("" if missing(std) else f" ± {100 * std:.1f}")
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """All runs below some folders.
+
+    title: the name of the nearest folder above them; judge: the attack that figures call robust; target: of
+    `rounds_to_<target>`, None for no such column.
+    """
+
+    title: str
+    runs: list[Run]
+    groups: list[Group]
+    judge: str
+    target: float | None = None
+
+    @classmethod
+    def of(cls, paths: Iterable[Path], target: float | None = None) -> Overview:
+        """The runs at or below these paths. Raises ConfigError where a path has none."""
+        runs = find_runs(paths)
+        title = runs[0].name if len(runs) == 1 else common_folder(run.folder.path for run in runs).name
+        return cls(title, runs, group(runs), common_judge(runs), target)
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """A row per run and model."""
+        return results(self.runs, self.groups, self.target)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A row per group and model, over seeds."""
+        return summarise(self.results, list(self.groups[0].values) if self.groups else [])
+
+    def compact(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table for reading: of the worst client's accuracies only natural and that under `judge`."""
+        kept = ("worst_client.natural_accuracy", f"worst_client.robust_accuracy.{self.judge}")
+        names = {column: column.removesuffix(".mean").removesuffix(".std") for column in map(str, table)}
+        return table.drop(
+            columns=[c for c, name in names.items() if name.startswith("worst_client.") and name not in kept]
+        )

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from fedrobust.reports import labels
+from fedrobust.reports.results import mean_and_std
 from fedrobust.reports.runs import Run
-from fedrobust.reports.summary import mean_and_std
 
 POOL_WARNING = "A pool gives raw images to every client by construction: its runs are not private in that part."
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}

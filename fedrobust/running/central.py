@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from fedrobust.config import RunConfig
+from fedrobust.config.effects import refuse_unused
 from fedrobust.config.registry import objective_of
-from fedrobust.config.unused import refuse_unused
 from fedrobust.data import subset
 from fedrobust.errors import RunFailed
 from fedrobust.evaluation import evaluate
@@ -25,8 +25,7 @@ from fedrobust.running.rounds import Rounds, Row
 from fedrobust.seeding import numpy_stream
 from fedrobust.storage.checkpoint import Arrays, Checkpoint
 from fedrobust.storage.run_folder import ROUNDS, new_run_dir
-from fedrobust.training.central import Trainer
-from fedrobust.training.stopping import PROBE, PROBE_ATTACK, PROBE_IMAGES, fallen, why_over
+from fedrobust.training.central import PROBE, PROBE_ATTACK, PROBE_IMAGES, Trainer, fallen, why_over
 
 
 class Central(Rounds):

@@ -1,4 +1,4 @@
-"""Trackers: a run's rounds in TensorBoard or MLflow, from the rows of its folder (`fedrobust.cli.follow`)."""
+"""Trackers: a run's rounds in TensorBoard or MLflow, from the rows of its folder (`fedrobust.cli.live`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The model of a central run from round to round: its optimiser, its rate, and the average of its weights."""
+"""The model of a central run from round to round: its optimiser, learning rate, averaged weights, and its end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +13,72 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from fedrobust.attacks import make_attack
-from fedrobust.config import RunConfig
+from fedrobust.config import Central, RunConfig
+from fedrobust.config.names import split_list
 from fedrobust.config.registry import objective_of
-from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.objectives import Objective, make_objective
 from fedrobust.storage.checkpoint import Arrays
 from fedrobust.training.context import Workbench, as_tensor
 from fedrobust.training.loop import Schedule, TrainingSummary, train
-from fedrobust.training.rates import rate_factor
 
+Factor = Callable[[float], float]
+
+PROBE_ATTACK, PROBE_IMAGES = "pgd-5", 256
+PROBE = f"probe.robust_accuracy.{PROBE_ATTACK}"
+FALL = 0.20
 MOMENTUM, WEIGHTS, COUNT = "momentum/", "weights/", "averaged"
+
+
+def rate_factor(settings: Central) -> Factor:
+    """What the learning rate is multiplied by when the share t in [0, 1] of all steps is done.
+
+    - constant: 1.
+    - piecewise: decay^m, m the number of milestones ≤ t (Rice et al. 2020: 0.1 at 0.5 and 0.75).
+    - cosine: (1 + cos πt) / 2 (Loshchilov and Hutter 2017, without restarts).
+    - cyclic: t / peak up to the peak, then (1 − t) / (1 − peak): a single triangle (Wong et al. 2020: peak 0.4).
+
+    The formulas of torch's MultiStepLR, CosineAnnealingLR and CyclicLR, without their state: a run that goes on needs
+    the number of its step only.
+    """
+    milestones = [float(share) for share in split_list(settings.milestones)]
+    factors: dict[str, Factor] = {
+        "constant": lambda t: 1.0,
+        "piecewise": lambda t: settings.decay ** sum(t >= milestone for milestone in milestones),
+        "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+        "cyclic": lambda t: min(t / settings.peak, (1 - t) / (1 - settings.peak)),
+    }
+    return factors[settings.schedule]
+
+
+Row = dict[str, Any]
+
+
+def fallen(rows: Sequence[Row]) -> str:
+    """Catastrophic overfitting in the last of these rounds, in words; "" where there is none.
+
+    The accuracy under PGD-5 on training images lies more than 20 points below the highest so far (Wong et al. 2020,
+    section 5.4, who compare with the round before; a fall over two rounds is one, too).
+    """
+    found = [row[PROBE] for row in rows if PROBE in row]
+    if len(found) < 2 or max(found) - found[-1] <= FALL:
+        return ""
+    return (
+        f"catastrophic overfitting in round {rows[-1]['round']}: {PROBE_ATTACK} accuracy on training images fell from "
+        f"{max(found):.1%} to {found[-1]:.1%}"
+    )
+
+
+def why_over(settings: Central, rows: Sequence[Row], best_round: int) -> str:
+    """Why a run with these rounds behind it ends; "" to go on."""
+    if not rows:
+        return ""
+    if settings.overfitting == "stop" and (why := fallen(rows)):
+        return why
+    last = rows[-1]["round"]
+    if settings.patience and best_round and last - best_round >= settings.patience:
+        return f"no better score since round {best_round}, {last - best_round} rounds ago"
+    return ""
 
 
 class Trainer:

@@ -15,8 +15,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from fedrobust.data.augment import Augmentation
-from fedrobust.data.device import DeviceImages
+from fedrobust.data.device import Augmentation, DeviceImages
 from fedrobust.errors import RunFailed
 from fedrobust.objectives import Objective
 from fedrobust.seeding import seeded_layers, torch_stream

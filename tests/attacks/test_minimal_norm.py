@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedrobust.attacks import carlini_wagner, deepfool, fab
-from fedrobust.attacks.hyperplane import move_to_hyperplane
+from fedrobust.attacks.deepfool import move_to_hyperplane
 
 NORMS = [("linf", 1), ("l2", 2)]
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from fedrobust.attacks import apgd, fab, square
 from fedrobust.attacks.apgd import checkpoints
-from fedrobust.attacks.ball import Ball
-from fedrobust.attacks.norms import ORDERS, image_norm
+from fedrobust.attacks.ball import ORDERS, Ball, image_norm
 from fedrobust.losses import cross_entropy, targeted_dlr
 
 from .reference.make import CHECKED, FAB, FILE, RANK, STEPS, network

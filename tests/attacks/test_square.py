@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedrobust.attacks import square
-from fedrobust.attacks.bumps import bump, move_mass
+from fedrobust.attacks.square import bump, move_mass
 
 
 @pytest.mark.parametrize(("norm", "dual", "slack"), [("linf", 1, 0.9), ("l2", 2, 0.3)])

@@ -15,8 +15,7 @@ from fedrobust.running.central import Central
 from fedrobust.running.central import run as train
 from fedrobust.storage.checkpoint import load_model
 from fedrobust.storage.run_folder import RunFolder
-from fedrobust.training.central import Trainer
-from fedrobust.training.stopping import PROBE
+from fedrobust.training.central import PROBE, Trainer
 from strategies.federation import Federation
 
 

@@ -6,8 +6,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, MultiStepLR
 
 from fedrobust.config import Central
-from fedrobust.training.rates import rate_factor
-from fedrobust.training.stopping import PROBE, fallen, why_over
+from fedrobust.training.central import PROBE, fallen, rate_factor, why_over
 
 STEPS = 40
 TORCH = {

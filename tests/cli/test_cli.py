@@ -15,7 +15,7 @@ import pytest
 
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
-from fedrobust.config.unused import unused
+from fedrobust.config.effects import unused
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.running.preflight import check_settings
 from fedrobust.storage.checkpoint import load_model

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrobust.convex.lifted import Lifted
-from fedrobust.convex.network import PolynomialNetwork, lift
+from fedrobust.convex.network import Lifted, PolynomialNetwork, lift
 from fedrobust.convex.problem import Problem
 
 

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedrobust.convex.box import minimum_in_box
-from fedrobust.convex.certificates import l2_distances, l2_margins, linf_margins
-from fedrobust.convex.lifted import Lifted, values
+from fedrobust.convex.certificates import l2_distances, l2_margins, linf_margins, minimum_in_box
 from fedrobust.convex.margins import worst_case
-from fedrobust.convex.network import as_logits, recover
+from fedrobust.convex.network import Lifted, as_logits, recover, values
 
 
 def margins(lifted: Lifted, x: Tensor, y: Tensor) -> Tensor:

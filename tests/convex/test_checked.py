@@ -10,8 +10,7 @@ from fedrobust.convex.certificates import l2_distances, l2_margins, linf_margins
 from fedrobust.convex.logistic import LogisticProblem
 from fedrobust.convex.margins import worst_case
 from fedrobust.convex.problem import Problem
-from fedrobust.convex.relu_network import ReluNetwork, margins
-from fedrobust.convex.relu_programme import ReluProblem
+from fedrobust.convex.relu_programme import ReluNetwork, ReluProblem, margins
 from fedrobust.convex_study.samples import from_table, load_samples
 from fedrobust.data.spec import DataError
 from fedrobust.errors import ConfigError, UserError

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedrobust.attacks import pgd
 from fedrobust.convex.certificates import l2_margins
-from fedrobust.convex.lifted import Lifted
+from fedrobust.convex.network import Lifted
 from fedrobust.convex.problem import Problem
 from fedrobust.convex.solvers.first_order import solve_first_order
 from fedrobust.errors import ConfigError

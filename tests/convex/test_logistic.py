@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedrobust.convex.factors import FactorNetwork, random_factors
-from fedrobust.convex.lifted import Lifted, values
 from fedrobust.convex.logistic import Logistic, LogisticProblem, entropy, solve_logistic
-from fedrobust.convex.network import as_logits
+from fedrobust.convex.network import Lifted, as_logits, values
 from fedrobust.convex_study.baselines import attacked, train_the_usual_way
 from fedrobust.losses import cross_entropy
 

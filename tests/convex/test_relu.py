@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrobust.convex.relu_network import ReluNetwork, margins
-from fedrobust.convex.relu_programme import ReluProblem, sample_patterns
+from fedrobust.convex.relu_programme import ReluNetwork, ReluProblem, margins, sample_patterns
 from fedrobust.convex.relu_solvers import solve_relu, solve_relu_first_order
 from fedrobust.convex_study.baselines import attacked
 from fedrobust.errors import ConfigError

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrobust.convex.lifted import Lifted, values
-from fedrobust.convex.roots import RootNetwork, root_of
-from strategies.averaging import WeightedMean
+from fedrobust.convex.factors import RootNetwork, root_of
+from fedrobust.convex.network import Lifted, values
+from strategies.fedavg import WeightedMean
 
 X = torch.randn(9, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 

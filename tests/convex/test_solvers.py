@@ -10,11 +10,10 @@ from torch import Tensor
 
 from fedrobust.convex.dual import largest_response, lower_bound, moments
 from fedrobust.convex.factors import lifted_of
-from fedrobust.convex.lifted import Activation, Lifted, values
 from fedrobust.convex.margins import worst_case
-from fedrobust.convex.network import PolynomialNetwork, lift, neurons
+from fedrobust.convex.network import Activation, Lifted, PolynomialNetwork, lift, neurons, values
 from fedrobust.convex.problem import Problem, Solution, nothing
-from fedrobust.convex.solvers import modelling
+from fedrobust.convex.solvers import sdp
 from fedrobust.convex.solvers.cutting_set import solve_cutting_set
 from fedrobust.convex.solvers.first_order import SMOOTHING, Evaluation, solve_first_order, start
 from fedrobust.convex.solvers.sdp import solve_sdp
@@ -83,7 +82,7 @@ def test_no_network_is_below_the_lower_bound(
 def test_linear_matrix_inequality_is_the_trust_region_minimum(
     random_network: Callable[..., Lifted], blobs: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:
-    cp = modelling.import_cvxpy()
+    cp = sdp.import_cvxpy()
     lifted, (x, y) = random_network(4, units=10, seed=3), blobs(4, 4)
     expected = worst_case(lifted.forms, x, y, 0.6).margin
     form = lifted.forms[0].numpy()
@@ -177,7 +176,7 @@ def test_without_cvxpy_the_message_is_one_line(small: Problem, monkeypatch: pyte
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(modelling, "import_module", missing)
+    monkeypatch.setattr(sdp, "import_module", missing)
     with pytest.raises(ConfigError, match=r"^clarabel is not installed: pip install 'fedrobust\[convex\]'$"):
         solve_sdp(small)
 
@@ -185,10 +184,10 @@ def test_without_cvxpy_the_message_is_one_line(small: Problem, monkeypatch: pyte
 def test_a_solver_that_fails_says_so(small: Problem) -> None:
     with pytest.raises(ConfigError, match="must be one of clarabel, scs"):
         solve_sdp(small, solver="mosek")
-    cp = modelling.import_cvxpy()
+    cp = sdp.import_cvxpy()
     variable = cp.Variable()
     with pytest.raises(RunFailed, match="clarabel ended with status 'infeasible'"):
-        modelling.solve_with(cp.Problem(cp.Minimize(variable), [variable >= 1, variable <= 0]), "clarabel")
+        sdp.solve_with(cp.Problem(cp.Minimize(variable), [variable >= 1, variable <= 0]), "clarabel")
 
 
 def test_stages_end_early_when_the_gap_is_reached(small: Problem) -> None:

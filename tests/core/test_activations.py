@@ -143,7 +143,7 @@ def test_the_mean_square_survives_many_layers(name):
 
 
 def test_relus_weights_are_not_touched():
-    from fedrobust.models.small_cnn import build_small_cnn
+    from fedrobust.models.cnn import build_small_cnn
 
     model = build_model("small-cnn", generator_seed=3, **CIFAR)
     with torch.random.fork_rng(devices=[]):

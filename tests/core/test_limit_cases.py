@@ -3,7 +3,7 @@
 import pytest
 
 from fedrobust.config import RunConfig
-from fedrobust.config.limit_cases import limit_cases
+from fedrobust.config.effects import limit_cases
 
 
 @pytest.mark.parametrize(

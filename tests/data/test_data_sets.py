@@ -14,7 +14,7 @@ import torchvision.datasets
 
 from fedrobust.config import Data
 from fedrobust.data import DATASETS, DataError, Dataset, known_labels, load
-from fedrobust.data.download import to_split
+from fedrobust.data.loading import to_split
 
 
 def statistics(dataset: Dataset) -> tuple[list[float], list[float]]:

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fedrobust.data import DATASETS, load
-from fedrobust.data.augment import AUGMENTATIONS, random_crop_flip
-from fedrobust.data.device import DeviceImages, on_device
+from fedrobust.data.device import AUGMENTATIONS, DeviceImages, on_device, random_crop_flip
 
 CUDA = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")

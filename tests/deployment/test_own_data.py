@@ -8,7 +8,7 @@ from PIL import Image
 from clients.app import app
 from clients.local import LocalClient
 from fedrobust.cli import main
-from fedrobust.config.unused import unused
+from fedrobust.config.effects import unused
 from fedrobust.data import DATASETS, load
 from fedrobust.data.own import load_own, load_pool, read_folder
 from fedrobust.data.split import split_of

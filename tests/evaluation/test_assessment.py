@@ -17,7 +17,7 @@ from fedrobust.evaluation.assessment import Findings, assess
 from fedrobust.evaluation.attack_run import Campaign, Request
 from fedrobust.evaluation.evaluated_model import Subject, weights_digest
 from fedrobust.evaluation.evaluation_folder import Journal
-from fedrobust.evaluation.rescoring import rescore
+from fedrobust.evaluation.probes import rescore
 from fedrobust.evaluation.summary import per_class, per_client, summarise
 from fedrobust.evaluation.verdicts import STANDS
 

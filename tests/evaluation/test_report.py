@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from fedrobust.reports.evaluation_figures import draw_examples
-from fedrobust.reports.evaluation_table import markdown, rows
+from fedrobust.reports.evaluation import draw_examples, markdown, rows
 
 
 @pytest.fixture

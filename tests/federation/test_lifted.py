@@ -8,7 +8,7 @@ import torch
 
 from fedrobust.cli import main
 from fedrobust.convex.certificates import accuracy, l2_margins
-from fedrobust.convex.lifted import Lifted
+from fedrobust.convex.network import Lifted
 from fedrobust.data import load_data
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.evaluated_model import load_subject

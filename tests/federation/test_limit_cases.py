@@ -7,7 +7,7 @@ from torch import nn
 
 from fedrobust.attacks import make_attack
 from fedrobust.data import hold_out
-from fedrobust.data.augment import AUGMENTATIONS
+from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.models import MODELS
 from fedrobust.models.layers import normalised
 from fedrobust.objectives import make_objective

@@ -15,7 +15,7 @@ from partitions import (
     dirichlet_balanced,
     earth_movers_distance,
 )
-from partitions.proportions import dirichlet_proportions
+from partitions.assembly import dirichlet_proportions
 
 CIFAR_LABELS = np.repeat(np.arange(10), 5000)
 BOTH = pytest.mark.parametrize("partition", [dirichlet, dirichlet_balanced])

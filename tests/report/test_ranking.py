@@ -5,9 +5,9 @@ import json
 import pytest
 
 from fedrobust.config import RunConfig, toml
+from fedrobust.reports.comparisons import draw_ranking
 from fedrobust.reports.curves import draw_curves
-from fedrobust.reports.overview import Overview
-from fedrobust.reports.ranking import draw_ranking
+from fedrobust.reports.results import Overview
 from fedrobust.reports.style import figure
 
 ROBUST = {"relu": (0.21, 0.25), "silu": (0.30, 0.28), "gelu": (0.10,)}

@@ -13,10 +13,9 @@ from fedrobust.cli import main
 from fedrobust.cli.launch import summarise as closing_table
 from fedrobust.reports.groups import group, settings
 from fedrobust.reports.labels import method, skew
-from fedrobust.reports.overview import Overview
 from fedrobust.reports.page import page
+from fedrobust.reports.results import Overview, mean_and_std, summarise
 from fedrobust.reports.runs import Run, _evaluation, find_runs
-from fedrobust.reports.summary import mean_and_std, summarise
 from fedrobust.reports.tables import markdown_table, summary_latex, summary_markdown
 from fedrobust.storage.run_folder import RunFolder
 

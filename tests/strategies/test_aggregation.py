@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedrobust.errors import ConfigError, RunFailed
-from strategies.averaging import WeightedMean
+from strategies.fedavg import WeightedMean
 
 VECTORS = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
 IMAGES = (7, 300, 41, 1, 86)

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord
 
 from clients.app import app
 from fedrobust.config import toml
-from fedrobust.data.augment import unchanged
+from fedrobust.data.device import unchanged
 from fedrobust.data.split import split_of
 from fedrobust.objectives import make_objective
 from fedrobust.storage.checkpoint import Checkpoint, Progress, save_checkpoint

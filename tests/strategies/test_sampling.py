@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedrobust.config import RunConfig
 from strategies import STRATEGIES
-from strategies.sampling import sample
+from strategies.base import sample
 
 CONFIG = RunConfig(num_clients=20)
 

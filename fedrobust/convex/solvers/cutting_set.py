@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from fedrobust.convex.dual import lower_bound, moments
-from fedrobust.convex.lifted import Lifted
 from fedrobust.convex.margins import worst_case
-from fedrobust.convex.network import lift, recover
+from fedrobust.convex.network import Lifted, lift, recover
 from fedrobust.convex.problem import Problem, Solution, nothing, solution
-from fedrobust.convex.solvers.modelling import Model, as_numpy, solve_with
+from fedrobust.convex.solvers.sdp import Model, as_numpy, solve_with
 
 VIOLATED = 1e-6  # a cut is added where it would change the hinge by more
 

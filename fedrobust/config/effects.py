@@ -1,4 +1,4 @@
-"""Settings that have no effect on a run: found from what each entry of a registry takes, and refused if typed."""
+"""Settings that have no effect on a run, and values that turn off what a run is named after."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from fedrobust.config import FIELDS, RunConfig
-from fedrobust.config.lookup import settings_of
 from fedrobust.config.names import split_list
-from fedrobust.config.registry import check_names, objective_of, registry
+from fedrobust.config.registry import check_names, objective_of, registry, settings_of
 from fedrobust.errors import ConfigError
 
 STEPPED = ("pgd-", "bim-", "mim-")
 """How the names of those attacks of an evaluation begin that take `evaluation.step-size`."""
+
+
+_NO_VALIDATION = "only validation images use it: set data.validation-fraction above 0"
 
 
 def refuse_unused(
@@ -111,9 +113,6 @@ def _by_other_settings(cfg: RunConfig, engine: str) -> Iterator[tuple[str, str]]
             yield from ((key, users) for key in keys)
 
 
-_NO_VALIDATION = "only validation images use it: set data.validation-fraction above 0"
-
-
 def _keys(section: str, besides: Collection[str] = ()) -> list[str]:
     """The flat keys of a section."""
     return [key for key in FIELDS if key.startswith(f"{section}.") and key.split(".")[1] not in besides]
@@ -125,3 +124,44 @@ def _taken(entries: Mapping[str, Callable[..., Any]]) -> dict[str, set[str]]:
 
 def _either(names: list[str]) -> str:
     return " or ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
+
+
+def limit_cases(cfg: RunConfig) -> list[str]:
+    """Return a line for each setting of a run that makes it a simpler run than its names say."""
+    objective, strategy = objective_of(cfg), cfg.strategy.name if cfg.kind == "federated" else ""
+    return [
+        f"{setting}: {meaning}"
+        for holds, setting, meaning in (
+            (
+                not cfg.attack.epsilon,
+                f"attack.epsilon = {cfg.attack.epsilon}",
+                "nothing is attacked, in training or evaluation: robust accuracy is natural accuracy",
+            ),
+            (
+                objective == "mixed" and not cfg.objective.adversarial_fraction,
+                "objective.adversarial-fraction = 0",
+                "nothing is attacked in training",
+            ),
+            (
+                objective == "mixed" and cfg.objective.adversarial_fraction == 1,
+                "objective.adversarial-fraction = 1",
+                "all images are attacked in training: mixed is at",
+            ),
+            (
+                objective == "trades" and not cfg.objective.trades_beta,
+                "objective.trades-beta = 0",
+                "the loss on adversarial images has no weight: trades is natural",
+            ),
+            (
+                strategy == "fedprox" and not cfg.strategy.proximal_mu,
+                "strategy.proximal-mu = 0",
+                "nothing pulls on the clients' weights: fedprox is fedavg",
+            ),
+            (
+                strategy == "trimmed-mean" and not cfg.strategy.trim_fraction,
+                "strategy.trim-fraction = 0",
+                "nothing is cut: trimmed-mean is the plain mean",
+            ),
+        )
+        if holds
+    ]

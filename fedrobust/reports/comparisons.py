@@ -1,4 +1,4 @@
-"""What sharing buys: accuracy against the size of the pool."""
+"""Figures that compare settings: accuracy against the pool, natural against robust accuracy, a ranking."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from fedrobust.reports import labels, style
+from fedrobust.reports.groups import Group
+
+LEAST, MOST = 3, 40  # settings
 
 
 def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
@@ -76,3 +80,62 @@ def _draw(axes: Axes, line: _Line, points: Sequence[dict[Any, Any]], accuracy: s
     axes.plot(pool, mean, color=colour, linestyle=style.LINES[line.mode], marker="o", markersize=4, label=line.name)
     low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
     axes.fill_between(pool, low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+def draw_scatter(groups: Sequence[Group], judge: str, path: Path) -> bool:
+    """Write a figure with a point per run: its best model on the test set, robust under `judge`; False without one."""
+    key = f"robust_accuracy.{judge}"
+    points = {
+        group.name: [
+            (100 * best["natural_accuracy"], 100 * best[key])
+            for run in group.runs
+            if key in (best := run.record.get("best", {}))
+        ]
+        for group in groups
+    }
+    if not any(points.values()):
+        return False
+    figure = style.figure(5.4 if len(points) <= 8 else 8, 4.2, list(points))
+    axes = figure.subplots()
+    for number, (name, pairs) in enumerate(points.items()):
+        natural, robust = zip(*pairs, strict=True) if pairs else ((), ())
+        axes.scatter(natural, robust, s=36, label=name, alpha=0.85, linewidths=0, **style.marker(number))
+    style.plain(axes)
+    axes.set_xlabel("natural accuracy of the best model, %")
+    axes.set_ylabel(f"{labels.heading(key)} accuracy, %")
+    style.legend_below(figure, [axes])
+    figure.savefig(path, dpi=style.DPI)
+    return True
+
+
+def draw_ranking(groups: Sequence[Group], judge: str, path: Path) -> bool:
+    """Write a figure with a row per setting: its best models on the test set, natural and under the attack `judge`.
+
+    A ring is a run, the dot the mean over them, the bar one standard deviation to each side. False with fewer than 3
+    settings that have such models, or more than 40.
+    """
+    names = ("natural_accuracy", f"robust_accuracy.{judge}")
+    rows = [(group.name, [_best(group, name) for name in names]) for group in groups]
+    rows = sorted((row for row in rows if all(row[1])), key=lambda row: np.mean(row[1][1]))
+    if not LEAST <= len(rows) <= MOST:
+        return False
+    longest = max(len(name) for name, _ in rows)
+    figure = style.figure(5.6 + 0.075 * longest, 0.9 + 0.27 * len(rows), ())
+    for axes, name, place in zip(figure.subplots(1, 2, sharey=True), names, range(2), strict=True):
+        for height, (_, values) in enumerate(rows):
+            _row(axes, 100 * np.array(values[place]), height)
+        style.plain(axes, f"{labels.heading(name)}, %")
+    figure.axes[0].set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    figure.savefig(path, dpi=style.DPI)
+    return True
+
+
+def _row(axes: Any, values: np.ndarray, height: int) -> None:
+    spread = values.std(ddof=1) if len(values) > 1 else None
+    axes.errorbar(values.mean(), height, xerr=spread, fmt="o", markersize=5, color=style.colour(0), capsize=2)
+    if len(values) > 1:
+        axes.plot(values, [height] * len(values), "o", markersize=4, color=style.colour(1), fillstyle="none")
+
+
+def _best(group: Group, name: str) -> list[float]:
+    return [best[name] for run in group.runs if name in (best := run.record.get("best", {}))]
