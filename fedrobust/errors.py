@@ -15,3 +15,7 @@ class ConfigError(UserError):
 
 class RunFailed(UserError):
     """The run cannot go on; what it had reached lies in its folder."""
+
+
+class DataError(UserError, ValueError):
+    """A data set that cannot be used as it is. One line: what is wrong, where, and what is allowed."""

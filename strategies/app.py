@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrobust.config import RunConfig
-from fedrobust.config.registry import check_names
+from fedrobust.running.preflight import check_names
 from fedrobust.storage.run_folder import new_run_dir
 from strategies.federation import Federation
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from fedrobust.config import DEFAULTS, FIELDS, RunConfig, toml
 from fedrobust.config.flat import Ratio
 from fedrobust.config.names import split_list
-from fedrobust.config.registry import check_names
 from fedrobust.config.table import rewritten
 from fedrobust.errors import ConfigError
+from fedrobust.running.preflight import check_names
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,10 +20,9 @@ from clients.local import Instructions, LocalClient
 from fedrobust.config import FIELDS, RunConfig
 from fedrobust.data import load_data
 from fedrobust.data.device import AUGMENTATIONS
-from fedrobust.data.spec import DataError
 from fedrobust.engines.local import LocalGrid
 from fedrobust.engines.plan import plan_workers
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError, DataError, RunFailed
 from fedrobust.hardware.process import pick_device
 from fedrobust.running import central
 from fedrobust.running.evaluator import Measure

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; write the files that are asked for."""
-    from fedrobust.config.registry import check_names
     from fedrobust.data import load_data
     from fedrobust.data.split import split_of, summarise_split
+    from fedrobust.running.preflight import check_names
 
     if arguments.figure and arguments.figure.suffix not in FORMATS:
         raise ConfigError(f"--figure {arguments.figure}: must end in {', '.join(FORMATS)}")

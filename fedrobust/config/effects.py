@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrobust.config import FIELDS, RunConfig
 from fedrobust.config.names import split_list
-from fedrobust.config.registry import check_names, objective_of, registry, settings_of
+from fedrobust.config.registry import check_entries, objective_of, registry, settings_of
 from fedrobust.errors import ConfigError
 
 STEPPED = ("pgd-", "bim-", "mim-")
@@ -31,7 +31,7 @@ def refuse_unused(
         ConfigError: a name is in no registry, or no run uses a typed setting: a line for each says what would use it.
     """
     for cfg in runs.values():
-        check_names(cfg)
+        check_entries(cfg)
     found = {label: unused(cfg, engine) for label, cfg in runs.items()}
     problems = []
     for key in typed:

@@ -12,8 +12,8 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
-from fedrobust.config import WORST_CASE, RunConfig
-from fedrobust.config.names import split_list, unknown
+from fedrobust.config import RunConfig
+from fedrobust.config.names import unknown
 from fedrobust.errors import ConfigError
 
 T = TypeVar("T")
@@ -116,32 +116,15 @@ def objective_of(cfg: RunConfig) -> str:
     return CENTRAL_OBJECTIVE if cfg.kind == "central" else resolve("strategies", cfg.strategy.name).objective
 
 
-def check_names(cfg: RunConfig) -> None:
-    """Every name in the config is in its registry, evaluation attacks and classes of the data included.
+def check_entries(cfg: RunConfig) -> None:
+    """Check that each setting that names an entry of a registry names one that is there.
 
-    `evaluation.select-by` is checked here, too, after the attacks that it is one of.
+    `fedrobust.running.preflight.check_names` also checks the names whose registries take an import from above.
 
     Raises:
         ConfigError: one line for the first name that is not.
-        DataError: the same for a class.
     """
-    from fedrobust.data import DATASETS, class_numbers
-    from fedrobust.evaluation import parse_attack
-
     flat = cfg.to_flat()
     for key, kind in NAMED_BY.items():
         if flat[key] or key not in MAY_BE_UNSET:
             resolve(kind, str(flat[key]))
-    class_numbers(cfg.data.classes, DATASETS[cfg.data.name].class_names)
-    attacks = split_list(cfg.evaluation.attacks)
-    for name in attacks:
-        try:
-            parse_attack(name)
-        except ConfigError as error:
-            raise ConfigError(f"evaluation.attacks: {error}") from error
-    judges = ["natural", *([WORST_CASE] if len(set(attacks)) > 1 else [])]
-    if cfg.evaluation.select_by not in (*judges, *attacks):
-        raise ConfigError(
-            f"evaluation.select-by = {cfg.evaluation.select_by!r}: must be {', '.join(judges)} "
-            f"or one of evaluation.attacks ({', '.join(attacks)})"
-        )

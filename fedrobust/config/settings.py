@@ -2,7 +2,7 @@
 
 A setting is one field here. Its flat key (`local.learning-rate`) is what presets, flags, `--run-config` and
 `[tool.flwr.app.config]` all write; after adding one, `make config` rewrites the table in pyproject.toml.
-Names from a registry (strategy, attack ...) are checked by `fedrobust.config.registry.check_names`, because
+Names from a registry (strategy, attack ...) are checked by `fedrobust.running.preflight.check_names`, because
 some of those registries lie in the layers above.
 """
 

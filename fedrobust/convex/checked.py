@@ -7,8 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from fedrobust.data.spec import DataError
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedrobust.config.names import unknown
 from fedrobust.convex.checked import checked_labels
 from fedrobust.data import DATASETS, load, subset
-from fedrobust.data.spec import DataError
+from fedrobust.errors import DataError
 from fedrobust.seeding import numpy_stream
 
 BREAST_CANCER = "breast-cancer"

@@ -13,12 +13,12 @@ from fedrobust.config import Data
 from fedrobust.data import class_names as names
 from fedrobust.data.loading import assemble
 from fedrobust.data.select import class_numbers, hold_out, restricted, subset
-from fedrobust.data.spec import AugmentationName, DataError, Dataset, DatasetSpec, Split, SplitName
+from fedrobust.data.spec import AugmentationName, Dataset, DatasetSpec, Split, SplitName
+from fedrobust.errors import DataError
 
 __all__ = [
     "DATASETS",
     "AugmentationName",
-    "DataError",
     "Dataset",
     "DatasetSpec",
     "Split",

@@ -16,7 +16,8 @@ import numpy as np
 from filelock import FileLock
 
 from fedrobust.data.canonical import content_digest
-from fedrobust.data.spec import DataError, Split
+from fedrobust.data.spec import Split
+from fedrobust.errors import DataError
 
 FORMAT = 1  # raise it when the files or their canonical order change
 META = "meta.json"

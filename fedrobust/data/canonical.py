@@ -9,7 +9,8 @@ import hashlib
 
 import numpy as np
 
-from fedrobust.data.spec import DataError, DatasetSpec, Split, SplitName
+from fedrobust.data.spec import DatasetSpec, Split, SplitName
+from fedrobust.errors import DataError
 
 
 def canonical(split: Split) -> Split:

@@ -14,7 +14,8 @@ import numpy as np
 
 from fedrobust.data import cache, parquet
 from fedrobust.data.canonical import canonical, check_count, check_piece, content_digest
-from fedrobust.data.spec import DataError, Dataset, DatasetSpec, Split, SplitName, one_line
+from fedrobust.data.spec import Dataset, DatasetSpec, Split, SplitName, one_line
+from fedrobust.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
 

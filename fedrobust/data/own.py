@@ -21,7 +21,8 @@ from fedrobust.config import RunConfig
 from fedrobust.data import DATASETS
 from fedrobust.data.canonical import canonical, check_piece, content_digest
 from fedrobust.data.parquet import decode_image
-from fedrobust.data.spec import DataError, Dataset, DatasetSpec, Split
+from fedrobust.data.spec import Dataset, DatasetSpec, Split
+from fedrobust.errors import DataError
 from fedrobust.storage.checkpoint import load_model, save_model
 
 FOLDER, POOL = "FEDROBUST_OWN", "FEDROBUST_POOL"  # each machine's own, hence not settings of the run

@@ -19,7 +19,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from fedrobust.data.spec import DataError, DatasetSpec, Split, SplitName, one_line
+from fedrobust.data.spec import DatasetSpec, Split, SplitName, one_line
+from fedrobust.errors import DataError
 
 # Lossless formats only: a JPEG copy would be another data set. Naming them also halves the time of an open.
 FORMATS = ("PNG", "WEBP")

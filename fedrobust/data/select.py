@@ -9,7 +9,8 @@ import numpy as np
 
 from fedrobust.config.names import split_list, unknown
 from fedrobust.data.canonical import content_digest
-from fedrobust.data.spec import DataError, Dataset, Split
+from fedrobust.data.spec import Dataset, Split
+from fedrobust.errors import DataError
 
 
 def hold_out(

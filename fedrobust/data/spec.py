@@ -5,14 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from fedrobust.errors import UserError
-
 SplitName = Literal["train", "test"]
 AugmentationName = Literal["crop-flip", "crop", "none"]
-
-
-class DataError(UserError, ValueError):
-    """A data set that cannot be used as it is. One line: what is wrong, where, and what is allowed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from torch.nn.parameter import is_lazy
 
 from fedrobust.config import Model, RunConfig
 from fedrobust.config.registry import load_path
-from fedrobust.data import DataError, Dataset, load
+from fedrobust.data import Dataset, load
 from fedrobust.data.split import make_split
-from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.errors import ConfigError, DataError, RunFailed
 from fedrobust.evaluation.weights import SUFFIXES, fitted, load_pickled
 from fedrobust.models import build_model
 from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrobust.config import RunConfig
+from fedrobust.config import WORST_CASE, RunConfig
 from fedrobust.config.names import split_list
+from fedrobust.config.registry import check_entries
 from fedrobust.errors import ConfigError, UserError
 from fedrobust.storage.run_folder import RunFolder
 
@@ -36,7 +37,7 @@ def check_settings(cfg: RunConfig) -> None:
         ConfigError: a name, a combination of settings, more than this machine has, a file of weights that is missing or
             corrupt.
     """
-    from fedrobust.config.registry import check_names, resolve
+    from fedrobust.config.registry import resolve
     from fedrobust.engines import plan_workers
     from fedrobust.evaluation.evaluated_model import load_weights
     from fedrobust.hardware.process import pick_device
@@ -57,6 +58,34 @@ def check_settings(cfg: RunConfig) -> None:
     if cfg.init and not cfg.resume:
         with _typed():
             load_weights(Path(cfg.init))
+
+
+def check_names(cfg: RunConfig) -> None:
+    """Check that every name in the config is in its registry, evaluation attacks and classes of the data included.
+
+    `evaluation.select-by` is checked here, too, after the attacks that it is one of.
+
+    Raises:
+        ConfigError: one line for the first name that is not.
+        DataError: the same for a class.
+    """
+    from fedrobust.data import DATASETS, class_numbers
+    from fedrobust.evaluation import parse_attack
+
+    check_entries(cfg)
+    class_numbers(cfg.data.classes, DATASETS[cfg.data.name].class_names)
+    attacks = split_list(cfg.evaluation.attacks)
+    for name in attacks:
+        try:
+            parse_attack(name)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.attacks: {error}") from error
+    judges = ["natural", *([WORST_CASE] if len(set(attacks)) > 1 else [])]
+    if cfg.evaluation.select_by not in (*judges, *attacks):
+        raise ConfigError(
+            f"evaluation.select-by = {cfg.evaluation.select_by!r}: must be {', '.join(judges)} "
+            f"or one of evaluation.attacks ({', '.join(attacks)})"
+        )
 
 
 def check_folder(cfg: RunConfig) -> None:

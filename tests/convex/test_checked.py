@@ -12,8 +12,7 @@ from fedrobust.convex.margins import worst_case
 from fedrobust.convex.problem import Problem
 from fedrobust.convex.relu_programme import ReluNetwork, ReluProblem, margins
 from fedrobust.convex_study.samples import from_table, load_samples
-from fedrobust.data.spec import DataError
-from fedrobust.errors import ConfigError, UserError
+from fedrobust.errors import ConfigError, DataError, UserError
 
 NAN, INF = float("nan"), float("inf")
 PROGRAMMES = [Problem, LogisticProblem, ReluProblem]

@@ -15,7 +15,7 @@ from fedrobust.convex.problem import Problem
 from fedrobust.convex_study.baselines import attacked, train_the_usual_way
 from fedrobust.convex_study.radii import Plan, run_plan
 from fedrobust.convex_study.samples import Samples, load_samples
-from fedrobust.data import DataError
+from fedrobust.errors import DataError
 from fedrobust.reports.convex import summarise, table
 
 

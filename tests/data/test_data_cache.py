@@ -8,7 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from fedrobust.data import DataError, cache, load, parquet
+from fedrobust.data import cache, load, parquet
+from fedrobust.errors import DataError
 
 
 def refuse(*_args: object, **_kwargs: object) -> None:

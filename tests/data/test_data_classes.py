@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedrobust.config import RunConfig
-from fedrobust.config.registry import check_names
-from fedrobust.data import DataError, class_numbers, load, load_data
-from fedrobust.errors import ConfigError
+from fedrobust.data import class_numbers, load, load_data
+from fedrobust.errors import ConfigError, DataError
+from fedrobust.running.preflight import check_names
 
 
 def test_the_images_of_some_classes_with_labels_from_0_on():

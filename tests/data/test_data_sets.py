@@ -13,8 +13,9 @@ import torch
 import torchvision.datasets
 
 from fedrobust.config import Data
-from fedrobust.data import DATASETS, DataError, Dataset, known_labels, load
+from fedrobust.data import DATASETS, Dataset, known_labels, load
 from fedrobust.data.loading import to_split
+from fedrobust.errors import DataError
 
 
 def statistics(dataset: Dataset) -> tuple[list[float], list[float]]:

@@ -11,7 +11,8 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from fedrobust.data import DATASETS, DataError, load
+from fedrobust.data import DATASETS, load
+from fedrobust.errors import DataError
 
 
 def fails(folder: Path, message: str) -> None:
