@@ -72,13 +72,13 @@ def _child(
     from fedrobust.config.flat import Ratio
     from fedrobust.data import subset
     from fedrobust.data.device import on_device
-    from fedrobust.evaluation.evaluated_model import load_subject
+    from fedrobust.evaluation.evaluated_model import load_evaluated_model
     from fedrobust.hardware.process import keep_freed_memory
     from fedrobust.seeding import numpy_stream
 
     keep_freed_memory()
     torch.set_num_threads(threads)
-    subject = load_subject(checkpoint)
+    subject = load_evaluated_model(checkpoint)
     labels = subject.dataset.test.labels
     index = torch.from_numpy(subset(labels, images, numpy_stream(0, "evaluated", "test")))
     x, y = on_device(subject.dataset, "test", "cpu").batch(index)

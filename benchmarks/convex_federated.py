@@ -38,7 +38,7 @@ from fedrobust.storage.checkpoint import Arrays, Checkpoint, load_model
 from fedrobust.storage.run_folder import RunFolder
 from fedrobust.studies import load_study
 from fedrobust.studies.plan import PlannedRun, plan_sweep
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 from strategies.federation import Federation
 
 GAPS = "gaps.jsonl"  # in a run's folder
@@ -159,14 +159,14 @@ def measured(run: PlannedRun) -> list[dict[str, Any]]:
 def programme(cfg: RunConfig) -> Problem:
     """The programme that the clients of a run solve together: all images that any of them trains on, once."""
     index = np.unique(np.concatenate([client.train for client in split_of(cfg).clients]))
-    x, y = samples(cfg, workbench(cfg).images("train"), torch.from_numpy(index))
-    return Problem(x, y, cfg.attack.epsilon, cfg.local.weight_decay, workbench(cfg).dataset.num_classes)
+    x, y = samples(cfg, run_context(cfg).images("train"), torch.from_numpy(index))
+    return Problem(x, y, cfg.attack.epsilon, cfg.local.weight_decay, run_context(cfg).dataset.num_classes)
 
 
 def samples(cfg: RunConfig, images: DeviceImages, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Images as the network sees them, float64 [n, d], and their labels."""
     x, y = images.batch(index)
-    return workbench(cfg).model.get_submodule("normalisation")(x.double()).flatten(1), y
+    return run_context(cfg).model.get_submodule("normalisation")(x.double()).flatten(1), y
 
 
 SOLVED: dict[tuple[float, float, bytes], Solution] = {}
@@ -182,7 +182,7 @@ def optimum(problem: Problem) -> Solution:
 
 def certified(cfg: RunConfig, found: Solution) -> float:
     """Certified accuracy of a solution on the test images."""
-    images = workbench(cfg).images("test")
+    images = run_context(cfg).images("test")
     x, y = samples(cfg, images, torch.arange(len(images)))
     return accuracy(l2_margins(found.lifted, x, y, cfg.attack.epsilon))
 

@@ -26,7 +26,7 @@ from fedrobust.hardware.process import keep_freed_memory, pick_device
 from fedrobust.models import build_model
 from fedrobust.objectives import make_objective
 from fedrobust.studies.plan import forward_flops
-from fedrobust.training.loop import Schedule, train
+from fedrobust.training.loop import SGDSettings, train
 
 PRODUCTS = 20
 
@@ -60,7 +60,7 @@ def images_per_second(arguments: argparse.Namespace, device: torch.device) -> fl
             data,
             torch.arange(arguments.batch_size * batches),
             make_objective("at", attack=attack),
-            Schedule(batch_size=arguments.batch_size, learning_rate=0.01),
+            SGDSettings(batch_size=arguments.batch_size, learning_rate=0.01),
             augmentation=random_crop_flip,
             precision=getattr(torch, arguments.precision),
             seed=0,
@@ -80,7 +80,7 @@ def now(device: torch.device) -> float:
 
 
 def main() -> None:
-    """Measure both, in turn, and print and record the fraction."""
+    """RunEvaluator both, in turn, and print and record the fraction."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", default="resnet18")

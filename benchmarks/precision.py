@@ -22,40 +22,40 @@ from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.evaluation import evaluate, make_suite
 from fedrobust.objectives import make_objective
 from fedrobust.seeding import numpy_stream
-from fedrobust.training.context import workbench
-from fedrobust.training.loop import Schedule, train
+from fedrobust.training.context import run_context
+from fedrobust.training.loop import SGDSettings, train
 
 ATTACKS = ("natural", "pgd-20")
 
 
 def one_run(cfg: RunConfig, precision: torch.dtype, images: int, epochs: int) -> dict[str, float]:
     """Accuracies on the test set after centralised training on a class-balanced subset."""
-    bench = workbench(cfg)
-    labels = bench.dataset.train.labels
+    context = run_context(cfg)
+    labels = context.dataset.train.labels
     index = torch.from_numpy(subset(labels, images, numpy_stream(cfg.seed, "subset")))
     objective = make_objective(
         cfg.objective.name,
         attack=make_attack(cfg.attack.name, **cfg.attack.model_dump(exclude={"name"})),
-        class_counts=torch.bincount(torch.from_numpy(labels)[index]).to(bench.device),
+        class_counts=torch.bincount(torch.from_numpy(labels)[index]).to(context.device),
         **cfg.objective.model_dump(exclude={"name"}),
     )
     summary = train(
-        bench.model,
-        bench.images("train"),
+        context.model,
+        context.images("train"),
         index,
         objective,
-        Schedule(epochs=epochs, batch_size=cfg.local.batch_size, learning_rate=cfg.local.learning_rate),
-        augmentation=AUGMENTATIONS[bench.dataset.augmentation],
+        SGDSettings(epochs=epochs, batch_size=cfg.local.batch_size, learning_rate=cfg.local.learning_rate),
+        augmentation=AUGMENTATIONS[context.dataset.augmentation],
         precision=precision,
         seed=cfg.seed,
         stream=("precision",),
     )
-    test = torch.from_numpy(subset(bench.dataset.test.labels, cfg.data.test_images, numpy_stream(0, "test")))
+    test = torch.from_numpy(subset(context.dataset.test.labels, cfg.data.test_images, numpy_stream(0, "test")))
     result = evaluate(
-        bench.model,
-        bench.images("test"),
+        context.model,
+        context.images("test"),
         test,
-        make_suite(cfg, bench.dataset.num_classes),
+        make_suite(cfg, context.dataset.num_classes),
         batch_size=500,
         seed=cfg.seed,
     )
@@ -98,7 +98,7 @@ def main() -> None:
             }
         )
         for name, results in runs.items():
-            workbench.cache_clear()  # the same untrained model for both
+            run_context.cache_clear()  # the same untrained model for both
             results.append(one_run(cfg, getattr(torch, name), arguments.images, arguments.epochs))
             print(f"seed {seed} {name}: {results[-1]}", flush=True)
     rows = []

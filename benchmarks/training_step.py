@@ -228,7 +228,7 @@ def _package(job: dict[str, Any]):
     from fedrobust.data import load
     from fedrobust.data.device import AUGMENTATIONS, on_device
     from fedrobust.objectives import make_objective
-    from fedrobust.training.loop import Schedule, train
+    from fedrobust.training.loop import SGDSettings, train
 
     dataset, model = load("cifar10"), _model(job)
     data = on_device(dataset, "train", "cpu")
@@ -247,7 +247,7 @@ def _package(job: dict[str, Any]):
             data,
             index,
             make_objective("calfat", attack=attack, class_counts=counts),
-            Schedule(batch_size=job["batch_size"]),
+            SGDSettings(batch_size=job["batch_size"]),
             augmentation=augmentation,
             precision={"float32": torch.float32, "bfloat16": torch.bfloat16}[job["precision"]],
             seed=0,

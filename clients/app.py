@@ -49,7 +49,7 @@ def _client(context: Context) -> Iterator[LocalClient]:
     cfg = RunConfig.from_flat(context.run_config)
     with limited(cfg.strategy.timeout), threads(cfg.workers.threads):
         client = LocalClient(cfg, int(context.node_config["partition-id"]))
-        with explained_out_of_memory(client.bench.device):
+        with explained_out_of_memory(client.context.device):
             yield client
 
 

@@ -15,8 +15,8 @@ from fedrobust.data.own import load_own
 from fedrobust.data.split import shard_of, split_of
 from fedrobust.evaluation import EvaluationAttack, Stage, evaluate, make_suite
 from fedrobust.objectives import make_objective
-from fedrobust.training.context import workbench
-from fedrobust.training.loop import Schedule, TrainingSummary, train
+from fedrobust.training.context import run_context
+from fedrobust.training.loop import SGDSettings, TrainingSummary, train
 
 PROBE_IMAGES = 256  # of a client's training images, for accuracies that its objective does not see
 
@@ -42,58 +42,60 @@ class LocalClient:
         self.cfg, self.partition = cfg, partition
         if cfg.data.own:
             data = load_own(cfg)
-            self.bench = workbench(cfg, data.dataset)
+            self.context = run_context(cfg, data.dataset)
             self.shard = shard_of(cfg, partition, data.own, data.pool, data.dataset.train.labels)
         else:
-            self.bench = workbench(cfg)
+            self.context = run_context(cfg)
             self.shard = split_of(cfg).clients[partition]
 
-    def train(self, weights: dict[str, Tensor], told: Instructions) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def train(
+        self, weights: dict[str, Tensor], instructions: Instructions
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Train from `weights` on the shard; the new weights and the metrics.
 
         Metrics: "num-examples" (images of the shard), loss, natural_accuracy and adversarial_accuracy while
         training (of a probe after training where the objective does not see them), seconds, images, steps.
         """
-        cfg, bench = self.cfg, self.bench
+        cfg, context = self.cfg, self.context
         attack = make_attack(cfg.attack.name, **cfg.attack.model_dump(exclude={"name"}))
         objective = make_objective(
-            told.objective,
+            instructions.objective,
             attack=attack,
-            class_counts=torch.from_numpy(self._class_counts()).to(bench.device),
+            class_counts=torch.from_numpy(self._class_counts()).to(context.device),
             epsilon=cfg.attack.epsilon,
             **cfg.objective.model_dump(exclude={"name"}),
         )
-        schedule = Schedule(
+        schedule = SGDSettings(
             epochs=cfg.local.epochs,
             steps=cfg.local.steps,
             batch_size=cfg.local.batch_size,
-            learning_rate=told.learning_rate,
+            learning_rate=instructions.learning_rate,
             momentum=cfg.local.momentum,
             weight_decay=cfg.local.weight_decay,
-            proximal_mu=told.proximal_mu,
+            proximal_mu=instructions.proximal_mu,
         )
         summary = train(
-            bench.load(weights),
-            bench.images("train"),
+            context.load(weights),
+            context.images("train"),
             torch.from_numpy(self.shard.train),
             objective,
             schedule,
-            augmentation=AUGMENTATIONS[bench.dataset.augmentation if cfg.local.augment else "none"],
-            precision=bench.precision,
+            augmentation=AUGMENTATIONS[context.dataset.augmentation if cfg.local.augment else "none"],
+            precision=context.precision,
             seed=cfg.seed,
-            stream=("client", self.partition, told.server_round),
+            stream=("client", self.partition, instructions.server_round),
         )
-        return bench.weights(), self._metrics(summary, EvaluationAttack("training", (Stage("training", attack),)))
+        return context.weights(), self._metrics(summary, EvaluationAttack("training", (Stage("training", attack),)))
 
     def evaluate(self, weights: dict[str, Tensor], server_round: int) -> dict[str, float]:
         """Metrics of `weights` on the client's own held-out images; "num-examples" 0 and nothing else without any."""
         if not len(self.shard.held_out):
             return {"num-examples": 0}
         evaluation = evaluate(
-            self.bench.load(weights),
-            self.bench.images("train"),
+            self.context.load(weights),
+            self.context.images("train"),
             torch.from_numpy(self.shard.held_out),
-            make_suite(self.cfg, self.bench.dataset.num_classes),
+            make_suite(self.cfg, self.context.dataset.num_classes),
             batch_size=self.cfg.evaluation.batch_size,
             seed=self.cfg.seed,
             stream=("client-evaluation", self.partition, server_round),
@@ -102,15 +104,15 @@ class LocalClient:
 
     def _class_counts(self) -> np.ndarray:
         """Images of each class the client trains on, pool included [C]."""
-        dataset = self.bench.dataset
+        dataset = self.context.dataset
         return np.bincount(dataset.train.labels[self.shard.train], minlength=dataset.num_classes)
 
     def _metrics(self, summary: TrainingSummary, attack: EvaluationAttack) -> dict[str, float]:
         natural, adversarial = summary.natural_accuracy, summary.adversarial_accuracy
         if natural is None or adversarial is None:
             probe = evaluate(
-                self.bench.model,
-                self.bench.images("train"),
+                self.context.model,
+                self.context.images("train"),
                 torch.from_numpy(self.shard.train[:: max(1, len(self.shard.train) // PROBE_IMAGES)][:PROBE_IMAGES]),
                 [attack] if adversarial is None else [],
                 batch_size=self.cfg.local.batch_size,

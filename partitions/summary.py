@@ -108,7 +108,7 @@ def summarise(
     num_classes: int,
     image_bytes: int,
 ) -> PartitionSummary:
-    """Measure a partition against the population `labels` ``[N]``.
+    """RunEvaluator a partition against the population `labels` ``[N]``.
 
     own, mixed: per client, its own samples and what it trains on (the same list without a pool), as indices
     into labels, like pool. image_bytes: one image on the wire, at least 0.

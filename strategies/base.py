@@ -73,7 +73,7 @@ def status_of(reply: Message | None) -> str:
 Row = dict[str, Any]
 
 
-class Guarded(FlowerFedAvg):
+class FederatedStrategy(FlowerFedAvg):
     """Base of all strategies: everything but how admitted updates become the next model.
 
     What it asks of a client: a TRAIN message holds the records "arrays" (the global model) and "config"
@@ -117,7 +117,7 @@ class Guarded(FlowerFedAvg):
         self.cfg = cfg
         self.nodes = Nodes(cfg)
         self.reference: dict[str, np.ndarray] = {}
-        self.ledger: list[Row] = []
+        self.client_rows: list[Row] = []
         """One row per client asked in the current phase: what it answered, and what became of it."""
         self.drift = Drift({})
         """Of the current round."""
@@ -173,13 +173,13 @@ class Guarded(FlowerFedAvg):
         config: ConfigRecord,
         grid: Grid,
     ) -> list[Message]:
-        self.ledger = []
+        self.client_rows = []
         if not fraction:
             self._asked = {}
             return []
         wanted = sample(self.cfg, phase, server_round, fraction)
-        nodes = self.nodes.there(grid, wanted, self.min_replies if phase == MessageType.TRAIN else 0)
-        self.ledger = [
+        nodes = self.nodes.available(grid, wanted, self.min_replies if phase == MessageType.TRAIN else 0)
+        self.client_rows = [
             {"round": server_round, "phase": phase, "client": partition, "status": "missing", "reason": ABSENT}
             for partition in wanted
             if partition not in nodes
@@ -198,7 +198,7 @@ class Guarded(FlowerFedAvg):
 
     # -- answers ----------------------------------------------------------------------------------------------
 
-    def admitted(self, server_round: int, replies: Iterable[Message]) -> Iterator[Update]:
+    def accepted_updates(self, server_round: int, replies: Iterable[Message]) -> Iterator[Update]:
         """Updates the guard lets through, in ascending order of partition, as soon as their turn has come.
 
         Raises:
@@ -210,17 +210,17 @@ class Guarded(FlowerFedAvg):
             try:
                 update = admit(partition, content_of(reply), self.reference)
             except Rejected as error:
-                self.ledger.append(row | {"status": status_of(reply), "reason": str(error)})
+                self.client_rows.append(row | {"status": status_of(reply), "reason": str(error)})
                 continue
             count += 1
             moved = self.drift.add(update.arrays, self.weight(update))
             yield update
-            self.ledger.append(_booked(row, update.num_examples, update.metrics) | {"update_norm": moved})
-        if self.ledger and count < self.min_replies:
-            bad = [row for row in self.ledger if row["status"] != "ok"]
+            self.client_rows.append(_client_row(row, update.num_examples, update.metrics) | {"update_norm": moved})
+        if self.client_rows and count < self.min_replies:
+            bad = [row for row in self.client_rows if row["status"] != "ok"]
             why = "; ".join(f"client {row['client']} {row['status']}: {row['reason']}" for row in bad[:3])
             seen = f" ({why}{' ...' if len(bad) > 3 else ''})" if bad else ""
-            counted = f"{count} usable updates of {len(self.ledger)} clients"
+            counted = f"{count} usable updates of {len(self.client_rows)} clients"
             raise RunFailed(f"round {server_round}: {counted}, {self.min_replies} are needed{seen}")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -230,9 +230,9 @@ class Guarded(FlowerFedAvg):
             try:
                 num_examples, metrics = admit_metrics(content_of(reply), allow_empty=True)
             except Rejected as error:
-                self.ledger.append(row | {"status": status_of(reply), "reason": str(error)})
+                self.client_rows.append(row | {"status": status_of(reply), "reason": str(error)})
                 continue
-            self.ledger.append(_booked(row, num_examples, metrics))
+            self.client_rows.append(_client_row(row, num_examples, metrics))
         rows, keys = self._measured()
         if not rows:
             return None
@@ -240,19 +240,19 @@ class Guarded(FlowerFedAvg):
         return MetricRecord({**self.means(), **worst})
 
     def means(self) -> dict[str, float]:
-        """Mean of every measured metric in the ledger, weighted by the clients' numbers of images."""
+        """Mean of every measured metric in the client_rows, weighted by the clients' numbers of images."""
         rows, keys = self._measured()
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
 
     def _measured(self) -> tuple[list[Row], list[str]]:
-        """Rows of the ledger that count, and the metrics to average: those that every one of them has."""
-        rows = [row for row in self.ledger if row["status"] == "ok" and row["num_examples"]]
+        """Rows of the client_rows that count, and the metrics to average: those that every one of them has."""
+        rows = [row for row in self.client_rows if row["status"] == "ok" and row["num_examples"]]
         keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
         return rows, [key for key in keys if all(key in row for row in rows)]
 
 
-def _booked(row: Row, num_examples: float, metrics: dict[str, float]) -> Row:
+def _client_row(row: Row, num_examples: float, metrics: dict[str, float]) -> Row:
     """The row of an admitted reply; a client's metric never takes the place of what the server knows."""
     known = row | {"status": "ok", "num_examples": num_examples}
     return known | metrics | known

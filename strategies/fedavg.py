@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedrobust.engines.arrays import to_record
-from strategies.base import Guarded
+from strategies.base import FederatedStrategy
 from strategies.guard import Update
 
 Arrays = dict[str, np.ndarray]
@@ -54,7 +54,7 @@ def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.asarray(np.rint(array) if dtype.kind in "iu" else array).astype(dtype)
 
 
-class FedAvg(Guarded):
+class FedAvg(FederatedStrategy):
     """w ← Σ_k n_k w_k / Σ_k n_k over the admitted clients, n_k the images client k trained on.
 
     McMahan et al. 2017 (arXiv 1602.05629), algorithm 1. With the objective `at` (the default here) it is FAT,
@@ -71,7 +71,7 @@ class FedAvg(Guarded):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         mean = WeightedMean(self.reference)
-        for update in self.admitted(server_round, replies):
+        for update in self.accepted_updates(server_round, replies):
             mean.add(update.arrays, self.weight(update))
         if not mean.total:
             return None, None

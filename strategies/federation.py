@@ -18,7 +18,7 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.running.rounds import Rounds, Row
 from fedrobust.storage.checkpoint import Arrays, Checkpoint
 from fedrobust.storage.run_folder import CLIENTS
-from strategies.base import Guarded
+from strategies.base import FederatedStrategy
 
 
 class Federation(Rounds):
@@ -35,7 +35,7 @@ class Federation(Rounds):
             raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
         super().__init__(cfg)
         self.grid = grid
-        self.strategy: Guarded = resolve("strategies", cfg.strategy.name)(cfg)
+        self.strategy: FederatedStrategy = resolve("strategies", cfg.strategy.name)(cfg)
 
     def train(self, server_round: int, before: Checkpoint) -> tuple[Arrays, Row, list[Row]]:
         """Ask, wait, aggregate.
@@ -51,40 +51,40 @@ class Federation(Rounds):
             raise RunFailed(f"round {server_round}: no client was asked; raise strategy.fraction-train")
         arrays = from_record(aggregated)
         drift = self.strategy.drift.of_round(arrays, averaged=self.strategy.averages)
-        states = [entry["status"] for entry in self.strategy.ledger]
+        states = [entry["status"] for entry in self.strategy.client_rows]
         row: Row = {
             "clients": len(states),
             **{status: states.count(status) for status in ("ok", "rejected", "failed", "missing")},
             **{f"train.{key}": value for key, value in metrics.items()},
-            "images": sum(entry.get("images", 0) for entry in self.strategy.ledger),
+            "images": sum(entry.get("images", 0) for entry in self.strategy.client_rows),
             "bytes": record.count_bytes() * (len(messages) + states.count("ok")),
             **{f"drift.{key}": value for key, value in drift.items()},
         }
-        return arrays, row, self.strategy.ledger
+        return arrays, row, self.strategy.client_rows
 
     def ask_clients(self, server_round: int, arrays: Arrays) -> tuple[Row, list[Row]]:
         """The global model on each client's own held-out images, measured there."""
         messages = self.strategy.configure_evaluate(server_round, to_record(arrays), ConfigRecord(), self.grid)
         replies = self.grid.send_and_receive(messages, timeout=self.cfg.strategy.timeout)
-        return dict(self.strategy.aggregate_evaluate(server_round, replies) or {}), self.strategy.ledger
+        return dict(self.strategy.aggregate_evaluate(server_round, replies) or {}), self.strategy.client_rows
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
         """With the strategy's state and what the clients remember."""
         clients = self.grid.client_states() if isinstance(self.grid, SimulationGrid) else {}
-        return replace(checkpoint, strategy=self.strategy.state(), clients=clients)
+        return replace(checkpoint, state=self.strategy.state(), clients=clients)
 
-    def begin(self, state: Checkpoint) -> None:
-        if state.progress.server_round:
-            self.strategy.restore(state.strategy)
+    def begin(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.progress.server_round:
+            self.strategy.restore(checkpoint.state)
             if isinstance(self.grid, SimulationGrid):
-                self.grid.restore_client_states(state.clients)
+                self.grid.restore_client_states(checkpoint.clients)
 
     def describe(self) -> dict[str, Any]:
         """The partition, from the labels and not from messages; partition.csv is written, too."""
         facts: dict[str, Any] = {"objective": objective_of(self.cfg)}
         if self.cfg.data.own:
             return facts  # who has what is known to nobody but the clients
-        summary = summarise_split(self.measure.bench.dataset, self.measure.split)
+        summary = summarise_split(self.evaluator.context.dataset, self.evaluator.split)
         self._check_pool(summary.pool_size)
         pd.DataFrame(summary.rows()).to_csv(self.folder.partition, index=False)
         return facts | {

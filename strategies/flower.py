@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedrobust.engines.arrays import from_record, to_record
-from strategies.base import Guarded
+from strategies.base import FederatedStrategy
 from strategies.fedavg import to_dtype
 from strategies.guard import WEIGHT_KEY, Update
 
 
-class GuardedFlower(Guarded):
+class FlowerStrategy(FederatedStrategy):
     """Mixin before a Flower strategy: its `aggregate_train` sees admitted replies only, ordered by partition.
 
     A median needs all updates at once, so unlike FedAvg these hold a round's replies in memory.
@@ -19,7 +19,7 @@ class GuardedFlower(Guarded):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        accepted = [self._uniform(update) for update in self.admitted(server_round, replies)]
+        accepted = [self._uniform(update) for update in self.accepted_updates(server_round, replies)]
         arrays, _ = super().aggregate_train(server_round, accepted)
         if arrays is None:
             return None, None

@@ -3,10 +3,10 @@
 from flwr.serverapp.strategy import Krum as FlowerKrum
 
 from fedrobust.config import RunConfig
-from strategies.flower import GuardedFlower
+from strategies.flower import FlowerStrategy
 
 
-class Krum(GuardedFlower, FlowerKrum):
+class Krum(FlowerStrategy, FlowerKrum):
     """The one update nearest to its n − f − 2 neighbours, f = `strategy.num-malicious`.
 
     Blanchard et al. 2017 (arXiv 1703.02757), section 4; Flower's implementation. It needs n > f + 2 updates.

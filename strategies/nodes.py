@@ -28,7 +28,7 @@ class Nodes:
         self._partition_of: dict[int, int | None] = {}
         """Of every node that was met; None where it is not one of this run's."""
 
-    def there(self, grid: Grid, wanted: Collection[int], least: int) -> dict[int, int]:
+    def available(self, grid: Grid, wanted: Collection[int], least: int) -> dict[int, int]:
         """Partition → node id of those of `wanted` whose nodes are there; fewer than `least` are awaited a while.
 
         Raises:

@@ -3,10 +3,10 @@
 from flwr.serverapp.strategy import FedTrimmedAvg
 
 from fedrobust.config import RunConfig
-from strategies.flower import GuardedFlower
+from strategies.flower import FlowerStrategy
 
 
-class TrimmedMean(GuardedFlower, FedTrimmedAvg):
+class TrimmedMean(FlowerStrategy, FedTrimmedAvg):
     """Coordinate-wise mean without the `strategy.trim-fraction` smallest and largest values.
 
     Yin et al. 2018 (arXiv 1803.01498), definition 2; Flower's implementation. With 0 it is the unweighted mean.

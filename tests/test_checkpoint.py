@@ -40,7 +40,7 @@ def checkpoint(server_round):
         Progress(server_round, 7, 1, 0.125, {"rounds.jsonl": 300}),
         last=weights(server_round),
         best=weights(99),
-        strategy={"momentum": np.arange(3.0)},
+        state={"momentum": np.arange(3.0)},
         clients={0: b"\x00\x01", 11: b""},
     )
 

@@ -11,7 +11,7 @@ import fedrobust.training.central
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.training.central import Trainer
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 
 AWAY = {
     "seed": 5,
@@ -64,17 +64,17 @@ def handed(request, quick, monkeypatch):
         monkeypatch.setattr(module, spy.__name__, spy)
     changes = AWAY | {"kind": request.param, "objective.name": "mixed", "attack.name": "mim"}
     cfg = RunConfig.from_flat(quick().to_flat() | changes)
-    bench = workbench(cfg)
+    context = run_context(cfg)
     with pytest.raises(Handed):
-        begin_training(cfg, bench)
+        begin_training(cfg, context)
     return cfg, seen
 
 
-def begin_training(cfg, bench):
+def begin_training(cfg, context):
     if cfg.kind == "federated":
-        LocalClient(cfg, 1).train(bench.weights(), TOLD)
+        LocalClient(cfg, 1).train(context.weights(), TOLD)
     else:
-        Trainer(cfg, bench, np.arange(50), bench.arrays()).train(TOLD.server_round)
+        Trainer(cfg, context, np.arange(50), context.arrays()).train(TOLD.server_round)
 
 
 def given(cfg, section):
@@ -114,6 +114,6 @@ def test_the_weight_of_a_client_counts_all_that_it_trained_on(quick, mode):
     """Its own images and those of the pool: what FedAvg weighs it by."""
     cfg = quick(pool__fraction=0.2, pool__mode=mode, local__batch_size=500, objective__name="natural")
     client = LocalClient(cfg, 1)
-    _, metrics = client.train(client.bench.weights(), Instructions(1, 0.01, "natural", 0.0))
+    _, metrics = client.train(client.context.weights(), Instructions(1, 0.01, "natural", 0.0))
     own, pool = len(client.shard.own), 80
     assert metrics["num-examples"] == metrics["images"] == (own if mode == "replace" else own + pool)

@@ -13,8 +13,8 @@ from fedrobust.config import RunConfig
 from fedrobust.data.split import make_split, split_of, summarise_split
 from fedrobust.errors import ConfigError
 from fedrobust.presets import load_preset
-from fedrobust.running.evaluator import Measure
-from fedrobust.training.context import workbench
+from fedrobust.running.evaluator import RunEvaluator
+from fedrobust.training.context import run_context
 from partitions import MODES, PARTITIONS
 
 N = 1000
@@ -166,7 +166,7 @@ def test_pool_mode_and_share_leave_the_partition_as_it_is():
 def test_server_and_clients_have_the_same_split(quick):
     cfg = quick(pool__fraction=0.1)
     arrived = RunConfig.from_flat(cfg.to_flat())  # as a client gets it
-    server = Measure(cfg).split
+    server = RunEvaluator(cfg).split
     split_of.cache_clear()
     for partition, shard in enumerate(server.clients):
         for name in ("own", "train", "held_out"):
@@ -183,16 +183,16 @@ def test_the_class_prior_counts_own_and_pool(quick, monkeypatch):
         return make(name, **settings)
 
     monkeypatch.setattr(clients.local, "make_objective", spy)
-    client.train(client.bench.weights(), Instructions(1, 0.01, "calfat", 0.0))
-    labels = client.bench.dataset.train.labels
+    client.train(client.context.weights(), Instructions(1, 0.01, "calfat", 0.0))
+    labels = client.context.dataset.train.labels
     own, pool = (np.bincount(labels[index], minlength=10) for index in (client.shard.own, split_of(cfg).pool))
     np.testing.assert_array_equal(seen[0].numpy(), own + pool)
 
 
 def test_the_summary_agrees_with_the_split(quick):
     cfg = quick(pool__fraction=0.2)
-    bench, split = workbench(cfg), split_of(cfg)
-    summary = summarise_split(bench.dataset, split)
+    context, split = run_context(cfg), split_of(cfg)
+    summary = summarise_split(context.dataset, split)
     assert summary.pool_size == len(split.pool) == 80
     assert summary.mean_emd < summary.emd_before.mean()
 

@@ -11,8 +11,8 @@ from torch import nn
 from fedrobust.data.device import DeviceImages, random_crop_flip, unchanged
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
-from fedrobust.objectives import Step, make_objective
-from fedrobust.training.loop import Schedule, train
+from fedrobust.objectives import ObjectiveOutput, make_objective
+from fedrobust.training.loop import SGDSettings, train
 
 SIZE = 10  # images, each a single pixel whose value is its number
 DATA = DeviceImages(
@@ -52,13 +52,13 @@ def visits(schedule, **settings):
 
     def objective(model, x, y, generator):
         seen.append([round(value * 255) for value in x.flatten().tolist()])
-        return Step(model.w.sum(), None, None)
+        return ObjectiveOutput(model.w.sum(), None, None)
 
     return seen, fit(Point(), schedule, objective=objective, **settings)
 
 
 def test_an_epoch_visits_every_image_once_in_a_new_order_with_a_ragged_last_batch():
-    batches, summary = visits(Schedule(epochs=2, batch_size=4))
+    batches, summary = visits(SGDSettings(epochs=2, batch_size=4))
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
     epochs = [*chain(*batches[:3])], [*chain(*batches[3:])]
     assert [sorted(epoch) for epoch in epochs] == [list(range(SIZE))] * 2
@@ -67,17 +67,17 @@ def test_an_epoch_visits_every_image_once_in_a_new_order_with_a_ragged_last_batc
 
 
 def test_steps_take_the_place_of_epochs():
-    batches, summary = visits(Schedule(epochs=7, steps=5, batch_size=4))
+    batches, summary = visits(SGDSettings(epochs=7, steps=5, batch_size=4))
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4]
     assert (summary.steps, summary.images) == (5, 18)
 
 
 def test_fewer_steps_than_an_epoch_has():
-    assert [len(batch) for batch in visits(Schedule(steps=2, batch_size=4))[0]] == [4, 4]
+    assert [len(batch) for batch in visits(SGDSettings(steps=2, batch_size=4))[0]] == [4, 4]
 
 
 def test_a_batch_larger_than_the_data_is_the_data():
-    assert [sorted(batch) for batch in visits(Schedule(batch_size=500))[0]] == [list(range(SIZE))]
+    assert [sorted(batch) for batch in visits(SGDSettings(batch_size=500))[0]] == [list(range(SIZE))]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_batch_larger_than_the_data_is_the_data():
     [(9, 4, [4, 5]), (5, 4, [5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (3, 2, [3])],
 )
 def test_a_single_image_that_is_left_joins_the_batch_before(images, batch, sizes):
-    schedule = Schedule(epochs=2, batch_size=batch)
+    schedule = SGDSettings(epochs=2, batch_size=batch)
     batches, summary = visits(schedule, index=torch.arange(images))
     assert [len(visited) for visited in batches] == sizes * 2
     assert summary.steps == schedule.num_steps(images) == 2 * len(sizes)
@@ -98,28 +98,28 @@ def normalised_maps():
 
 
 def test_batch_norm_on_maps_of_one_pixel_trains_whatever_is_left():
-    assert fit(normalised_maps(), Schedule(batch_size=9)).images == SIZE
-    assert fit(normalised_maps(), Schedule(batch_size=3)).images == SIZE
+    assert fit(normalised_maps(), SGDSettings(batch_size=9)).images == SIZE
+    assert fit(normalised_maps(), SGDSettings(batch_size=3)).images == SIZE
 
 
 def test_a_lone_image_under_batch_norm_is_a_line_that_says_what_to_raise():
     with pytest.raises(RunFailed, match=r"raise local\.batch-size .* or give each client more images"):
-        fit(normalised_maps(), Schedule(batch_size=1))
+        fit(normalised_maps(), SGDSettings(batch_size=1))
 
 
 def test_only_the_index_is_visited_and_repeats_count():
-    batches, summary = visits(Schedule(batch_size=2), index=torch.tensor([3, 3, 8]))
+    batches, summary = visits(SGDSettings(batch_size=2), index=torch.tensor([3, 3, 8]))
     assert sorted(chain(*batches)) == [3, 3, 8]
     assert summary.images == 3
 
 
 def test_the_order_is_the_streams():
-    schedule = Schedule(batch_size=4)
+    schedule = SGDSettings(batch_size=4)
     assert visits(schedule)[0] == visits(schedule)[0] != visits(schedule, stream=("other",))[0]
 
 
 def test_another_seed_is_another_order():
-    schedule = Schedule(batch_size=4)
+    schedule = SGDSettings(batch_size=4)
     assert visits(schedule, seed=1)[0] == visits(schedule, seed=1)[0] != visits(schedule, seed=2)[0]
 
 
@@ -133,9 +133,9 @@ def test_another_seed_draws_augmentation_noise_and_random_layers_anew():
 
         def objective(model, x, y, generator):
             draw(x, generator)
-            return Step(model.w.sum(), None, None)
+            return ObjectiveOutput(model.w.sum(), None, None)
 
-        fit(Point(), Schedule(steps=1), objective=objective, augmentation=draw, seed=seed)
+        fit(Point(), SGDSettings(steps=1), objective=objective, augmentation=draw, seed=seed)
         return seen
 
     assert draws(1) == draws(1)
@@ -154,7 +154,7 @@ def trained(stream):
         return make_objective("natural")(model, noisy, y, generator)
 
     torch.seed()  # what anyone else draws plays no part
-    schedule = Schedule(epochs=2, batch_size=16, learning_rate=0.05)
+    schedule = SGDSettings(epochs=2, batch_size=16, learning_rate=0.05)
     fit(
         model,
         schedule,
@@ -175,21 +175,23 @@ def test_the_same_stream_gives_the_same_bits():
 
 
 def to_target(model, x, y, generator):
-    return Step(0.5 * (model.w - torch.tensor([1.0, -2.0, 4.0])).square().sum(), None, None)
+    return ObjectiveOutput(0.5 * (model.w - torch.tensor([1.0, -2.0, 4.0])).square().sum(), None, None)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 3.0])
 def test_the_proximal_term_settles_between_start_and_target(mu):
     start = (3.0, 3.0, 3.0)
     model = Point(start)
-    schedule = Schedule(steps=400, batch_size=SIZE, learning_rate=0.1, momentum=0.0, weight_decay=0.0, proximal_mu=mu)
+    schedule = SGDSettings(
+        steps=400, batch_size=SIZE, learning_rate=0.1, momentum=0.0, weight_decay=0.0, proximal_mu=mu
+    )
     fit(model, schedule, objective=to_target)
     expected = (torch.tensor([1.0, -2.0, 4.0]) + mu * torch.tensor(start)) / (1 + mu)
     torch.testing.assert_close(model.w.detach(), expected, rtol=0, atol=1e-5)
 
 
 def test_momentum_starts_afresh():
-    schedule = Schedule(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
+    schedule = SGDSettings(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
     model = Point()
     fit(model, schedule, objective=to_target)
     fit(model, schedule, objective=to_target)
@@ -198,8 +200,8 @@ def test_momentum_starts_afresh():
 
 def test_weight_decay_shrinks():
     model = Point((1.0, 1.0, 1.0))
-    schedule = Schedule(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.0, weight_decay=0.5)
-    fit(model, schedule, objective=lambda m, x, y, g: Step(0 * m.w.sum(), None, None))
+    schedule = SGDSettings(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.0, weight_decay=0.5)
+    fit(model, schedule, objective=lambda m, x, y, g: ObjectiveOutput(0 * m.w.sum(), None, None))
     torch.testing.assert_close(model.w.detach(), torch.full((3,), 0.95))
 
 
@@ -210,23 +212,25 @@ def test_loss_and_accuracies_are_means_over_images():
     def split_batch(model, x, y, generator):
         logits = torch.tensor([1.0, 0.0, 0.0]).expand(len(x), -1)
         last.append(int(y[-1]))
-        return Step(model.w.sum() * 0 + y.float().mean(), logits[-1:], logits)
+        return ObjectiveOutput(model.w.sum() * 0 + y.float().mean(), logits[-1:], logits)
 
-    summary = fit(Point(), Schedule(batch_size=4), objective=split_batch)
+    summary = fit(Point(), SGDSettings(batch_size=4), objective=split_batch)
     assert summary.loss == pytest.approx(0.9)
     assert summary.adversarial_accuracy == pytest.approx(0.4)
     assert summary.natural_accuracy == pytest.approx(last.count(0) / 3)
 
 
 def test_accuracies_that_the_objective_does_not_see_are_none():
-    summary = visits(Schedule(batch_size=4))[1]
+    summary = visits(SGDSettings(batch_size=4))[1]
     assert (summary.natural_accuracy, summary.adversarial_accuracy) == (None, None)
 
 
-@pytest.mark.parametrize("schedule", [Schedule(steps=50, learning_rate=1e30), Schedule(steps=1, learning_rate=1e30)])
+@pytest.mark.parametrize(
+    "schedule", [SGDSettings(steps=50, learning_rate=1e30), SGDSettings(steps=1, learning_rate=1e30)]
+)
 def test_divergence_is_named(schedule):
     def steep(model, x, y, generator):
-        return Step(model.w.square().sum() if schedule.steps > 1 else model.w.sum() * math.inf, None, None)
+        return ObjectiveOutput(model.w.square().sum() if schedule.steps > 1 else model.w.sum() * math.inf, None, None)
 
     with pytest.raises(FloatingPointError, match=r"training diverged: mean loss .* lower local\.learning-rate"):
         fit(Point((1.0, 1.0, 1.0)), schedule, objective=steep)
@@ -240,7 +244,7 @@ def test_bfloat16_leaves_the_weights_in_float32():
         return make_objective("natural")(model, x, y, generator)
 
     model = Point()
-    fit(model, Schedule(), objective=objective, precision=torch.bfloat16)
+    fit(model, SGDSettings(), objective=objective, precision=torch.bfloat16)
     assert (set(kinds), model.w.dtype) == ({torch.bfloat16}, torch.float32)
 
 
@@ -258,7 +262,7 @@ def test_nothing_is_read_back_inside_an_epoch():
     try:
         fit(
             model,
-            Schedule(batch_size=8),
+            SGDSettings(batch_size=8),
             data=data,
             index=torch.arange(64),
             objective=watched,
@@ -279,7 +283,7 @@ def test_layers_that_are_random_draw_from_the_runs_stream():
             for parameter in model.parameters():
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
         before = torch.get_rng_state()
-        fit(model, Schedule(epochs=2, batch_size=4, learning_rate=0.5), stream=stream, index=torch.arange(4))
+        fit(model, SGDSettings(epochs=2, batch_size=4, learning_rate=0.5), stream=stream, index=torch.arange(4))
         assert torch.equal(torch.get_rng_state(), before)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     assert torch.equal(weights[0], weights[1])

@@ -25,11 +25,11 @@ from fedrobust.engines.plan import plan_workers
 from fedrobust.errors import ConfigError, DataError, RunFailed
 from fedrobust.hardware.process import pick_device
 from fedrobust.running import central
-from fedrobust.running.evaluator import Measure
+from fedrobust.running.evaluator import RunEvaluator
 from fedrobust.storage.checkpoint import load_model
 from fedrobust.storage.run_folder import RunFolder
 from fedrobust.training.central import Trainer
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 from strategies.federation import Federation
 
 TINY = {
@@ -181,7 +181,7 @@ def test_it_changes_what_is_measured_of_the_same_model(key, ended):
 
 def test_data_name(quick):
     with pytest.raises(DataError, match="svhn"):
-        workbench(quick(data__name="svhn", data__dir="nowhere"))
+        run_context(quick(data__name="svhn", data__dir="nowhere"))
 
 
 def test_data_dir(tmp_path):
@@ -203,14 +203,14 @@ def test_local_augment(quick, monkeypatch, kind, augment, name):
         spies = {entry: lambda x, _, entry=entry: used.append(entry) or x for entry in AUGMENTATIONS}
         monkeypatch.setattr(module, "AUGMENTATIONS", spies)
     cfg = quick(local__augment=augment, local__steps=1, kind=kind)
-    bench = workbench(cfg)
-    cropped = replace(bench, dataset=replace(bench.dataset, augmentation="crop"))
+    context = run_context(cfg)
+    cropped = replace(context, dataset=replace(context.dataset, augmentation="crop"))
     if kind == "central":
-        Trainer(cfg, cropped, np.arange(50), bench.arrays()).train(1)
+        Trainer(cfg, cropped, np.arange(50), context.arrays()).train(1)
     else:
         client = LocalClient(cfg, 0)
-        client.bench = cropped
-        client.train(bench.weights(), Instructions(1, 0.01, "at", 0.0))
+        client.context = cropped
+        client.train(context.weights(), Instructions(1, 0.01, "at", 0.0))
     assert used == [name]
 
 
@@ -220,8 +220,8 @@ def test_device(quick, monkeypatch):
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
     assert pick_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ConfigError, match=r"device = 'cuda:2': not on this machine"):
-        workbench(quick(device="cuda:2"))
-    assert workbench(quick(device="cpu")).device == torch.device("cpu")
+        run_context(quick(device="cuda:2"))
+    assert run_context(quick(device="cpu")).device == torch.device("cpu")
 
 
 def test_init(quick, federate):
@@ -310,24 +310,24 @@ def test_strategy_min_clients_and_patience(quick, min_clients, begins):
 @pytest.mark.parametrize(("select_by", "best"), [("natural", 1), ("fgsm", 2), ("worst-case", 3)])
 def test_evaluation_select_by(quick, federate, monkeypatch, select_by, best):
     """Each criterion has its highest score in another round."""
-    validate, rounds = Measure.validation, count(1)
+    validate, rounds = RunEvaluator.validation, count(1)
 
     def validation(self, arrays):
         number = next(rounds)
         robust = {name: float(number == at) for name, at in (("fgsm", 2), ("pgd-2", 1), ("worst-case", 3))}
         return replace(validate(self, arrays), natural_accuracy=float(number == 1), robust_accuracy=robust)
 
-    monkeypatch.setattr(Measure, "validation", validation)
+    monkeypatch.setattr(RunEvaluator, "validation", validation)
     settings = {**TINY_ARGUMENTS, "num_rounds": 3, "evaluation__attacks": "fgsm,pgd-2"}
     assert federate(quick(**settings, evaluation__select_by=select_by)).record()["best"]["round"] == best
 
 
 def test_evaluation_batch_size(quick):
     cfg, sizes = quick(evaluation__batch_size=7), []
-    measure = Measure(cfg)
+    measure = RunEvaluator(cfg)
     with torch.no_grad():
-        handle = measure.bench.model.register_forward_hook(lambda *_: sizes.append(len(_[1][0])))
-        measure.validation(measure.bench.arrays())
+        handle = measure.context.model.register_forward_hook(lambda *_: sizes.append(len(_[1][0])))
+        measure.validation(measure.context.arrays())
         handle.remove()
     assert max(sizes) == 7
 

@@ -19,7 +19,7 @@ from fedrobust.attacks.mim import mim
 from fedrobust.attacks.noise import gaussian_noise, uniform_noise
 from fedrobust.attacks.pgd import pgd
 from fedrobust.attacks.square import square
-from fedrobust.config.registry import configure
+from fedrobust.config.registry import bind_settings
 
 __all__ = [
     "ATTACKS",
@@ -66,9 +66,9 @@ def make_attack(name: str, **settings: Any) -> Attack:
         ConfigError: unknown name.
         ValueError: a setting that no attack takes, or one missing that this attack needs.
     """
-    return configure("attack", ATTACKS, name, settings)
+    return bind_settings("attack", ATTACKS, name, settings)
 
 
 def make_evaluation_attack(name: str, **settings: Any) -> Callable[..., Tensor]:
     """As `make_attack`, of both registries: `(model, x, y, *, generator) -> x_adv`."""
-    return configure("attack", ATTACKS | EVALUATION_ATTACKS, name, settings)
+    return bind_settings("attack", ATTACKS | EVALUATION_ATTACKS, name, settings)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import Norm, ball_of, per_image
-from fedrobust.attacks.contract import Loss, WorkingSet, forward_backward, on_pixels, untouched
+from fedrobust.attacks.contract import Loss, WorkingSet, forward_backward, no_side_effects, on_pixels
 from fedrobust.losses import cross_entropy, targeted_dlr
 
 RHO = 0.75  # share of steps that must raise the loss
@@ -83,7 +83,7 @@ def apgd(
     if epsilon == 0:
         return x.detach().clone()
     x_adv, work = ball.start("uniform", generator), WorkingSet(x)
-    with untouched(model, x.device), torch.no_grad():
+    with no_side_effects(model, x.device), torch.no_grad():
         goal, raised = y, loss
         if target_rank:
             clean = model(ball.x).float()

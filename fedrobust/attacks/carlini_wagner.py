@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import Norm, ball_of, image_norm, per_image
-from fedrobust.attacks.contract import WorkingSet, forward_backward, on_pixels, untouched
+from fedrobust.attacks.contract import WorkingSet, forward_backward, no_side_effects, on_pixels
 from fedrobust.attacks.pgd import pgd
 from fedrobust.losses import margin
 
@@ -85,7 +85,7 @@ def carlini_wagner(
     centre = torch.atanh((2 * clean - 1) * (1 - 1e-6))
     weight = torch.full((len(x),), FIRST_WEIGHT, dtype=x.dtype, device=x.device)
     low, high, least = torch.zeros_like(weight), weight + torch.inf, weight + torch.inf
-    with untouched(model, x.device), torch.no_grad():
+    with no_side_effects(model, x.device), torch.no_grad():
         for _ in range(search_steps):
             v, found = centre, torch.zeros_like(y, dtype=torch.bool)
             mean = square = torch.zeros_like(v)

@@ -111,7 +111,7 @@ def attacking() -> bool:
 
 
 @contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+def no_side_effects(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Run `model` without lasting effect on its buffers or on the random state of CPU and CUDA `device`.
 
     Only modules in train mode have such effects; in eval mode this costs nothing. They get copies of their
@@ -128,7 +128,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def buffers_and_random_state_kept(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """As `untouched`, for passes that are not an attack's."""
+    """As `no_side_effects`, for passes that are not an attack's."""
     training = [module for module in model.modules() if module.training]
     if not training:
         yield

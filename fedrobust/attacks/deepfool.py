@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import DUAL_ORDERS, Norm, ball_of, image_norm, per_image
-from fedrobust.attacks.contract import WorkingSet, on_pixels, untouched
+from fedrobust.attacks.contract import WorkingSet, no_side_effects, on_pixels
 
 EXTRA = 1e-4  # added to each distance by the authors' code, so that a step of length 0 still crosses
 
@@ -123,7 +123,7 @@ def deepfool(
     if epsilon == 0:
         return x.detach().clone()
     x_adv, work, rivals = ball.x, WorkingSet(x), None
-    with untouched(model, x.device):
+    with no_side_effects(model, x.device):
         for _ in range(steps):
             with torch.enable_grad():
                 x_adv = x_adv.detach().requires_grad_()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from fedrobust.attacks.apgd import ranked_class
 from fedrobust.attacks.ball import ORDERS, Norm, ball_of, image_norm, per_image
-from fedrobust.attacks.contract import WorkingSet, on_pixels, untouched
+from fedrobust.attacks.contract import WorkingSet, no_side_effects, on_pixels
 from fedrobust.attacks.deepfool import move_to_hyperplane, nearest_boundary
 
 
@@ -65,7 +65,7 @@ def fab(
         return x.detach().clone()
     clean = x_adv = best = ball.x
     work, rivals, least = WorkingSet(x), None, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-    with untouched(model, x.device), torch.no_grad():
+    with no_side_effects(model, x.device), torch.no_grad():
         for _ in range(steps):
             with torch.enable_grad():
                 leaf = x_adv.detach().requires_grad_()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import LinfBall, Norm
-from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
+from fedrobust.attacks.contract import Loss, input_gradient, no_side_effects, on_pixels
 from fedrobust.losses import cross_entropy
 
 # random start → step over epsilon
@@ -68,6 +68,6 @@ def fgsm(
     if epsilon == 0:
         return x.detach().clone()
     x_adv = first.start("uniform" if random_start == "n-fgsm" else random_start, generator)
-    with untouched(model, x.device):
+    with no_side_effects(model, x.device):
         gradient = input_gradient(model, x_adv, y, loss)
     return last.step_(x_adv, gradient, step * epsilon)

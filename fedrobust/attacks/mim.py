@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import Norm, ball_of, image_norm, per_image
-from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
+from fedrobust.attacks.contract import Loss, input_gradient, no_side_effects, on_pixels
 from fedrobust.losses import cross_entropy
 
 
@@ -54,7 +54,7 @@ def mim(
     if epsilon == 0:
         return x_adv
     length, total = float(epsilon / steps if step_size is None else step_size), torch.zeros_like(x_adv)
-    with untouched(model, x.device):
+    with no_side_effects(model, x.device):
         for _ in range(steps):
             gradient = input_gradient(model, x_adv, y, loss)
             gradient /= per_image(image_norm(gradient, 1).clamp_(min=torch.finfo(x.dtype).tiny), x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import Ball, Norm, ball_of, per_image
-from fedrobust.attacks.contract import on_pixels, untouched
+from fedrobust.attacks.contract import no_side_effects, on_pixels
 from fedrobust.losses import margin
 
 
@@ -75,7 +75,7 @@ def _worst_draw(model: nn.Module, y: Tensor, ball: Ball, draws: int, draw: Calla
     best = draw()
     if draws == 1:
         return best
-    with untouched(model, best.device):
+    with no_side_effects(model, best.device):
         highest = margin(model(best).float(), y)
         for _ in range(draws - 1):
             x_adv = draw()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import Norm, ball_of, per_image
-from fedrobust.attacks.contract import Loss, input_gradient, on_pixels, untouched
+from fedrobust.attacks.contract import Loss, input_gradient, no_side_effects, on_pixels
 from fedrobust.losses import cross_entropy
 
 # what is left of the step size when the share t of all steps is done
@@ -79,7 +79,7 @@ def pgd(
     def strength(x_adv: Tensor) -> Tensor:
         return loss(model(x_adv).float(), y)
 
-    with untouched(model, x.device):
+    with no_side_effects(model, x.device):
         best = climb()
         if restarts == 1:
             return best

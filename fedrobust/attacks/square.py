@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.ball import Norm, ball_of, image_norm, per_image
-from fedrobust.attacks.contract import WorkingSet, on_pixels, untouched
+from fedrobust.attacks.contract import WorkingSet, no_side_effects, on_pixels
 from fedrobust.losses import margin
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10 000 after which p is halved
@@ -127,7 +127,7 @@ def square(
     else:
         start = bump_grid(x, signs, generator)
         start *= per_image(epsilon / image_norm(start, 2).clamp_(min=1e-12), x)
-    with untouched(model, x.device), torch.no_grad():
+    with no_side_effects(model, x.device), torch.no_grad():
         x_best = ball.project_(clean + start)
         highest = margin(model(x_best).float(), y)
         for query in range(queries):

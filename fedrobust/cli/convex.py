@@ -122,10 +122,10 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
 def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
     """On a run's features."""
     from fedrobust.convex_study.head_study import HeadPlan, run_heads
-    from fedrobust.evaluation.evaluated_model import load_subject
+    from fedrobust.evaluation.evaluated_model import load_evaluated_model
     from fedrobust.reports.convex import UNIT, write_heads
 
-    subject = load_subject(arguments.subject, which=chosen.pop("which"), data_dir=arguments.data_dir)
+    subject = load_evaluated_model(arguments.subject, which=chosen.pop("which"), data_dir=arguments.data_dir)
     activation = chosen.pop("activation")
     attacks = tuple(dict.fromkeys(split_list(chosen.pop("attacks"))))
     plan = HeadPlan(activations=(activation,) if activation else ACTIVATIONS, attacks=attacks, **chosen)

@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _below(name: str, console: Console) -> Iterator[str]:
-    """The subject itself; of a folder that is no run's, the runs below it that completed, and why not the others.
+    """The evaluated itself; of a folder that is no run's, the runs below it that completed, and why not the others.
 
     A file in a run's folder that holds no weights stands for the run.
     """
@@ -119,9 +119,9 @@ def _below(name: str, console: Console) -> Iterator[str]:
 def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:
     from fedrobust.evaluation import Threat
     from fedrobust.evaluation.assessment import assess
-    from fedrobust.evaluation.attack_run import Campaign, Request
-    from fedrobust.evaluation.evaluated_model import load_subject
-    from fedrobust.evaluation.evaluation_folder import Journal
+    from fedrobust.evaluation.attack_run import AttackRun, Request
+    from fedrobust.evaluation.evaluated_model import load_evaluated_model
+    from fedrobust.evaluation.evaluation_folder import EvaluationFolder
     from fedrobust.evaluation.summary import record_of
     from fedrobust.reports.evaluation import write_evaluation
 
@@ -132,11 +132,11 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
         "classes": arguments.classes,
         "data_dir": arguments.data_dir,
     }
-    subject = load_subject(name, **settings)
-    source = load_subject(arguments.source, **settings) if arguments.source else None
-    for note in [*subject.notes, *(source.notes if source else ())]:
+    evaluated = load_evaluated_model(name, **settings)
+    source = load_evaluated_model(arguments.source, **settings) if arguments.source else None
+    for note in [*evaluated.notes, *(source.notes if source else ())]:
         console.print(note)
-    threat = _threat(arguments, subject.cfg, Threat)
+    threat = _threat(arguments, evaluated.cfg, Threat)
     request = Request(
         attacks=attacks,
         threat=threat,
@@ -148,17 +148,17 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
     )
     folder = arguments.out or _folder(name, arguments, threat)
     with _Bars(console) as bars:
-        campaign = Campaign(
-            subject,
+        attack_run = AttackRun(
+            evaluated,
             request,
-            lambda *opened: Journal(folder, *opened),
+            lambda *opened: EvaluationFolder(folder, *opened),
             device=where,
             source=source,
             watch=bars.show,
         )
-        findings = assess(campaign)
-    record = record_of(findings, subject, source, campaign.request, where)
-    write_evaluation(folder, record, findings, subject, threat)
+        result = assess(attack_run)
+    record = record_of(result, evaluated, source, attack_run.request, where)
+    write_evaluation(folder, record, result, evaluated, threat)
     _print(console, record, folder)
 
 
@@ -173,12 +173,12 @@ def _threat(arguments: argparse.Namespace, cfg: Any, make: Any) -> Any:
 
 def _folder(name: str, arguments: argparse.Namespace, threat: Any) -> Path:
     """Where the evaluation goes: one folder per model, threat and source."""
-    subject = Path(name)
-    parts = [arguments.which if subject.is_dir() else re.sub(r"\W+", "-", subject.stem).strip("-")]
+    evaluated = Path(name)
+    parts = [arguments.which if evaluated.is_dir() else re.sub(r"\W+", "-", evaluated.stem).strip("-")]
     parts += [threat.norm, str(threat.epsilon).replace("/", "of")]
     if arguments.source:
         parts.append("from-" + re.sub(r"\W+", "-", Path(arguments.source).stem).strip("-"))
-    return (subject if subject.is_dir() else Path()) / "evaluations" / "-".join(parts)
+    return (evaluated if evaluated.is_dir() else Path()) / "evaluations" / "-".join(parts)
 
 
 def _print(console: Console, record: dict[str, Any], folder: Path) -> None:

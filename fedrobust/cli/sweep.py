@@ -117,7 +117,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedrobust.running.preflight import check_data, check_settings
     from fedrobust.storage.provenance import provenance
     from fedrobust.studies.plan import plan_sweep, select
-    from fedrobust.studies.slots import make_room
+    from fedrobust.studies.slots import plan_slots
     from fedrobust.studies.sweep import Sweep, claimed
 
     study, overrides = load_study(arguments.study), given_settings(arguments)
@@ -137,7 +137,7 @@ def main(arguments: argparse.Namespace) -> int:
             check_data(run.cfg)
     there = [run for run in runs if run.complete]
     left = [run for run in runs if run not in there and not run.damage]
-    room, why = make_room([run.cfg for run in left], arguments.engine, arguments.parallel)
+    slots, why = plan_slots([run.cfg for run in left], arguments.engine, arguments.parallel)
     console = new_console()
     console.print(styled((study.name, "bold"), f": {len(runs)} runs, {len(there)} of them there"))
     if keys := [key for key in study.settings if all(key in reasons for reasons in found.values())]:
@@ -148,11 +148,11 @@ def main(arguments: argparse.Namespace) -> int:
         _print_plan(console, runs, left)
         return 0
     if left:
-        console.print(f"{room.parallel} at once, engine {room.engine} ({why})")
+        console.print(f"{slots.parallel} at once, engine {slots.engine} ({why})")
     facts = {**provenance(), "study": study.name, "description": study.description, "overrides": overrides}
     with claimed(folder) as claim, SweepDisplay(console, runs) as display:
         write_atomically(folder / "sweep.json", (json.dumps(facts, indent=2) + "\n").encode())
-        sweep = Sweep(runs, folder, room, claim=claim, watch=display.update)
+        sweep = Sweep(runs, folder, slots, claim=claim, watch=display.update)
         handlers = {name: signal.signal(name, lambda *_: sweep.stop()) for name in (signal.SIGINT, signal.SIGTERM)}
         states = Counter()
         try:

@@ -59,7 +59,7 @@ def lookup(kind: str, registry: Mapping[str, T], name: str) -> T:
     return registry[name]
 
 
-def configure(
+def bind_settings(
     kind: str, registry: Mapping[str, Callable[..., T]], name: str, settings: Mapping[str, Any]
 ) -> partial[T]:
     """The entry called `name` with those of `settings` bound that it takes by keyword.

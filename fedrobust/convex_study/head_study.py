@@ -25,7 +25,7 @@ from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import EvaluationAttack, Threat, evaluate, make_chain
 from fedrobust.evaluation.contract import fitting_batch_size
-from fedrobust.evaluation.evaluated_model import Subject
+from fedrobust.evaluation.evaluated_model import EvaluatedModel
 from fedrobust.seeding import numpy_stream
 
 
@@ -59,7 +59,7 @@ class HeadPlan:
         return 2 + len(self.activations) * len(self.radii) * len(self.betas)
 
 
-def run_heads(plan: HeadPlan, subject: Subject, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
+def run_heads(plan: HeadPlan, evaluated: EvaluatedModel, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """A row per head, as soon as it is trained and tested: its own, the one SAM fine-tunes, the convex ones.
 
     Heads are trained on images that the run trained on, unperturbed: what is adversarial is the ball in feature space.
@@ -67,7 +67,7 @@ def run_heads(plan: HeadPlan, subject: Subject, seed: int, device: torch.device)
     Raises:
         ConfigError: a run that cannot have another head.
     """
-    trial = _Trial(plan, subject, seed, device)
+    trial = _Trial(plan, evaluated, seed, device)
     own = last_linear(trial.model)[1]
     raw, y = raw_features(trial.model, trial.train, trial.chosen), trial.train.labels[trial.chosen]
     test_raw, test_y = raw_features(trial.model, trial.test, trial.tested), trial.test.labels[trial.tested]
@@ -91,7 +91,7 @@ def run_heads(plan: HeadPlan, subject: Subject, seed: int, device: torch.device)
     for method in plan.activations:
         for beta in plan.betas:
             for radius in plan.radii:
-                found = _solve(method, (x, y, radius, beta, subject.dataset.num_classes), plan, seed)
+                found = _solve(method, (x, y, radius, beta, evaluated.dataset.num_classes), plan, seed)
 
                 def certify(radius: float, found: Solution | ReluSolution = found) -> Tensor:
                     return margins(found, test_x, test_y, radius, "l2")
@@ -129,19 +129,19 @@ def _solve(method: str, basics: tuple[Any, ...], plan: HeadPlan, seed: int) -> S
 class _Trial:
     """A run's model and images on a device, and the attacks on them."""
 
-    def __init__(self, plan: HeadPlan, subject: Subject, seed: int, device: torch.device) -> None:
-        assert subject.cfg, "a run's folder has its config"
-        threat = Threat(subject.cfg.attack.epsilon, subject.cfg.attack.norm)
-        dataset = subject.dataset
+    def __init__(self, plan: HeadPlan, evaluated: EvaluatedModel, seed: int, device: torch.device) -> None:
+        assert evaluated.cfg, "a run's folder has its config"
+        threat = Threat(evaluated.cfg.attack.epsilon, evaluated.cfg.attack.norm)
+        dataset = evaluated.dataset
         self.seed = seed
         self.suite: list[EvaluationAttack] = [
             make_chain(name, threat, num_classes=dataset.num_classes) for name in plan.attacks
         ]
-        self.model = subject.model.to(device).eval()
+        self.model = evaluated.model.to(device).eval()
         self.train: DeviceImages = on_device(dataset, "train", device)
         self.test: DeviceImages = on_device(dataset, "test", device)
         labels, test_labels = dataset.train.labels, dataset.test.labels
-        mine = trained_on(subject.cfg, labels)
+        mine = trained_on(evaluated.cfg, labels)
         self.chosen = _some(mine, labels, plan.num_images, seed, "heads", "train").to(device)
         self.tested = _some(np.arange(len(test_labels)), test_labels, plan.test_images, seed, "evaluated", "test").to(
             device

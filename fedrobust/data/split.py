@@ -15,7 +15,7 @@ import numpy as np
 
 import partitions
 from fedrobust.config import RunConfig
-from fedrobust.config.registry import configure
+from fedrobust.config.registry import bind_settings
 from fedrobust.data import Dataset, hold_out, load_data, subset
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import numpy_stream
@@ -78,7 +78,7 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     if cfg.data.own:
         return FederatedSplit(validation, pool, ())
     settings = cfg.partition.model_dump(exclude={"scheme", "held_out", "legacy_seed"})
-    partitioner = configure("partition scheme", partitions.PARTITIONS, cfg.partition.scheme, settings)
+    partitioner = bind_settings("partition scheme", partitions.PARTITIONS, cfg.partition.scheme, settings)
     seed = cfg.partition.legacy_seed
     parts = partitioner(labels[private], cfg.num_clients, np.random.RandomState(seed) if seed else rng("partition"))
     clients = (_shard(cfg, client, private[part], pool, labels) for client, part in enumerate(parts))

@@ -28,7 +28,7 @@ MIN_FREE = 1 << 30
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What a check saw; `remedy` is empty where nothing is wrong."""
 
     check: str
@@ -36,7 +36,7 @@ class Finding:
     remedy: str = ""
 
 
-class Trouble(Exception):
+class CheckFailed(Exception):
     """What is wrong, and what to do about it."""
 
     def __init__(self, seen: str, remedy: str) -> None:
@@ -56,7 +56,7 @@ class Client:
     own: Path | None = None
 
 
-def examine(client: Client) -> Iterator[Finding]:
+def examine(client: Client) -> Iterator[CheckResult]:
     """One finding per check, in the order in which one would mend things; a check that cannot be made says so."""
     checks: dict[str, Callable[[Client], str]] = {
         "port": _port,
@@ -70,9 +70,9 @@ def examine(client: Client) -> Iterator[Finding]:
     }
     for name, check in checks.items():
         try:
-            yield Finding(name, check(client))
-        except Trouble as trouble:
-            yield Finding(name, trouble.seen, trouble.remedy)
+            yield CheckResult(name, check(client))
+        except CheckFailed as trouble:
+            yield CheckResult(name, trouble.seen, trouble.remedy)
 
 
 def _port(client: Client) -> str:
@@ -80,11 +80,11 @@ def _port(client: Client) -> str:
         with socket.create_connection((client.host, client.port), timeout=SECONDS):
             return f"{client.host}:{client.port} answers"
     except socket.gaierror as error:
-        raise Trouble(
+        raise CheckFailed(
             f"{client.host}: {error.strerror}", "check the name, or give it an address (extra_hosts)"
         ) from error
     except OSError as error:
-        raise Trouble(
+        raise CheckFailed(
             f"{client.host}:{client.port}: {error.strerror or error}",
             "start the server's proxy, or open its port (FLEET_PORT) in the firewall between",
         ) from error
@@ -95,18 +95,18 @@ def _keys(client: Client) -> str:
     for name in ("ca.crt", "node.key", "node.pub", "superexec.secret", "runtime.crt", "runtime.key"):
         path = client.bundle / name
         if not path.exists():
-            raise Trouble(f"{path} is not there", "copy the whole bundle certs/client-<n> from where certs made it")
+            raise CheckFailed(f"{path} is not there", "copy the whole bundle certs/client-<n> from where certs made it")
         if not os.access(path, os.R_OK):
             owner = path.stat().st_uid
-            raise Trouble(f"{path} belongs to user {owner}, this is {os.getuid()}", f"chown -R {os.getuid()} it")
+            raise CheckFailed(f"{path} belongs to user {owner}, this is {os.getuid()}", f"chown -R {os.getuid()} it")
         if name in ("node.key", "runtime.key", "superexec.secret") and path.stat().st_mode & (
             stat.S_IRWXG | stat.S_IRWXO
         ):
-            raise Trouble(f"{path} can be read by others", f"chmod 600 {shlex.quote(str(path))}")
+            raise CheckFailed(f"{path} can be read by others", f"chmod 600 {shlex.quote(str(path))}")
     private = serialization.load_ssh_private_key((client.bundle / "node.key").read_bytes(), None)
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     if not (client.bundle / "node.pub").read_bytes().startswith(public):
-        raise Trouble("node.key and node.pub are not a pair", "copy the whole bundle anew")
+        raise CheckFailed("node.key and node.pub are not a pair", "copy the whole bundle anew")
     return f"{client.bundle} is whole"
 
 
@@ -118,15 +118,15 @@ def _tls(client: Client) -> str:
         names = ", ".join(alternatives_of(_presented(client)))
         if "mismatch" in error.verify_message or "not valid for" in error.verify_message:
             remedy = f"add {client.host} to SERVER_NAMES on the server and start it again"
-            raise Trouble(f"the certificate is for {names}, not for {client.host}", remedy) from error
+            raise CheckFailed(f"the certificate is for {names}, not for {client.host}", remedy) from error
         if "expired" in error.verify_message or "not yet valid" in error.verify_message:
             remedy = "renew it on the server (fedrobust certs), or set this clock right"
-            raise Trouble(f"the certificate: {error.verify_message}", remedy) from error
-        raise Trouble(
+            raise CheckFailed(f"the certificate: {error.verify_message}", remedy) from error
+        raise CheckFailed(
             f"the certificate: {error.verify_message}", "copy the bundle of the authority that the server has"
         ) from error
     except (ssl.SSLError, OSError) as error:
-        raise Trouble(
+        raise CheckFailed(
             f"no TLS on {client.host}:{client.port} ({error})", "is it the fleet's port, and the server not insecure?"
         ) from error
     days = (datetime.fromtimestamp(ends, UTC) - datetime.now(UTC)).days
@@ -137,9 +137,11 @@ def _version(client: Client) -> str:
     here = version("flwr")
     there = _ask(client, "/version").read().decode().split()
     if there[:1] != ["flwr"]:
-        raise Trouble("the server does not say its version", f"{client.host}:{client.port} must be the server's proxy")
+        raise CheckFailed(
+            "the server does not say its version", f"{client.host}:{client.port} must be the server's proxy"
+        )
     if there[1] != here:
-        raise Trouble(f"flwr {there[1]} there, {here} here", "use one lock on all machines: build the same commit")
+        raise CheckFailed(f"flwr {there[1]} there, {here} here", "use one lock on all machines: build the same commit")
     return f"flwr {here} on both sides"
 
 
@@ -148,7 +150,7 @@ def _clock(client: Client) -> str:
     assert there, "HTTP servers date their answers"
     ahead = (datetime.now(UTC) - parsedate_to_datetime(there)).total_seconds()
     if not -BEHIND < ahead < AHEAD:
-        raise Trouble(
+        raise CheckFailed(
             f"this clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's",
             f"run NTP on both (allowed: {AHEAD} s ahead, {BEHIND} s behind)",
         )
@@ -158,7 +160,7 @@ def _clock(client: Client) -> str:
 def _control(client: Client) -> str:
     status = _ask(client, "/v1/control/list-runs").status
     if status != 404:
-        raise Trouble(
+        raise CheckFailed(
             f"the Control API answers here (status {status})",
             "whoever reaches it can run code: publish the proxy's port alone",
         )
@@ -170,7 +172,9 @@ def _device(client: Client) -> str:
 
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi"):
-            raise Trouble("a GPU is here, PyTorch cannot use it", "use the profile gpu, and NVIDIA's container toolkit")
+            raise CheckFailed(
+                "a GPU is here, PyTorch cannot use it", "use the profile gpu, and NVIDIA's container toolkit"
+            )
         return "no GPU; it trains on the CPU"
     free, total = torch.cuda.mem_get_info()
     return f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
@@ -185,13 +189,13 @@ def _data(client: Client) -> str:
         try:
             own = read_folder(client.own, spec, passed.append)
         except UserError as error:
-            raise Trouble(str(error), "mount the folder (OWN), and mend what is said of it") from error
+            raise CheckFailed(str(error), "mount the folder (OWN), and mend what is said of it") from error
         classes = f"{len(set(own.labels.tolist()))} of {len(spec.class_names)} classes of {client.data}"
         return "; ".join([f"{client.own}: {len(own):,} images of {classes}", *passed])
     try:
         dataset = load(client.data)
     except UserError as error:
-        raise Trouble(str(error), "mount the folder (DATA) and set FEDROBUST_DATA to it") from error
+        raise CheckFailed(str(error), "mount the folder (DATA) and set FEDROBUST_DATA to it") from error
     return f"{client.data}: {len(dataset.train):,} training images, digest {dataset.digest[:8]}"
 
 
@@ -201,9 +205,9 @@ def _disk(client: Client) -> str:
     folder = root()
     near = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(near, os.W_OK):
-        raise Trouble(f"{folder} cannot be written", "set FEDROBUST_CACHE to a folder that can")
+        raise CheckFailed(f"{folder} cannot be written", "set FEDROBUST_CACHE to a folder that can")
     if (free := shutil.disk_usage(near).free) < MIN_FREE:
-        raise Trouble(f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are wanted; make room")
+        raise CheckFailed(f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are wanted; make room")
     return f"{folder}: {free / 2**30:.0f} GiB free"
 
 
@@ -230,7 +234,7 @@ def _presented(client: Client) -> x509.Certificate:
 
 
 def _ask(client: Client, path: str) -> HTTPResponse:
-    """The server's answer. Raises Trouble where there is none: an earlier check says why."""
+    """The server's answer. Raises CheckFailed where there is none: an earlier check says why."""
     try:
         trust = _trust(client)
         if trust:
@@ -240,4 +244,4 @@ def _ask(client: Client, path: str) -> HTTPResponse:
         connection.request("GET", path)
         return connection.getresponse()
     except (OSError, HTTPException) as error:
-        raise Trouble("not seen: the server does not answer", "mend what is above first") from error
+        raise CheckFailed("not seen: the server does not answer", "mend what is above first") from error

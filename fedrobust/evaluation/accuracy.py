@@ -12,7 +12,7 @@ from fedrobust.attacks import attack_mode
 from fedrobust.config import WORST_CASE
 from fedrobust.data.device import DeviceImages
 from fedrobust.evaluation.suite import EvaluationAttack
-from fedrobust.evaluation.verdicts import STANDS, attack_steps, classify, first_verdicts
+from fedrobust.evaluation.verdicts import ROBUST, attack_steps, classify, first_verdicts
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def evaluate(
             steps = attack_steps(model, data, index, attack, verdicts, batch_size=batch_size, seed=seed, stream=stream)
             for _ in steps:
                 pass
-            robust[attack.name] = (verdicts == STANDS).cpu().numpy()
+            robust[attack.name] = (verdicts == ROBUST).cpu().numpy()
     if len(robust) > 1:
         robust[WORST_CASE] = np.logical_and.reduce(list(robust.values()))
     right = natural.right.cpu().numpy()

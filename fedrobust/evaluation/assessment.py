@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from fedrobust.evaluation import flags
-from fedrobust.evaluation.attack_run import Campaign
+from fedrobust.evaluation.attack_run import AttackRun
 from fedrobust.evaluation.checks import run_checks
 from fedrobust.evaluation.flags import Flag
 from fedrobust.evaluation.probes import rescore
-from fedrobust.evaluation.verdicts import STANDS
+from fedrobust.evaluation.verdicts import ROBUST
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvaluationResult:
     """What came out, per image: `index` [n] into the test set, `labels` [n], `right` [n], `verdicts` name → [n].
 
     `stages` and `seconds` are by attack, `checks` is what else was measured, `flags` what it all warns of.
@@ -33,31 +33,33 @@ class Findings:
 
     def stands(self, attack: str) -> np.ndarray:
         """Which images are right without and under the attack."""
-        return self.verdicts[attack] == STANDS
+        return self.verdicts[attack] == ROBUST
 
     def worst(self) -> np.ndarray:
         """Which images no attack of the suite broke."""
         return np.logical_and.reduce([self.right, *(self.stands(name) for name in self.verdicts)])
 
 
-def assess(campaign: Campaign) -> Findings:
-    """Everything that is not done yet, then the findings. It may be interrupted at any moment and called again.
+def assess(attack_run: AttackRun) -> EvaluationResult:
+    """Everything that is not done yet, then the result. It may be interrupted at any moment and called again.
 
     Raises:
         RunFailed: a logit is NaN or infinite, or the folder cannot be read or written.
     """
-    chains = {name: campaign.chain(name) for name in campaign.request.attacks}
-    states = {name: campaign.attack(attack, kept=True) for name, attack in chains.items()}
-    checks, raised = run_checks(campaign, states) if campaign.request.checks else ({}, [])
-    right = campaign.natural.right.cpu().numpy()
-    rescored = rescore(campaign.model, campaign.examples, campaign.labels, np.flatnonzero(right), campaign.data.device)
+    chains = {name: attack_run.chain(name) for name in attack_run.request.attacks}
+    states = {name: attack_run.attack(attack, kept=True) for name, attack in chains.items()}
+    checks, raised = run_checks(attack_run, states) if attack_run.request.checks else ({}, [])
+    right = attack_run.natural.right.cpu().numpy()
+    rescored = rescore(
+        attack_run.model, attack_run.examples, attack_run.labels, np.flatnonzero(right), attack_run.data.device
+    )
     raised += flags.rescoring_flags(rescored.changed, rescored.num_images)
     if "autoattack" in states:
         by_square = states["autoattack"].verdicts == len(chains["autoattack"].stages)  # its last stage
         raised += flags.square_flags(int(by_square.sum()), len(by_square))
-    return Findings(
-        index=campaign.index.cpu().numpy(),
-        labels=campaign.labels,
+    return EvaluationResult(
+        index=attack_run.index.cpu().numpy(),
+        labels=attack_run.labels,
         right=right,
         verdicts={name: state.verdicts for name, state in states.items()},
         stages={name: tuple(stage.name for stage in attack.stages) for name, attack in chains.items()},

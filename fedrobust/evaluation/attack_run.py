@@ -15,8 +15,8 @@ from fedrobust.data import subset
 from fedrobust.data.device import on_device
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation.contract import admitted, fitting_batch_size
-from fedrobust.evaluation.evaluated_model import Subject
-from fedrobust.evaluation.evaluation_folder import AttackState, Journal
+from fedrobust.evaluation.evaluated_model import EvaluatedModel
+from fedrobust.evaluation.evaluation_folder import AttackState, EvaluationFolder
 from fedrobust.evaluation.suite import EvaluationAttack, Threat, make_chain, needs_gradients
 from fedrobust.evaluation.verdicts import attack_steps, classify, first_verdicts
 from fedrobust.seeding import numpy_stream
@@ -25,7 +25,7 @@ SAVE_EVERY = 10.0  # seconds
 
 Watch = Callable[[str, float], None]
 """Told the attack that is at work and which share of it is done."""
-OpenJournal = Callable[[dict[str, Any], int, tuple[int, ...]], Journal]
+OpenJournal = Callable[[dict[str, Any], int, tuple[int, ...]], EvaluationFolder]
 """Given the settings, the number of images and an image's shape."""
 
 
@@ -50,8 +50,8 @@ class Request:
     checks: bool = True
 
 
-class Campaign:
-    """Attacks on `subject`, each from where the journal left it.
+class AttackRun:
+    """Attacks on `evaluated`, each from where the journal left it.
 
     Attributes:
         request: what was asked, with the batch size filled in.
@@ -63,26 +63,26 @@ class Campaign:
 
     def __init__(
         self,
-        subject: Subject,
+        evaluated: EvaluatedModel,
         request: Request,
         open_journal: OpenJournal,
         *,
         device: torch.device,
-        source: Subject | None = None,
+        source: EvaluatedModel | None = None,
         watch: Watch = lambda name, share: None,
     ) -> None:
         """Raises ConfigError for a model that is not under the contract, or a folder with other settings."""
         self.watch, self.transfers = watch, source is not None
-        self._subject = subject
-        self.data = on_device(subject.dataset, "test", device)
-        labels = subject.dataset.test.labels
+        self._subject = evaluated
+        self.data = on_device(evaluated.dataset, "test", device)
+        labels = evaluated.dataset.test.labels
         positions = np.arange(len(labels))
         if 0 < request.num_images < len(labels):
             positions = np.sort(subset(labels, request.num_images, numpy_stream(request.seed, "evaluated", "test")))
         self.labels, self.index = labels[positions], torch.from_numpy(positions).to(device)
-        attacked, dataset = any(map(needs_gradients, request.attacks)), subject.dataset
+        attacked, dataset = any(map(needs_gradients, request.attacks)), evaluated.dataset
         gradients = request.checks or (attacked and not source)
-        self.model = admitted(subject.model, dataset, self.data, self.index, gradients=gradients)
+        self.model = admitted(evaluated.model, dataset, self.data, self.index, gradients=gradients)
         self._source = admitted(source.model, dataset, self.data, self.index, gradients=attacked) if source else None
         if not request.batch_size:
             fits = fitting_batch_size(self.model, dataset.image_shape, device, gradients=gradients)
@@ -93,9 +93,9 @@ class Campaign:
         except RunFailed as error:  # the model is the user's choice
             raise ConfigError(str(error)) from error
         settings = {
-            "model": subject.digest,
+            "model": evaluated.digest,
             "source": source.digest if source else "",
-            "data": subject.dataset.digest,
+            "data": evaluated.dataset.digest,
             "epsilon": float(request.threat.epsilon),
             "norm": request.threat.norm,
             "num_images": len(positions),
@@ -103,11 +103,11 @@ class Campaign:
             "batch_size": request.batch_size,
             "step_size": None if request.step_size is None else float(request.step_size),
         }
-        self._journal = open_journal(settings, len(positions), subject.dataset.image_shape)
+        self._journal = open_journal(settings, len(positions), evaluated.dataset.image_shape)
 
     @property
     def examples(self) -> np.ndarray:
-        """One adversarial example per image, as `Journal` keeps them."""
+        """One adversarial example per image, as `EvaluationFolder` keeps them."""
         return self._journal.examples
 
     def chain(self, name: str, threat: Threat | None = None) -> EvaluationAttack:
@@ -124,7 +124,7 @@ class Campaign:
         Args:
             key: its name in the journal; by default its own.
             kept: its examples go into the folder.
-            white_box: on the subject itself, also where examples are made on another model.
+            white_box: on the evaluated itself, also where examples are made on another model.
         """
         key = key or attack.name
         state = self._journal.attack(key) or AttackState(first_verdicts(self.natural).cpu().numpy())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedrobust.evaluation import flags
-from fedrobust.evaluation.attack_run import Campaign
+from fedrobust.evaluation.attack_run import AttackRun
 from fedrobust.evaluation.evaluation_folder import AttackState
 from fedrobust.evaluation.flags import Flag
 from fedrobust.evaluation.planted import Planted, has_readout, planted_test
@@ -22,38 +22,38 @@ CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # times epsilon: at 8/255 these are 2, 
 PROBED_IMAGES, PLANTED_IMAGES = 256, 100
 
 
-def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[dict[str, Any], list[Flag]]:
+def run_checks(attack_run: AttackRun, suite: Mapping[str, AttackState]) -> tuple[dict[str, Any], list[Flag]]:
     """All checks; what was measured, for the record, and the flags it raises.
 
     On a transfer attack the attacks of the suite that STRENGTH has, too, run white-box for comparison; order among
     transferred attacks would say nothing.
     """
-    request, few = campaign.request, slice(0, PROBED_IMAGES)
+    request, few = attack_run.request, slice(0, PROBED_IMAGES)
     probes = probe(
-        campaign.model,
-        campaign.data,
-        campaign.index[few],
-        campaign.natural.right[few],
+        attack_run.model,
+        attack_run.data,
+        attack_run.index[few],
+        attack_run.natural.right[few],
         batch_size=request.batch_size,
     )
     strength = {name: state.stands for name, state in suite.items()}
     white_box: dict[str, np.ndarray] = {}
-    if campaign.transfers:
+    if attack_run.transfers:
         for name in (name for name in STRENGTH if name in suite):
-            state = campaign.attack(campaign.chain(name), key=f"white-box-{name}", white_box=True)
+            state = attack_run.attack(attack_run.chain(name), key=f"white-box-{name}", white_box=True)
             white_box[name] = state.stands
         order: Iterator[Flag] = flags.transfer_flags(strength, white_box)
     else:
-        strength |= {n: campaign.attack(campaign.chain(n)).stands for n in STRENGTH if n not in suite}
+        strength |= {n: attack_run.attack(attack_run.chain(n)).stands for n in STRENGTH if n not in suite}
         order = flags.strength_flags(strength)
-    curve = list(_curve(campaign))
-    campaign.watch("planted examples", 0.0)
+    curve = list(_curve(attack_run))
+    attack_run.watch("planted examples", 0.0)
     planted = Planted(0, 0.0, 0.0)
-    if has_readout(campaign.model):
+    if has_readout(attack_run.model):
         planted = planted_test(
-            campaign.model,
-            campaign.data,
-            campaign.index[:PLANTED_IMAGES],
+            attack_run.model,
+            attack_run.data,
+            attack_run.index[:PLANTED_IMAGES],
             request.threat,
             batch_size=request.batch_size,
             seed=request.seed,
@@ -74,11 +74,11 @@ def run_checks(campaign: Campaign, suite: Mapping[str, AttackState]) -> tuple[di
     return measured, list(raised)
 
 
-def _curve(campaign: Campaign) -> Iterator[tuple[float, np.ndarray]]:
+def _curve(attack_run: AttackRun) -> Iterator[tuple[float, np.ndarray]]:
     """(epsilon, which images stand under PGD-20), from 0 on; always white-box."""
-    threat = campaign.request.threat
-    yield 0.0, campaign.natural.right.cpu().numpy()
+    threat = attack_run.request.threat
+    yield 0.0, attack_run.natural.right.cpu().numpy()
     for multiple in CURVE:
         wider = Threat(threat.epsilon * multiple, threat.norm)
-        attack = campaign.chain(CURVE_ATTACK, wider)
-        yield wider.epsilon, campaign.attack(attack, key=f"curve-{multiple:g}-epsilon", white_box=True).stands
+        attack = attack_run.chain(CURVE_ATTACK, wider)
+        yield wider.epsilon, attack_run.attack(attack, key=f"curve-{multiple:g}-epsilon", white_box=True).stands

@@ -30,7 +30,7 @@ WEIGHTS = (".safetensors", *SUFFIXES)  # how files of weights end
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model on the CPU and the data it is for."""
 
     name: str
@@ -49,7 +49,7 @@ class Subject:
     """Lines on assumptions made and on facts that are not known."""
 
 
-def load_subject(
+def load_evaluated_model(
     name: str,
     *,
     which: Which = "best",
@@ -57,7 +57,7 @@ def load_subject(
     data_name: str = "",
     classes: str = "",
     data_dir: str = "",
-) -> Subject:
+) -> EvaluatedModel:
     """The model at `name`.
 
     Args:
@@ -99,7 +99,7 @@ def load_subject(
             clients = _clients(RunFolder(path), cfg, dataset)
         except ConfigError as error:
             notes.append(f"{name}: no accuracy per client, {error}")
-    return Subject(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
+    return EvaluatedModel(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
 
 
 def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
@@ -114,7 +114,7 @@ def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
 
 
 def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
-    """Return `Subject.clients` from the run's partition. Raises ConfigError if that cannot be computed again."""
+    """Return `EvaluatedModel.clients` from the run's partition. Raises ConfigError if that cannot be computed again."""
     labels = dataset.train.labels
     if not len(labels):
         raise ConfigError("since the training images are not there")

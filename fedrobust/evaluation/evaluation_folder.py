@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation.verdicts import STANDS
+from fedrobust.evaluation.verdicts import ROBUST
 from fedrobust.storage.files import read_json, write_atomically
 
 
@@ -32,10 +32,10 @@ class AttackState:
     @property
     def stands(self) -> np.ndarray:
         """Which images are right without the attack and stand, bool [n]."""
-        return self.verdicts == STANDS
+        return self.verdicts == ROBUST
 
 
-class Journal:
+class EvaluationFolder:
     """settings.json, a file per attack below attacks/, and examples.npy: one adversarial example per image.
 
     An example is the first one of the suite that broke its image, or the last attempt on one that stands.

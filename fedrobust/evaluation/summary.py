@@ -1,4 +1,4 @@
-"""Findings in numbers: shares with their intervals, by attack, by class and by client."""
+"""EvaluationResult in numbers: shares with their intervals, by attack, by class and by client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from fedrobust.config import WORST_CASE
-from fedrobust.evaluation.assessment import Findings
+from fedrobust.evaluation.assessment import EvaluationResult
 from fedrobust.evaluation.attack_run import Request
-from fedrobust.evaluation.evaluated_model import Subject
+from fedrobust.evaluation.evaluated_model import EvaluatedModel
 from fedrobust.evaluation.statistics import wilson_interval
 from fedrobust.storage.provenance import provenance
 
@@ -20,24 +20,28 @@ NATURAL = "natural"
 Row = dict[str, Any]
 
 
-def verdicts_by_name(findings: Findings) -> dict[str, np.ndarray]:
+def verdicts_by_name(result: EvaluationResult) -> dict[str, np.ndarray]:
     """[n] of bool each: right without an attack, right without and under each attack, broken by none of the suite."""
     return {
-        NATURAL: findings.right,
-        **{name: findings.stands(name) for name in findings.verdicts},
-        WORST_CASE: findings.worst(),
+        NATURAL: result.right,
+        **{name: result.stands(name) for name in result.verdicts},
+        WORST_CASE: result.worst(),
     }
 
 
 def record_of(
-    findings: Findings, subject: Subject, source: Subject | None, request: Request, device: torch.device
+    result: EvaluationResult,
+    evaluated: EvaluatedModel,
+    source: EvaluatedModel | None,
+    request: Request,
+    device: torch.device,
 ) -> Row:
     """evaluation.json: where the numbers come from, what was asked, and `summarise`."""
     return {
         **provenance(),
-        "subject": {"name": subject.name, "weights": subject.digest, **subject.facts},
+        "subject": {"name": evaluated.name, "weights": evaluated.digest, **evaluated.facts},
         "source": {"name": source.name, "weights": source.digest, **source.facts} if source else None,
-        "data_digest": subject.dataset.digest,
+        "data_digest": evaluated.dataset.digest,
         "epsilon": str(request.threat.epsilon),
         "norm": request.threat.norm,
         "attacks": list(request.attacks),
@@ -46,34 +50,34 @@ def record_of(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "precision": "float32",
-        "notes": [*subject.notes, *(source.notes if source else ())],
-        **summarise(findings, subject),
+        "notes": [*evaluated.notes, *(source.notes if source else ())],
+        **summarise(result, evaluated),
     }
 
 
-def summarise(findings: Findings, subject: Subject) -> Row:
+def summarise(result: EvaluationResult, evaluated: EvaluatedModel) -> Row:
     """What a record holds: natural and robust accuracy, the worst case, per class, per client, flags, checks.
 
     Every accuracy is a share of all images with its 95 % Wilson interval; an image is robust only if it is right
     without the attack, too. The worst case counts the images that no attack of the suite broke.
     """
-    verdicts = verdicts_by_name(findings)
+    verdicts = verdicts_by_name(result)
     overall: dict[str, Row] = {name: _share(stands) for name, stands in verdicts.items()}
-    for name, stages in findings.stages.items():
-        overall[name]["seconds"] = round(findings.seconds[name], 1)
+    for name, stages in result.stages.items():
+        overall[name]["seconds"] = round(result.seconds[name], 1)
         if len(stages) > 1:
-            counts = np.bincount(findings.verdicts[name].clip(0), minlength=len(stages) + 1)[1:]
+            counts = np.bincount(result.verdicts[name].clip(0), minlength=len(stages) + 1)[1:]
             overall[name]["broken_by"] = dict(zip(stages, map(int, counts), strict=True))
-    classes = per_class(findings.labels, verdicts, subject.dataset.class_names)
-    clients = per_client(classes, list(verdicts), subject)
+    classes = per_class(result.labels, verdicts, evaluated.dataset.class_names)
+    clients = per_client(classes, list(verdicts), evaluated)
     return {
-        "num_images": len(findings.index),
+        "num_images": len(result.index),
         "accuracy": overall,
         "per_class": classes,
         "per_client": clients,
         "worst_client": min(clients, key=lambda row: row[WORST_CASE])["client"] if clients else None,
-        "flags": [vars(flag) for flag in findings.flags],
-        "checks": findings.checks,
+        "flags": [vars(flag) for flag in result.flags],
+        "checks": result.checks,
     }
 
 
@@ -90,8 +94,8 @@ def per_class(labels: np.ndarray, verdicts: Mapping[str, np.ndarray], class_name
     ]
 
 
-def per_client(classes: list[Row], names: list[str], subject: Subject) -> list[Row]:
-    """One row per client of the run the subject comes from; none if `subject.clients` is.
+def per_client(classes: list[Row], names: list[str], evaluated: EvaluatedModel) -> list[Row]:
+    """One row per client of the run the evaluated comes from; none if `evaluated.clients` is.
 
     A client's accuracy is that of the classes, weighted by its share of each: Σ_c p_i(c) · accuracy(c), with p_i from
     the run's partition. That is its accuracy on test images with its own label distribution; label skew is all that
@@ -99,7 +103,7 @@ def per_client(classes: list[Row], names: list[str], subject: Subject) -> list[R
     themselves, each round that `evaluation.clients-every` says.
     """
     rows = []
-    for number, counts in enumerate(() if subject.clients is None else subject.clients):
+    for number, counts in enumerate(() if evaluated.clients is None else evaluated.clients):
         weights = np.array([counts[row["label"]] for row in classes], dtype=float)
         if weights.sum():  # else none of its classes is among the evaluated images
             weights /= weights.sum()

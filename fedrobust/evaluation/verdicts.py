@@ -14,8 +14,8 @@ from fedrobust.errors import RunFailed
 from fedrobust.evaluation.suite import EvaluationAttack
 from fedrobust.seeding import torch_stream
 
-STANDS, WRONG = -1, 0
-"""A verdict, int16 per image: STANDS; WRONG without any attack; k ≥ 1, broken by the k-th stage."""
+ROBUST, MISCLASSIFIED = -1, 0
+"""A verdict, int16 per image: ROBUST; MISCLASSIFIED without any attack; k ≥ 1, broken by the k-th stage."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def classify(model: nn.Module, data: DeviceImages, index: Tensor, *, batch_size:
 
 
 @dataclass(frozen=True)
-class Step:
+class AttackBatch:
     """One batch of a stage: which images (positions in the index), and what the attack made of them.
 
     `share` of the stage's images is done.
@@ -60,7 +60,7 @@ class Step:
 
 def first_verdicts(natural: Natural) -> Tensor:
     """Verdicts before any attack."""
-    return torch.where(natural.right, STANDS, WRONG).to(torch.int16)
+    return torch.where(natural.right, ROBUST, MISCLASSIFIED).to(torch.int16)
 
 
 def attack_steps(
@@ -75,7 +75,7 @@ def attack_steps(
     stream: tuple[str | int, ...],
     source: nn.Module | None = None,
     done: int = 0,
-) -> Iterator[Step]:
+) -> Iterator[AttackBatch]:
     """Attack the images `index` of `data`, stage by stage, batch by batch, and write the outcome into `verdicts`.
 
     An image is attacked until it is broken, an image that is wrong anyway never: an attack that moves it to its
@@ -93,7 +93,7 @@ def attack_steps(
     index, number = index.to(data.device), 0
     for stage, chained in enumerate(attack.stages, start=1):
         # what stood before this stage: on resuming, some of it may be broken by this very stage
-        standing = ((verdicts == STANDS) | (verdicts >= stage)).nonzero().flatten()
+        standing = ((verdicts == ROBUST) | (verdicts >= stage)).nonzero().flatten()
         for batch, positions in enumerate(standing.split(batch_size) if len(standing) else ()):
             number += 1
             if number <= done:
@@ -108,4 +108,4 @@ def attack_steps(
             broken = logits.argmax(1) != y
             verdicts[positions[broken]] = stage
             share = min(1.0, (batch + 1) * batch_size / len(standing))
-            yield Step(stage, share, positions, examples)
+            yield AttackBatch(stage, share, positions, examples)

@@ -1,4 +1,4 @@
-"""Objectives: `(model, x, y, generator, *, attack, ...) -> Step`, the inner maximisation included.
+"""Objectives: `(model, x, y, generator, *, attack, ...) -> ObjectiveOutput`, the inner maximisation included.
 
 `attack_mode` is the model's mode while it is attacked; afterwards every module is back in its own. The caller
 wraps the whole objective in autocast if it wants to; losses are taken in float32 all the same.
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Attack
-from fedrobust.config.registry import configure
+from fedrobust.config.registry import bind_settings
 from fedrobust.errors import ConfigError
 from fedrobust.objectives.calfat import calfat
 from fedrobust.objectives.convex import convex
 from fedrobust.objectives.standard import at, mixed, natural
-from fedrobust.objectives.step import Step
+from fedrobust.objectives.step import ObjectiveOutput
 from fedrobust.objectives.trades import trades
 from fedrobust.objectives.weight_perturbation import with_perturbed_weights
 
@@ -24,7 +24,7 @@ __all__ = [
     "ATTACK_BY_DIVERGENCE",
     "OBJECTIVES",
     "Objective",
-    "Step",
+    "ObjectiveOutput",
     "at",
     "calfat",
     "check_start",
@@ -35,7 +35,7 @@ __all__ = [
     "trades",
 ]
 
-OBJECTIVES: dict[str, Callable[..., Step]] = {
+OBJECTIVES: dict[str, Callable[..., ObjectiveOutput]] = {
     "natural": natural,
     "at": at,
     "mixed": mixed,
@@ -60,7 +60,9 @@ def check_start(name: str, random_start: str) -> None:
 class Objective(Protocol):
     """An objective with its attack and settings bound: what `make_objective` returns and training calls."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = ...) -> Step: ...
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = ...
+    ) -> ObjectiveOutput: ...
 
 
 def make_objective(
@@ -85,5 +87,5 @@ def make_objective(
         ValueError: a setting that no objective takes, or one missing that this objective needs.
     """
     bound = {"attack": attack, "class_counts": class_counts, "epsilon": epsilon, **settings}
-    objective = configure("objective", OBJECTIVES, name, bound)
+    objective = bind_settings("objective", OBJECTIVES, name, bound)
     return with_perturbed_weights(objective, awp_gamma) if awp_gamma else objective

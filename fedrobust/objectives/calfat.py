@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Attack, Mode
 from fedrobust.losses import calibrated_cross_entropy, calibrated_kl_divergence, log_class_counts
-from fedrobust.objectives.step import Step, divergence_attacked
+from fedrobust.objectives.step import ObjectiveOutput, divergence_attacked
 
 
 def calfat(
@@ -21,7 +21,7 @@ def calfat(
     temperature: float = 0.1,
     scale: float = 10.0,
     attack_mode: Mode = "eval",
-) -> Step:
+) -> ObjectiveOutput:
     """mean CE(softmax(s q(x′)), y), x′ raising KL(softmax q(x) ‖ softmax q(x′)), q = z + τ log(n + 1e-7).
 
     Chen et al. 2022 as in the official code: adversarial examples only, the inner KL without the factor s.
@@ -43,4 +43,4 @@ def calfat(
     )
     logits = model(x_adv).float()
     losses = calibrated_cross_entropy(logits, y, log_counts=log_counts, temperature=temperature, scale=scale)
-    return Step(losses.mean(), natural_logits, logits.detach())
+    return ObjectiveOutput(losses.mean(), natural_logits, logits.detach())

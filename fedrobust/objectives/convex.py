@@ -5,10 +5,12 @@ from torch import Tensor, nn
 
 from fedrobust.losses import margin
 from fedrobust.models.polynomial import worst_images
-from fedrobust.objectives.step import Step
+from fedrobust.objectives.step import ObjectiveOutput
 
 
-def convex(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None, *, epsilon: float) -> Step:
+def convex(
+    model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None, *, epsilon: float
+) -> ObjectiveOutput:
     """Mean hinge (1 − w_i)₊ of the exact worst margin w_i within ‖δ‖₂ ≤ ε; nothing is drawn.
 
     w_i = min over δ and over rivals k of f_y(x_i + δ) − f_k(x_i + δ), one eigendecomposition per pair of classes for
@@ -25,4 +27,4 @@ def convex(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | 
     logits = model(worst_images(model, x, y, radius=epsilon))
     with torch.no_grad():
         natural = model(x)
-    return Step((1 + margin(logits, y)).clamp(min=0).mean(), natural.float(), logits.detach().float())
+    return ObjectiveOutput((1 + margin(logits, y)).clamp(min=0).mean(), natural.float(), logits.detach().float())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedrobust.attacks.contract import Attack, Mode
 from fedrobust.losses import cross_entropy
-from fedrobust.objectives.step import Step, attacked
+from fedrobust.objectives.step import ObjectiveOutput, attacked
 
 
 def natural(
@@ -17,10 +17,10 @@ def natural(
     generator: torch.Generator | None = None,
     *,
     label_smoothing: float = 0.0,
-) -> Step:
+) -> ObjectiveOutput:
     """Mean cross-entropy on x; nothing is attacked, nothing drawn."""
     logits = model(x).float()
-    return Step(cross_entropy(logits, y, label_smoothing).mean(), logits.detach(), None)
+    return ObjectiveOutput(cross_entropy(logits, y, label_smoothing).mean(), logits.detach(), None)
 
 
 def at(
@@ -32,14 +32,14 @@ def at(
     attack: Attack,
     label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
-) -> Step:
+) -> ObjectiveOutput:
     """Mean cross-entropy on x′: min E max CE (Madry et al. 2018). Limit case: epsilon = 0, `natural`.
 
     Labels are smoothed in the outer loss only; the attack raises its own.
     """
     x_adv = attacked(model, x, y, attack=attack, mode=attack_mode, generator=generator)
     logits = model(x_adv).float()
-    return Step(cross_entropy(logits, y, label_smoothing).mean(), None, logits.detach())
+    return ObjectiveOutput(cross_entropy(logits, y, label_smoothing).mean(), None, logits.detach())
 
 
 def mixed(
@@ -53,7 +53,7 @@ def mixed(
     noise_sigma: float = 0.0,
     label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
-) -> Step:
+) -> ObjectiveOutput:
     """Mean cross-entropy of a batch whose first part is adversarial, in one forward pass.
 
     MixFAT (Zizzo et al. 2020) on a shuffled batch. Deviation from Goodfellow et al. (2015, section 6), who
@@ -78,7 +78,7 @@ def mixed(
         x = _noisy(x, noise_sigma, generator)
     logits = model(x).float()
     parts = logits.detach()
-    return Step(
+    return ObjectiveOutput(
         cross_entropy(logits, y, label_smoothing).mean(),
         natural_logits=parts[count:] if count < len(x) else None,
         adversarial_logits=parts[:count] if count else None,

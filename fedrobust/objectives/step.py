@@ -12,7 +12,7 @@ from fedrobust.attacks.contract import Attack, Loss, Mode
 from fedrobust.models.folded import folded
 
 
-class Step(NamedTuple):
+class ObjectiveOutput(NamedTuple):
     """A loss to differentiate, and the logits it took anyway, for training accuracies without further passes.
 
     `adversarial_logits` belong to the first examples of the batch and `natural_logits` to the last, as many
@@ -46,7 +46,7 @@ def divergence_attacked(
     with (
         torch.autocast(x.device.type, enabled=False),
         _for_attacks(model, mode) as exact,
-        contract.untouched(exact, x.device),
+        contract.no_side_effects(exact, x.device),
         torch.no_grad(),
     ):
         reference = exact(x).float()

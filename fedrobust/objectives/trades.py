@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.attacks.contract import Attack, Mode
 from fedrobust.losses import cross_entropy, kl_divergence
-from fedrobust.objectives.step import Step, divergence_attacked
+from fedrobust.objectives.step import ObjectiveOutput, divergence_attacked
 
 
 def trades(
@@ -19,7 +19,7 @@ def trades(
     trades_beta: float = 6.0,
     label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
-) -> Step:
+) -> ObjectiveOutput:
     """mean CE(x, y) + β mean KL(softmax z(x) ‖ softmax z(x′)), x′ raising the same KL.
 
     Zhang et al. 2019, official code: batch norm sees x, x′ and x again, each by itself; gradients flow through both
@@ -39,7 +39,7 @@ def trades(
     _see_again(model, x)
     divergence = kl_divergence(adversarial_logits, natural_logits).mean()
     loss = cross_entropy(natural_logits, y, label_smoothing).mean() + trades_beta * divergence
-    return Step(loss, natural_logits.detach(), adversarial_logits.detach())
+    return ObjectiveOutput(loss, natural_logits.detach(), adversarial_logits.detach())
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedrobust.attacks.contract import Attack, buffers_and_random_state_kept
-from fedrobust.objectives.step import Step
+from fedrobust.objectives.step import ObjectiveOutput
 
 
-def with_perturbed_weights(objective: partial[Step], gamma: float) -> partial[Step]:
+def with_perturbed_weights(objective: partial[ObjectiveOutput], gamma: float) -> partial[ObjectiveOutput]:
     """L(w + v), v_l = γ ‖w_l‖ g_l / ‖g_l‖, g the gradient of L at w, for each weight w_l of two or more axes.
 
     AWP, Wu et al. 2020, equations 8 to 10, one step as in their code: the adversarial examples are made once, at w;
@@ -33,9 +33,9 @@ def _at_worst_weights(
     y: Tensor,
     generator: torch.Generator | None = None,
     *,
-    objective: partial[Step],
+    objective: partial[ObjectiveOutput],
     gamma: float,
-) -> Step:
+) -> ObjectiveOutput:
     if "attack" in objective.keywords:
         objective = partial(objective, attack=_Once(objective.keywords["attack"]))
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}

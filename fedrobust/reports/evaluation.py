@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from fedrobust.config import WORST_CASE
 from fedrobust.errors import RunFailed
-from fedrobust.evaluation.assessment import Findings
-from fedrobust.evaluation.evaluated_model import Subject
+from fedrobust.evaluation.assessment import EvaluationResult
+from fedrobust.evaluation.evaluated_model import EvaluatedModel
 from fedrobust.evaluation.suite import Threat
 from fedrobust.evaluation.summary import verdicts_by_name
 from fedrobust.reports.labels import heading
@@ -167,7 +167,7 @@ def _written(radii: Sequence[float]) -> list[str]:
 
 
 def write_evaluation(
-    folder: Path, record: dict[str, Any], findings: Findings, subject: Subject, threat: Threat
+    folder: Path, record: dict[str, Any], result: EvaluationResult, evaluated: EvaluatedModel, threat: Threat
 ) -> None:
     """Write evaluation.json, evaluation.md, images.csv and the pictures into the evaluation's folder.
 
@@ -177,12 +177,12 @@ def write_evaluation(
     try:
         write_atomically(folder / "evaluation.json", (json.dumps(record, indent=2) + "\n").encode())
         write_atomically(folder / "evaluation.md", markdown(record).encode())
-        columns = {"image": findings.index, "label": findings.labels, **verdicts_by_name(findings)}
+        columns = {"image": result.index, "label": result.labels, **verdicts_by_name(result)}
         pd.DataFrame(columns).to_csv(folder / "images.csv", index=False)
         if record["checks"].get("curve"):
             draw_curve(record, threat.epsilon, threat.norm, folder / "curve.png")
         draw_classes(record, folder / "classes.png")
-        images, examples, labels, predicted = _sheet(folder, findings, subject, record["device"])
+        images, examples, labels, predicted = _sheet(folder, result, evaluated, record["device"])
         draw_examples(images, examples, labels, predicted, folder / "examples.png")
     except OSError as error:
         raise RunFailed(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -190,17 +190,17 @@ def write_evaluation(
 
 @torch.no_grad()
 def _sheet(
-    folder: Path, findings: Findings, subject: Subject, device: str
+    folder: Path, result: EvaluationResult, evaluated: EvaluatedModel, device: str
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
     """Some images that the suite broke, of as many classes as possible, with what became of them."""
-    broken = np.flatnonzero(findings.right & ~findings.worst())
-    _, first = np.unique(findings.labels[broken], return_index=True)
+    broken = np.flatnonzero(result.right & ~result.worst())
+    _, first = np.unique(result.labels[broken], return_index=True)
     others = np.setdiff1d(np.arange(len(broken)), first)
     chosen = broken[np.concatenate([np.sort(first), others])[:CHOSEN]]
-    images = subject.dataset.test.images[findings.index[chosen]].transpose(0, 3, 1, 2) / 255
+    images = evaluated.dataset.test.images[result.index[chosen]].transpose(0, 3, 1, 2) / 255
     examples = np.array(np.load(folder / "examples.npy", mmap_mode="r")[chosen])
-    names = subject.dataset.class_names
+    names = evaluated.dataset.class_names
     predicted = []
     if len(chosen):
-        predicted = subject.model(torch.from_numpy(examples).to(device)).argmax(1).tolist()
-    return images, examples, [names[y] for y in findings.labels[chosen]], [names[y] for y in predicted]
+        predicted = evaluated.model(torch.from_numpy(examples).to(device)).argmax(1).tolist()
+    return images, examples, [names[y] for y in result.labels[chosen]], [names[y] for y in predicted]

@@ -31,15 +31,15 @@ from fedrobust.training.central import PROBE, PROBE_ATTACK, PROBE_IMAGES, Traine
 class Central(Rounds):
     """Runs the rounds of a `Trainer` on all images but those of the validation slice, or on the pool alone."""
 
-    def begin(self, state: Checkpoint) -> None:
-        self.trainer = Trainer(self.cfg, self.measure.bench, self.index, state.last)
-        if state.progress.server_round:
-            self.trainer.restore(state.progress.server_round, state.strategy)
+    def begin(self, checkpoint: Checkpoint) -> None:
+        self.trainer = Trainer(self.cfg, self.evaluator.context, self.index, checkpoint.last)
+        if checkpoint.progress.server_round:
+            self.trainer.restore(checkpoint.progress.server_round, checkpoint.state)
 
     @property
     def index(self) -> np.ndarray:
         """Of the images trained on."""
-        return self.measure.split.clients[0].train
+        return self.evaluator.split.clients[0].train
 
     def train(self, server_round: int, before: Checkpoint) -> tuple[Arrays, Row, list[Row]]:
         """One round of training, and a look at training images under PGD-5.
@@ -73,7 +73,7 @@ class Central(Rounds):
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
         """With the optimiser's momentum and, where weights are averaged, those that are trained."""
-        return replace(checkpoint, strategy=self.trainer.state())
+        return replace(checkpoint, state=self.trainer.state())
 
     def describe(self) -> dict[str, Any]:
         return {"objective": objective_of(self.cfg), "train_images": len(self.index)}
@@ -83,15 +83,15 @@ class Central(Rounds):
 
     def _probe(self) -> float:
         """Accuracy of the weights just trained under PGD-5, always on the same training images."""
-        labels = self.measure.bench.dataset.train.labels[self.index]
+        labels = self.evaluator.context.dataset.train.labels[self.index]
         count = min(PROBE_IMAGES, len(self.index))
         chosen = self.index[subset(labels, count, numpy_stream(self.cfg.seed, "probe"))]
         threat = Threat(self.cfg.attack.epsilon, self.cfg.attack.norm)
-        num_classes = self.measure.bench.dataset.num_classes
+        num_classes = self.evaluator.context.dataset.num_classes
         attack = make_chain(PROBE_ATTACK, threat, num_classes=num_classes, step_size=self.cfg.evaluation.step_size)
         found = evaluate(
-            self.measure.bench.model,
-            self.measure.bench.images("train"),
+            self.evaluator.context.model,
+            self.evaluator.context.images("train"),
             torch.from_numpy(chosen),
             [attack],
             batch_size=self.cfg.evaluation.batch_size,

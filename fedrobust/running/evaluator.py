@@ -13,18 +13,18 @@ from fedrobust.evaluation.accuracy import Evaluation, evaluate
 from fedrobust.evaluation.suite import make_suite
 from fedrobust.seeding import numpy_stream
 from fedrobust.storage.checkpoint import Arrays
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 
 
-class Measure:
+class RunEvaluator:
     """Evaluates global models, always on the same images and with the same random starts."""
 
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
-        self.bench = workbench(cfg)
+        self.context = run_context(cfg)
         self.split = split_of(cfg)
-        self._suite = make_suite(cfg, self.bench.dataset.num_classes)
-        train, test = self.bench.dataset.train.labels, self.bench.dataset.test.labels
+        self._suite = make_suite(cfg, self.context.dataset.num_classes)
+        train, test = self.context.dataset.train.labels, self.context.dataset.test.labels
         self._validation = self._some(self.split.validation, train, cfg.evaluation.validation_images, "validation")
         self._test = self._some(np.arange(len(test)), test, cfg.data.test_images, "test")
         self._test_of_round = self._some(self._test, test, cfg.evaluation.test_images, "test-of-round")
@@ -60,8 +60,8 @@ class Measure:
 
     def _evaluate(self, arrays: Arrays, split: SplitName, index: np.ndarray) -> Evaluation:
         return evaluate(
-            self.bench.load_arrays(arrays),
-            self.bench.images(split),
+            self.context.load_arrays(arrays),
+            self.context.images(split),
             torch.from_numpy(index),
             self._suite,
             batch_size=self.cfg.evaluation.batch_size,

@@ -122,12 +122,12 @@ def check_data(cfg: RunConfig) -> None:
     """
     from fedrobust.data.split import split_of
     from fedrobust.running.warm_start import initial_weights
-    from fedrobust.training.context import workbench
+    from fedrobust.training.context import run_context
 
     with _typed():
         split_of(cfg)
         if cfg.init and not cfg.resume:
-            initial_weights(cfg, workbench(cfg).arrays())
+            initial_weights(cfg, run_context(cfg).arrays())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Evaluation
 from fedrobust.models.layers import constants_of
-from fedrobust.running.evaluator import Measure
+from fedrobust.running.evaluator import RunEvaluator
 from fedrobust.running.warm_start import initial_weights
 from fedrobust.storage.checkpoint import Arrays, Checkpoint, Progress, load_checkpoint, save_checkpoint, save_model
 from fedrobust.storage.provenance import now, provenance
@@ -42,7 +42,7 @@ class Rounds(ABC):
         """The model after one more round, what rounds.jsonl is told of it, and rows of clients.jsonl."""
 
     @abstractmethod
-    def begin(self, state: Checkpoint) -> None:
+    def begin(self, checkpoint: Checkpoint) -> None:
         """Before the first round; of a run that goes on, before the next: put back what `save` gave."""
 
     def ask_clients(self, server_round: int, arrays: Arrays) -> tuple[Row, list[Row]]:
@@ -83,16 +83,16 @@ class Rounds(ABC):
             if not self.folder.record():
                 self.folder.update_record(engine=self.launcher, **provenance())
             self.folder.update_record(state="running", error="")
-            self.measure = Measure(self.cfg)
-            bench = self.measure.bench
-            begun_with = self.folder.record().get("data_digest", bench.dataset.digest)
-            if self.cfg.resume and begun_with != bench.dataset.digest:
+            self.evaluator = RunEvaluator(self.cfg)
+            context = self.evaluator.context
+            begun_with = self.folder.record().get("data_digest", context.dataset.digest)
+            if self.cfg.resume and begun_with != context.dataset.digest:
                 raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: other data than those that the run began with")
             self.folder.update_record(
-                device=str(bench.device),
-                precision=str(bench.precision).removeprefix("torch."),
-                data_digest=bench.dataset.digest,
-                selection=self.measure.selection,
+                device=str(context.device),
+                precision=str(context.precision).removeprefix("torch."),
+                data_digest=context.dataset.digest,
+                selection=self.evaluator.selection,
                 **self.describe(),
             )
             state, why = self._start(), ""
@@ -120,7 +120,7 @@ class Rounds(ABC):
 
     def _start(self) -> Checkpoint:
         """The checkpoint to go on from, or the model to begin with."""
-        initial = self.measure.bench.arrays()
+        initial = self.evaluator.context.arrays()
         self.folder.check_space(4 * sum(array.nbytes for array in initial.values()) + (1 << 20))
         if self.cfg.resume and self.folder.checkpoint.exists():
             state = load_checkpoint(self.folder.checkpoint)
@@ -143,13 +143,13 @@ class Rounds(ABC):
         best, best_round, best_score = before.best, before.progress.best_round, before.progress.best_score
         start = perf_counter()
         if self._due(server_round, self.cfg.evaluation.every):
-            if evaluation := self.measure.validation(arrays):
+            if evaluation := self.evaluator.validation(arrays):
                 row |= {f"validation.{key}": value for key, value in evaluation.metrics().items()}
-                if (score := self.measure.score(evaluation)) > best_score:
+                if (score := self.evaluator.score(evaluation)) > best_score:
                     best, best_round, best_score = arrays, server_round, score
-            if test := self.measure.test_of_round(arrays):
+            if test := self.evaluator.test_of_round(arrays):
                 row |= {f"test.{key}": value for key, value in test.metrics().items()}
-        if not self.measure.selects:
+        if not self.evaluator.selects:
             best, best_round = arrays, server_round
         if self._due(server_round, self.cfg.evaluation.clients_every):
             asked, answers = self.ask_clients(server_round, arrays)
@@ -170,10 +170,10 @@ class Rounds(ABC):
 
     def _finish(self, state: Checkpoint, why: str) -> None:
         """Both models on the test set, as safetensors, and the record's results."""
-        last = self.measure.test(state.last)
-        best = last if state.best is state.last else self.measure.test(state.best)
-        bench, progress = self.measure.bench, state.progress
-        constants = constants_of(bench.model, bench.dataset.image_shape[0])
+        last = self.evaluator.test(state.last)
+        best = last if state.best is state.last else self.evaluator.test(state.best)
+        context, progress = self.evaluator.context, state.progress
+        constants = constants_of(context.model, context.dataset.image_shape[0])
         for path, arrays, which in (
             (self.folder.best, state.best, progress.best_round),
             (self.folder.last, state.last, progress.server_round),
@@ -191,5 +191,5 @@ class Rounds(ABC):
 
     def _results(self, test: Evaluation) -> dict[str, Any]:
         """A model on the test set, for the record."""
-        per_class = test.per_class(self.measure.bench.dataset.num_classes)
+        per_class = test.per_class(self.evaluator.context.dataset.num_classes)
         return {"test_images": test.num_images, **test.metrics(), "per_class": per_class}

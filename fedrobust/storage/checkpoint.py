@@ -40,18 +40,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Last and best global model, the strategy's state, each client's `context.state` (protobuf), and progress."""
+    """Last and best global model, the state of the strategy or of a central run's optimiser,
+    each client's `context.state` (protobuf), and progress."""
 
     progress: Progress
     last: Arrays
     best: Arrays
-    strategy: Arrays = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
     clients: dict[int, bytes] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically. The best model is stored once where it is the last one."""
-    groups = {"last": checkpoint.last, "strategy": checkpoint.strategy}
+    groups = {"last": checkpoint.last, "strategy": checkpoint.state}
     if checkpoint.best is not checkpoint.last:
         groups["best"] = checkpoint.best
     groups["client"] = {str(k): np.frombuffer(v, np.uint8) for k, v in checkpoint.clients.items()}

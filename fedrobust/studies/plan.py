@@ -20,7 +20,7 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.models import build_model
 from fedrobust.storage.run_folder import ROUNDS, RunFolder, with_absolute_paths
 from fedrobust.studies import Point, Study
-from fedrobust.training.loop import Schedule
+from fedrobust.training.loop import SGDSettings
 
 NOT_THE_RESULT = ("run-dir", "resume", "device", "data.dir", "workers.")
 """Settings that say where and how fast, not what: a run that differs in these alone is the same run."""
@@ -155,7 +155,7 @@ def training_images(cfg: RunConfig) -> int:
     Raises:
         ConfigError: the partition or the pool cannot be had.
     """
-    schedule = Schedule(cfg.local.epochs, cfg.local.steps, cfg.local.batch_size)
+    schedule = SGDSettings(cfg.local.epochs, cfg.local.steps, cfg.local.batch_size)
     clients = make_split(cfg, known_labels(cfg.data)).clients
     images = sum(schedule.num_images(len(client.train)) for client in clients)
     return round(images * (cfg.strategy.fraction_train if cfg.kind == "federated" else 1) * cfg.num_rounds)

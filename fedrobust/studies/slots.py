@@ -11,11 +11,11 @@ from fedrobust.config import RunConfig
 from fedrobust.engines import pick_engine
 from fedrobust.engines.plan import BYTES_PER_WORKER
 from fedrobust.hardware.process import asked_threads, available_cores, available_memory
-from fedrobust.studies.sweep import Room
+from fedrobust.studies.sweep import Slots
 
 
-def make_room(configs: Sequence[RunConfig], engine: str, parallel: int) -> tuple[Room, str]:
-    """Room for runs with these configs, and why.
+def plan_slots(configs: Sequence[RunConfig], engine: str, parallel: int) -> tuple[Slots, str]:
+    """Slots for runs with these configs, and why.
 
     On a CPU: one run per core as far as memory goes, each with one thread under `local`: runs share nothing, so that
     this beats one run with as many workers. With CUDA: one run per GPU, which sees that one alone, under the engine
@@ -23,27 +23,27 @@ def make_room(configs: Sequence[RunConfig], engine: str, parallel: int) -> tuple
     other than 0 win.
     """
     if not configs:
-        return Room(1, engine), "nothing to run"
+        return Slots(1, engine), "nothing to run"
     cfg, cores = configs[0], available_cores()
     if cfg.kind == "central":  # no messages to carry: one process
         engine = "local"
     gpus = _visible_gpus() if cfg.device == "auto" or cfg.device.startswith("cuda") else []
     if cfg.workers.address:
-        return Room(parallel or 1, "ray"), "workers.address names a cluster"
+        return Slots(parallel or 1, "ray"), "workers.address names a cluster"
     if gpus:
         at_once = min(parallel or len(gpus), len(configs))
         chosen = pick_engine(cfg, engine)[0]
-        return Room(at_once, chosen, devices=tuple(gpus) if at_once > 1 else ("",)), f"{len(gpus)} GPUs"
+        return Slots(at_once, chosen, devices=tuple(gpus) if at_once > 1 else ("",)), f"{len(gpus)} GPUs"
     memory = max(1, available_memory() // BYTES_PER_WORKER)
     at_once = min(parallel or min(cores, memory), len(configs))
     if engine == "auto" and at_once == 1 and cores > 1:
-        return Room(1, pick_engine(cfg, engine)[0]), "one run"
+        return Slots(1, pick_engine(cfg, engine)[0]), "one run"
     each = max(1, min(asked_threads() or cores, cores // at_once))
     threads = () if cfg.workers.threads else ("--workers.threads", str(each))
     workers = () if cfg.workers.num else ("--workers.num", str(max(1, cores // at_once)))
     if engine in ("auto", "local"):
-        return Room(at_once, "local", threads), f"{cores} cores"
-    return Room(at_once, engine, (*workers, "--workers.threads", "1")), f"{cores} cores"
+        return Slots(at_once, "local", threads), f"{cores} cores"
+    return Slots(at_once, engine, (*workers, "--workers.threads", "1")), f"{cores} cores"
 
 
 def _visible_gpus() -> list[str]:

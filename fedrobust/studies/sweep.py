@@ -24,7 +24,7 @@ PATIENCE = 20.0  # seconds that a run has to save itself when the sweep is stopp
 
 
 @dataclass(frozen=True)
-class Room:
+class Slots:
     """How many runs at once, and with what.
 
     `flags` are added to the command of each run; `devices`: the GPU that each of the places at work sees, "" for all.
@@ -88,13 +88,13 @@ class Sweep:
         self,
         runs: Sequence[PlannedRun],
         folder: Path,
-        room: Room,
+        slots: Slots,
         *,
         claim: int,
         watch: Callable[[Sweep], None] = lambda _: None,
     ) -> None:
         """`claim`: as of `claimed`."""
-        self.folder, self.room = folder, room
+        self.folder, self.slots = folder, slots
         self._damaged = [Outcome(run, "unreadable", why) for run in runs if (why := run.damage)]
         damaged = {outcome.run.label for outcome in self._damaged}
         self.waiting = [run for run in runs if run.label not in damaged and not run.complete]
@@ -106,7 +106,7 @@ class Sweep:
         yield from self._damaged
         try:
             while self._active or (self.waiting and self._deadline is None):
-                while self.waiting and self._deadline is None and len(self._active) < self.room.parallel:
+                while self.waiting and self._deadline is None and len(self._active) < self.slots.parallel:
                     self._active.append(self._start(self.waiting.pop(0)))
                 for active in [active for active in self._active if active.process.poll() is not None]:
                     self._active.remove(active)
@@ -130,7 +130,7 @@ class Sweep:
         return {active.run: active.run.share_done for active in self._active}
 
     def _start(self, run: PlannedRun) -> _Active:
-        place = min(set(range(self.room.parallel)) - {active.place for active in self._active})
+        place = min(set(range(self.slots.parallel)) - {active.place for active in self._active})
         if (run.folder.path / "config.toml").exists():
             command = ["run", "--resume", str(run.folder.path)]
         else:
@@ -138,7 +138,7 @@ class Sweep:
             planned.parent.mkdir(exist_ok=True)
             write_atomically(planned, toml.dumps(run.cfg.replace(run_dir="").to_flat()).encode())
             command = ["run", str(planned), "--run-dir", str(run.folder.path)]
-        command += ["--engine", self.room.engine, *self.room.flags]
+        command += ["--engine", self.slots.engine, *self.slots.flags]
         log = self.log_of(run)
         log.parent.mkdir(exist_ok=True)
         with open(log, "ab") as output:
@@ -158,7 +158,7 @@ class Sweep:
         return self.folder / "logs" / f"{run.label}.log"
 
     def _environment(self, place: int) -> Mapping[str, str]:
-        device = self.room.devices[place % len(self.room.devices)]
+        device = self.slots.devices[place % len(self.slots.devices)]
         gpu = {"CUDA_VISIBLE_DEVICES": device} if device else {}
         return {**os.environ, "PYTHONPATH": import_path(), **gpu}
 

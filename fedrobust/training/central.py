@@ -19,8 +19,8 @@ from fedrobust.config.registry import objective_of
 from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.objectives import Objective, make_objective
 from fedrobust.storage.checkpoint import Arrays
-from fedrobust.training.context import Workbench, as_tensor
-from fedrobust.training.loop import Schedule, TrainingSummary, train
+from fedrobust.training.context import RunContext, as_tensor
+from fedrobust.training.loop import SGDSettings, TrainingSummary, train
 
 Factor = Callable[[float], float]
 
@@ -82,7 +82,7 @@ def why_over(settings: Central, rows: Sequence[Row], best_round: int) -> str:
 
 
 class Trainer:
-    """Trains the model `start` on a workbench, round after round, on the images `index` of the training set.
+    """Trains the model `start` on a run_context, round after round, on the images `index` of the training set.
 
     The learning rate is `central.schedule`'s, step by step; momentum goes on from round to round. With
     `central.average` the model that `arrays` hands out is the average of the weights, once that has begun: exponential
@@ -90,11 +90,11 @@ class Trainer:
     taken anew over the data, as swa_utils.update_bn would.
     """
 
-    def __init__(self, cfg: RunConfig, bench: Workbench, index: np.ndarray, start: Arrays) -> None:
-        self.cfg, self.bench = cfg, bench
+    def __init__(self, cfg: RunConfig, context: RunContext, index: np.ndarray, start: Arrays) -> None:
+        self.cfg, self.context = cfg, context
         self.index = torch.from_numpy(index)
         local = cfg.local
-        self.schedule = Schedule(
+        self.schedule = SGDSettings(
             epochs=local.epochs,
             steps=local.steps,
             batch_size=local.batch_size,
@@ -106,7 +106,7 @@ class Trainer:
         self.steps_per_round = self.schedule.num_steps(len(index))
         self.total = self.steps_per_round * cfg.num_rounds
         self._weights = _tensors(start)
-        bench.load(self._weights)
+        context.load(self._weights)
         self._average = self._make_average()
         self._begin(0)
 
@@ -118,21 +118,21 @@ class Trainer:
     def train(self, number: int) -> TrainingSummary:
         """The round of that number, counted from 1."""
         summary = train(
-            self.bench.load(self._weights),
-            self.bench.images("train"),
+            self.context.load(self._weights),
+            self.context.images("train"),
             self.index,
             self._objective(number),
             self.schedule,
-            augmentation=AUGMENTATIONS[self.bench.dataset.augmentation if self.cfg.local.augment else "none"],
-            precision=self.bench.precision,
+            augmentation=AUGMENTATIONS[self.context.dataset.augmentation if self.cfg.local.augment else "none"],
+            precision=self.context.precision,
             seed=self.cfg.seed,
             stream=("client", 0, number),  # a lone client's, so that it can be held against this
             optimizer=self._optimizer,
             after_step=self._after_step,
         )
         if self._average is not None and self.cfg.central.average == "swa" and self._averaging:
-            self._average.update_parameters(self.bench.model)
-        self._weights = self.bench.weights()
+            self._average.update_parameters(self.context.model)
+        self._weights = self.context.weights()
         return summary
 
     def arrays(self) -> Arrays:
@@ -149,7 +149,7 @@ class Trainer:
         """What the next round needs beside `arrays`."""
         state = {
             MOMENTUM + name: _array(found["momentum_buffer"])
-            for name, parameter in self.bench.model.named_parameters()
+            for name, parameter in self.context.model.named_parameters()
             if (found := self._optimizer.state.get(parameter)) and found.get("momentum_buffer") is not None
         }
         if self._average is not None:
@@ -164,14 +164,14 @@ class Trainer:
             self._weights = _tensors(state, WEIGHTS)
         self._begin(number)
         momentum = _tensors(state, MOMENTUM)
-        for name, parameter in self.bench.model.named_parameters():
+        for name, parameter in self.context.model.named_parameters():
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer
 
     def _begin(self, number: int) -> None:
         """A fresh optimiser, at the rate that follows round `number`."""
-        self._optimizer = self.schedule.sgd(self.bench.model)
+        self._optimizer = self.schedule.sgd(self.context.model)
         for group in self._optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         factor, done = rate_factor(self.cfg.central), number * self.steps_per_round
@@ -181,12 +181,12 @@ class Trainer:
         settings = self.cfg.objective.model_dump(exclude={"name"})
         if (number - 1) / self.cfg.num_rounds < self.cfg.central.awp_start:
             settings["awp_gamma"] = 0.0
-        labels = self.bench.dataset.train.labels[self.index.numpy()]
-        counts = np.bincount(labels, minlength=self.bench.dataset.num_classes)
+        labels = self.context.dataset.train.labels[self.index.numpy()]
+        counts = np.bincount(labels, minlength=self.context.dataset.num_classes)
         return make_objective(
             objective_of(self.cfg),
             attack=self.attack,
-            class_counts=torch.from_numpy(counts).to(self.bench.device),
+            class_counts=torch.from_numpy(counts).to(self.context.device),
             epsilon=self.cfg.attack.epsilon,
             **settings,
         )
@@ -196,7 +196,7 @@ class Trainer:
         if settings.average == "none":
             return None
         rule = get_ema_multi_avg_fn(settings.average_decay) if settings.average == "ema" else get_swa_multi_avg_fn()
-        return AveragedModel(self.bench.model, multi_avg_fn=rule, use_buffers=True)
+        return AveragedModel(self.context.model, multi_avg_fn=rule, use_buffers=True)
 
     @property
     def _averaging(self) -> bool:
@@ -205,7 +205,7 @@ class Trainer:
     def _after_step(self) -> None:
         self._rates.step()
         if self._average is not None and self.cfg.central.average == "ema" and self._averaging:
-            self._average.update_parameters(self.bench.model)
+            self._average.update_parameters(self.context.model)
 
 
 def _array(value: Tensor) -> np.ndarray:

@@ -22,7 +22,7 @@ from fedrobust.seeding import int_stream
 
 
 @dataclass(frozen=True)
-class Workbench:
+class RunContext:
     """One model, whose weights are written anew for each use, and the data on its device."""
 
     dataset: Dataset
@@ -63,8 +63,8 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
-    """The workbench of a run, with the untrained model of its seed on it; kept for as long as the process lives.
+def run_context(cfg: RunConfig, own: Dataset | None = None) -> RunContext:
+    """The run_context of a run, with the untrained model of its seed on it; kept for as long as the process lives.
 
     own: a client's own data, in place of the run's data set.
     """
@@ -82,4 +82,4 @@ def workbench(cfg: RunConfig, own: Dataset | None = None) -> Workbench:
     )
     precision = pick_precision(cfg.precision, cfg.model.name, objective_of(cfg), device)
     model.to(device).to(memory_format=torch.channels_last)
-    return Workbench(dataset, device, precision, model)
+    return RunContext(dataset, device, precision, model)

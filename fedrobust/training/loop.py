@@ -22,7 +22,7 @@ from fedrobust.seeding import seeded_layers, torch_stream
 
 
 @dataclass(frozen=True)
-class Schedule:
+class SGDSettings:
     """How long and how fast: SGD with momentum, fresh at the start unless `train` is given one.
 
     Either `epochs` passes over the data, or, where `steps` is positive, that many steps.
@@ -105,7 +105,7 @@ def train(
     data: DeviceImages,
     index: Tensor,
     objective: Objective,
-    schedule: Schedule,
+    schedule: SGDSettings,
     *,
     augmentation: Augmentation,
     precision: torch.dtype,
@@ -156,7 +156,7 @@ def train(
                 optimizer.step()
                 after_step()
                 loss_sum += step.loss.detach() * len(y)
-                # `Step`: adversarial logits are of the first images of the batch, natural ones of the last
+                # `ObjectiveOutput`: adversarial logits are of the first images of the batch, natural ones of the last
                 if (logits := step.adversarial_logits) is not None:
                     adversarial.add(logits, y[: len(logits)])
                 if (logits := step.natural_logits) is not None:

@@ -171,7 +171,7 @@ def test_the_rate_of_each_round_is_the_schedules(central):
 
 
 def test_a_run_without_progress_stops_itself_and_is_complete(central, monkeypatch):
-    monkeypatch.setattr("fedrobust.running.evaluator.Measure.score", lambda self, evaluation: 0.5)
+    monkeypatch.setattr("fedrobust.running.evaluator.RunEvaluator.score", lambda self, evaluation: 0.5)
     cfg = central(num_rounds=9, central__patience=2)
     folder = run(cfg)
     record = folder.record()

@@ -8,7 +8,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.running.central import Central
 from fedrobust.storage.checkpoint import load_model
 from fedrobust.storage.run_folder import RunFolder
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_federation_begins_with_a_centrally_trained_model(quick, federate, war
     start, found = load_model(warm.best)[0], load_model(folder.last)[0]
     for key, value in found.items():
         np.testing.assert_allclose(value, start[key], atol=1e-6)
-    cold = workbench(quick(**settings)).arrays()
+    cold = run_context(quick(**settings)).arrays()
     assert any(not np.allclose(cold[key], value, atol=1e-3) for key, value in found.items())
     record = folder.record()
     assert record["init"].items() >= {"model": "small-cnn", "activation": "silu"}.items()

@@ -15,7 +15,7 @@ from fedrobust.errors import RunFailed
 from fedrobust.reports.runs import find_runs
 from fedrobust.storage.run_folder import RunFolder
 from fedrobust.studies.plan import PlannedRun
-from fedrobust.studies.sweep import Room, Sweep
+from fedrobust.studies.sweep import Slots, Sweep
 
 FEW = ["--attacks", "fgsm", "--num-images", "20", "--no-checks", "--device", "cpu", "--threads", "1"]
 
@@ -152,7 +152,7 @@ def test_a_sweep_leaves_it_as_it_is(damaged, run):
         PlannedRun(name, {}, cfg.replace(run_dir=str(damaged.folder / name)), 16, 1.0) for name in ("bad", "good")
     ]
     before = {path: path.read_bytes() for path in damaged.folder.rglob("*") if path.is_file()}
-    (outcome,) = Sweep(planned, damaged.folder, Room(1, "local"), claim=0)
+    (outcome,) = Sweep(planned, damaged.folder, Slots(1, "local"), claim=0)
     assert (outcome.run.label, outcome.state) == ("bad", "unreadable")
     assert re.search(damaged.said.removeprefix("damaged: "), outcome.error)
     assert before == {path: path.read_bytes() for path in damaged.folder.rglob("*") if path.is_file()}

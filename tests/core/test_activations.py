@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedrobust.attacks.contract import input_gradient, untouched
+from fedrobust.attacks.contract import input_gradient, no_side_effects
 from fedrobust.errors import ConfigError
 from fedrobust.losses import cross_entropy
 from fedrobust.models import ACTIVATIONS, MODELS, build_model
@@ -197,7 +197,7 @@ def test_sat_smooths_in_its_phase_only(phase, in_attack, in_update):
 
     def gradients(**settings):
         model = build_model("small-cnn", generator_seed=0, **CIFAR, **settings)
-        with untouched(model, x.device):
+        with no_side_effects(model, x.device):
             seen = input_gradient(model, x, y, cross_entropy)
         cross_entropy(model(x), y).sum().backward()
         return seen, model.get_parameter("network.conv1.weight").grad

@@ -9,7 +9,7 @@ from fedrobust.config import RunConfig
 from fedrobust.hardware import process
 from fedrobust.models import MODELS
 from fedrobust.objectives import OBJECTIVES
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 
 CPU = torch.device("cpu")
 
@@ -39,6 +39,6 @@ def test_auto_precision_takes_both_the_hardware_and_a_proof(units, monkeypatch):
 def test_a_run_takes_the_precision_shown_for_its_model_and_objective(settings, expected, monkeypatch):
     monkeypatch.setattr(process, "has_bfloat16_units", lambda device: True)
     monkeypatch.setattr(process, "BFLOAT16_SHOWN_EQUAL", {("small-cnn", "at")})
-    workbench.cache_clear()
-    assert workbench(RunConfig().replace(device="cpu", **settings)).precision == expected
-    workbench.cache_clear()
+    run_context.cache_clear()
+    assert run_context(RunConfig().replace(device="cpu", **settings)).precision == expected
+    run_context.cache_clear()

@@ -14,9 +14,9 @@ from fedrobust.data.own import load_own, load_pool, read_folder
 from fedrobust.data.split import split_of
 from fedrobust.engines import flower
 from fedrobust.errors import RunFailed, UserError
-from fedrobust.running.evaluator import Measure
+from fedrobust.running.evaluator import RunEvaluator
 from fedrobust.storage.checkpoint import load_model, save_model
-from fedrobust.training.context import workbench
+from fedrobust.training.context import run_context
 
 
 def write_folder(folder, counts):
@@ -33,9 +33,9 @@ def own(quick, tmp_path, monkeypatch):
     """The config of a run in which this process is client 1, with images of two classes."""
     write_folder(tmp_path / "mine", {3: 12, 8: 30})
     monkeypatch.setenv("FEDROBUST_OWN", str(tmp_path / "mine"))
-    workbench.cache_clear()
+    run_context.cache_clear()
     yield quick(data__own=True, strategy__name="calfat", local__steps=1)
-    workbench.cache_clear()
+    run_context.cache_clear()
 
 
 def test_the_folder_is_read_as_it_was_written(own, tmp_path):
@@ -55,7 +55,7 @@ def test_it_trains_on_its_own_images_and_holds_some_out(own):
 
 def test_nothing_but_weights_a_number_and_means_leaves_the_machine(own):
     flower.take_identity(1)
-    weights = {key: Array(value.numpy()) for key, value in workbench(own).weights().items()}
+    weights = {key: Array(value.numpy()) for key, value in run_context(own).weights().items()}
     config = {"server-round": 1, "learning-rate": 0.01, "objective": "calfat", "proximal-mu": 0.0}
     content = RecordDict({"arrays": ArrayRecord(weights), "config": ConfigRecord(config)})
     context = Context(1, 2, {"partition-id": 1, "num-partitions": 3}, RecordDict(), dict(own.to_flat()))
@@ -72,7 +72,7 @@ def test_nothing_but_weights_a_number_and_means_leaves_the_machine(own):
 
 def test_the_server_knows_validation_and_pool_but_no_clients(own):
     cfg = own.replace(pool__fraction=0.1)
-    split = Measure(cfg).split
+    split = RunEvaluator(cfg).split
     assert split.clients == ()
     with_clients = split_of(cfg.replace(data__own=False))
     np.testing.assert_array_equal(split.pool, with_clients.pool)

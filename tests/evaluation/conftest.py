@@ -11,7 +11,7 @@ from fedrobust.data import Dataset, load
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.models import build_model
 from fedrobust.objectives import make_objective
-from fedrobust.training.loop import Schedule, train
+from fedrobust.training.loop import SGDSettings, train
 
 EPSILON = 0.1
 
@@ -56,7 +56,7 @@ def _trained(digits: Dataset, untrained: nn.Module) -> nn.Module:
         data,
         torch.arange(len(data)),
         make_objective("at", attack=attack, attack_mode="eval"),
-        Schedule(epochs=4, batch_size=32, learning_rate=0.05),
+        SGDSettings(epochs=4, batch_size=32, learning_rate=0.05),
         augmentation=lambda x, generator: x,
         precision=torch.float32,
         seed=0,

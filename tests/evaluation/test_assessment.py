@@ -13,34 +13,34 @@ from torch import nn
 from fedrobust.data.split import split_of
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Threat
-from fedrobust.evaluation.assessment import Findings, assess
-from fedrobust.evaluation.attack_run import Campaign, Request
-from fedrobust.evaluation.evaluated_model import Subject, weights_digest
-from fedrobust.evaluation.evaluation_folder import Journal
+from fedrobust.evaluation.assessment import EvaluationResult, assess
+from fedrobust.evaluation.attack_run import AttackRun, Request
+from fedrobust.evaluation.evaluated_model import EvaluatedModel, weights_digest
+from fedrobust.evaluation.evaluation_folder import EvaluationFolder
 from fedrobust.evaluation.probes import rescore
 from fedrobust.evaluation.summary import per_class, per_client, summarise
-from fedrobust.evaluation.verdicts import STANDS
+from fedrobust.evaluation.verdicts import ROBUST
 
 REQUEST = Request(("fgsm", "pgd-5x2"), Threat(0.1), num_images=90, seed=0, batch_size=16, checks=False)
 
 
 @pytest.fixture
 def evaluated(model, digits):
-    subject = Subject("test", model, digits, weights_digest(model))
+    evaluated = EvaluatedModel("test", model, digits, weights_digest(model))
 
-    def make(folder, request=REQUEST, **settings) -> Findings:
+    def make(folder, request=REQUEST, **settings) -> EvaluationResult:
         settings = {"device": torch.device("cpu"), **settings}
-        return assess(Campaign(subject, request, lambda *opened: Journal(folder, *opened), **settings))
+        return assess(AttackRun(evaluated, request, lambda *opened: EvaluationFolder(folder, *opened), **settings))
 
     return make
 
 
 def test_the_worst_case_is_per_image(evaluated, tmp_path):
-    findings = evaluated(tmp_path)
-    assert len(findings.index) == 90
-    stands = findings.stands("fgsm") & findings.stands("pgd-5x2")
-    assert np.array_equal(findings.worst(), stands & findings.right)
-    assert findings.worst().sum() <= min(findings.stands("fgsm").sum(), findings.stands("pgd-5x2").sum())
+    result = evaluated(tmp_path)
+    assert len(result.index) == 90
+    stands = result.stands("fgsm") & result.stands("pgd-5x2")
+    assert np.array_equal(result.worst(), stands & result.right)
+    assert result.worst().sum() <= min(result.stands("fgsm").sum(), result.stands("pgd-5x2").sum())
 
 
 @pytest.mark.parametrize("kind", ["interrupted", "killed"])
@@ -84,14 +84,14 @@ def test_another_attack_can_be_added_and_another_setting_cannot(evaluated, tmp_p
 
 
 def test_saved_examples_are_scored_again(evaluated, tmp_path, model, digits):
-    findings = evaluated(tmp_path)
+    result = evaluated(tmp_path)
     examples = np.load(tmp_path / "examples.npy")
-    clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
-    assert np.abs(examples - clean)[findings.right].max() <= 0.1 + 1e-6
+    clean = digits.test.images[result.index].transpose(0, 3, 1, 2) / 255
+    assert np.abs(examples - clean)[result.right].max() <= 0.1 + 1e-6
     with torch.no_grad():
-        right = model(torch.from_numpy(examples)).argmax(1).numpy() == findings.labels
-    assert np.array_equal(right[findings.right], findings.worst()[findings.right])
-    assert findings.checks["rescoring"] == {"num_images": int(findings.right.sum()), "changed": 0, "close": 0}
+        right = model(torch.from_numpy(examples)).argmax(1).numpy() == result.labels
+    assert np.array_equal(right[result.right], result.worst()[result.right])
+    assert result.checks["rescoring"] == {"num_images": int(result.right.sum()), "changed": 0, "close": 0}
 
 
 def test_a_verdict_that_depends_on_the_batch_is_found(model, digits):
@@ -142,9 +142,9 @@ class Blind(nn.Module):
 
 def test_attacks_with_gradients_are_refused_before_anything_is_written(model, digits, tmp_path):
     def run(request):
-        subject = Subject("test", Blind(model).eval(), digits, "")
-        open_journal = lambda *opened: Journal(tmp_path / "out", *opened)  # noqa: E731
-        return assess(Campaign(subject, request, open_journal, device=torch.device("cpu")))
+        evaluated = EvaluatedModel("test", Blind(model).eval(), digits, "")
+        open_journal = lambda *opened: EvaluationFolder(tmp_path / "out", *opened)  # noqa: E731
+        return assess(AttackRun(evaluated, request, open_journal, device=torch.device("cpu")))
 
     for refused in (replace(REQUEST, checks=True, attacks=("square-5",)), REQUEST):
         with pytest.raises(ConfigError, match="no gradient of its input"):
@@ -156,24 +156,26 @@ def test_attacks_with_gradients_are_refused_before_anything_is_written(model, di
 def test_nan_on_the_last_image_alone_is_refused_before_anything_is_written(model, digits, tmp_path):
     brightness = np.sort(digits.test.images.mean((1, 2, 3)) / 255)
     limit = float(brightness[-2:].mean())
-    subject = Subject("test", Blind(model, limit).eval(), digits, "")
+    evaluated = EvaluatedModel("test", Blind(model, limit).eval(), digits, "")
     request = replace(REQUEST, attacks=("square-5",), num_images=0)
     with pytest.raises(ConfigError, match="not finite on natural images"):
-        Campaign(subject, request, lambda *opened: Journal(tmp_path / "out", *opened), device=torch.device("cpu"))
+        AttackRun(
+            evaluated, request, lambda *opened: EvaluationFolder(tmp_path / "out", *opened), device=torch.device("cpu")
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_summary_adds_up(evaluated, tmp_path, model, digits):
-    findings = evaluated(tmp_path)
-    summary = summarise(findings, Subject("test", model, digits, ""))
+    result = evaluated(tmp_path)
+    summary = summarise(result, EvaluatedModel("test", model, digits, ""))
     accuracy = summary["accuracy"]
-    assert accuracy["natural"]["accuracy"] == findings.right.mean()
+    assert accuracy["natural"]["accuracy"] == result.right.mean()
     assert accuracy["worst-case"]["low"] < accuracy["worst-case"]["accuracy"] < accuracy["worst-case"]["high"]
     broken = accuracy["pgd-5x2"]["broken_by"]
     assert list(broken) == ["pgd", "pgd (2)"]
-    assert sum(broken.values()) == (findings.verdicts["pgd-5x2"] > 0).sum()
+    assert sum(broken.values()) == (result.verdicts["pgd-5x2"] > 0).sum()
     by_class = sum(row["images"] * row["worst-case"] for row in summary["per_class"])
-    assert by_class == pytest.approx(findings.worst().sum())
+    assert by_class == pytest.approx(result.worst().sum())
     assert summary["per_client"] == []
     assert summary["worst_client"] is None
 
@@ -187,17 +189,17 @@ def test_clients_are_weighted_by_their_labels(digits, model, quick):
     labels = digits.train.labels
     owned = [labels[client.own] for client in split_of(cfg).clients]
     counts = np.array([np.bincount(own, minlength=10) for own in owned])
-    rows = per_client(classes, ["natural"], Subject("test", model, digits, "", clients=counts))
+    rows = per_client(classes, ["natural"], EvaluatedModel("test", model, digits, "", clients=counts))
     assert len(rows) == 5
     for row, own in zip(rows, owned, strict=True):
         assert row["natural"] == pytest.approx((own < 5).mean())
         assert row["images"] == len(own)
-    assert per_client(classes, ["natural"], Subject("test", model, digits, "")) == []
+    assert per_client(classes, ["natural"], EvaluatedModel("test", model, digits, "")) == []
 
 
 def test_an_image_that_stands_keeps_the_last_attempt(evaluated, tmp_path, digits):
-    findings = evaluated(tmp_path)
+    result = evaluated(tmp_path)
     examples = np.load(tmp_path / "examples.npy")
-    clean = digits.test.images[findings.index].transpose(0, 3, 1, 2) / 255
-    standing = findings.verdicts["pgd-5x2"] == STANDS
+    clean = digits.test.images[result.index].transpose(0, 3, 1, 2) / 255
+    standing = result.verdicts["pgd-5x2"] == ROBUST
     assert (np.abs(examples - clean)[standing].reshape(standing.sum(), -1).max(1) > 0).all()

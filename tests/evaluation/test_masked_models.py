@@ -8,9 +8,9 @@ from torch import nn
 
 from fedrobust.evaluation import Threat
 from fedrobust.evaluation.assessment import assess
-from fedrobust.evaluation.attack_run import Campaign, Request
-from fedrobust.evaluation.evaluated_model import Subject, weights_digest
-from fedrobust.evaluation.evaluation_folder import Journal
+from fedrobust.evaluation.attack_run import AttackRun, Request
+from fedrobust.evaluation.evaluated_model import EvaluatedModel, weights_digest
+from fedrobust.evaluation.evaluation_folder import EvaluationFolder
 
 
 class Quantised(nn.Module):
@@ -71,11 +71,11 @@ def _few_planted(monkeypatch):
 
 
 def raised(model, digits, folder: Path) -> set[str]:
-    subject = Subject("test", model, digits, weights_digest(model))
+    evaluated = EvaluatedModel("test", model, digits, weights_digest(model))
     request = Request(("fgsm", "pgd-10"), Threat(0.1), num_images=60, seed=0, batch_size=64)
-    opened = lambda *arguments: Journal(folder, *arguments)  # noqa: E731
-    findings = assess(Campaign(subject, request, opened, device=torch.device("cpu")))
-    return {flag.name for flag in findings.flags}
+    opened = lambda *arguments: EvaluationFolder(folder, *arguments)  # noqa: E731
+    result = assess(AttackRun(evaluated, request, opened, device=torch.device("cpu")))
+    return {flag.name for flag in result.flags}
 
 
 @pytest.mark.parametrize("mask", MASKS)

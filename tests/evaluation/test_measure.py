@@ -9,7 +9,7 @@ import fedrobust.running.evaluator
 from clients.local import LocalClient
 from fedrobust.evaluation import Threat, make_chain
 from fedrobust.evaluation.suite import make_suite
-from fedrobust.running.evaluator import Measure
+from fedrobust.running.evaluator import RunEvaluator
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_a_run_attacks_with_evaluations_step_size_and_its_own_epsilon_and_norm(q
 
 def test_every_pass_is_in_eval_mode_and_the_mode_is_as_before(quick):
     cfg, modes = quick(evaluation__attacks="fgsm,pgd-2", partition__held_out=0.2), []
-    measure, client = Measure(cfg), LocalClient(cfg, 0)
-    weights, arrays = measure.bench.weights(), measure.bench.arrays()
-    for module in measure.bench.model.modules():
+    measure, client = RunEvaluator(cfg), LocalClient(cfg, 0)
+    weights, arrays = measure.context.weights(), measure.context.arrays()
+    for module in measure.context.model.modules():
         module.register_forward_hook(lambda module, *_: modes.append(module.training))
-    measure.bench.model.train()
-    assert client.bench is measure.bench
+    measure.context.model.train()
+    assert client.context is measure.context
     for evaluate in (
         lambda: measure.validation(arrays),
         lambda: measure.test(arrays),
@@ -77,7 +77,7 @@ def test_every_pass_is_in_eval_mode_and_the_mode_is_as_before(quick):
         modes.clear()
         evaluate()
         assert set(modes) == {False}
-        assert measure.bench.model.training
+        assert measure.context.model.training
 
 
 @pytest.fixture
@@ -99,17 +99,17 @@ def asked(monkeypatch):
 
 def test_images_that_are_evaluated_were_held_out(quick, asked):
     cfg = quick(pool__fraction=0.2, evaluation__test_images=20)
-    measure = Measure(cfg)
-    bench, split = measure.bench, measure.split
+    measure = RunEvaluator(cfg)
+    context, split = measure.context, measure.split
     for number, client in enumerate(split.clients):
-        LocalClient(cfg, number).evaluate(bench.weights(), 1)
-        assert asked.pop() == (bench.images("train"), client.held_out.tolist())
+        LocalClient(cfg, number).evaluate(context.weights(), 1)
+        assert asked.pop() == (context.images("train"), client.held_out.tolist())
     for of_test in (measure.test, measure.test_of_round):
-        of_test(bench.arrays())
-        assert asked[-1][0] is bench.images("test")
-    measure.validation(bench.arrays())
+        of_test(context.arrays())
+        assert asked[-1][0] is context.images("test")
+    measure.validation(context.arrays())
     data, validation = asked[-1]
-    assert data is bench.images("train")
+    assert data is context.images("train")
     assert validation == split.validation.tolist()
     trained_on = {index for client in split.clients for index in client.train.tolist()}
     held_out = {index for client in split.clients for index in client.held_out.tolist()}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from fedrobust.config import RunConfig
 from fedrobust.data import load
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation.evaluated_model import load_subject, load_weights, weights_digest
+from fedrobust.evaluation.evaluated_model import load_evaluated_model, load_weights, weights_digest
 from fedrobust.evaluation.weights import fitted
 from fedrobust.models import MODELS, build_model
 from fedrobust.models.layers import constants_of
@@ -29,13 +29,13 @@ def run(quick, federate):
 
 
 def test_a_runs_folder_has_a_best_and_a_last_model(run):
-    best, last = (load_subject(str(run.path), which=which) for which in ("best", "last"))
+    best, last = (load_evaluated_model(str(run.path), which=which) for which in ("best", "last"))
     assert best.facts["model"] == "small-cnn"
     assert best.facts["which"] == "best"
     assert last.facts["round"] == 2
     assert best.cfg is not None
     assert not any(module.training for module in best.model.modules())
-    assert load_subject(str(run.last)).digest == last.digest
+    assert load_evaluated_model(str(run.last)).digest == last.digest
 
 
 def test_a_file_says_which_activations_its_model_has(tmp_path):
@@ -45,7 +45,7 @@ def test_a_file_says_which_activations_its_model_has(tmp_path):
     model = build_model(cfg.model.name, generator_seed=1, **shape, **cfg.model.activations()).eval()
     arrays = {key: value.numpy() for key, value in model.state_dict().items()}
     save_model(tmp_path / "elu.safetensors", arrays, **model_facts(cfg), round=1)
-    found = load_subject(str(tmp_path / "elu.safetensors")).model
+    found = load_evaluated_model(str(tmp_path / "elu.safetensors")).model
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(found(x), model(x))
 
@@ -53,10 +53,13 @@ def test_a_file_says_which_activations_its_model_has(tmp_path):
 def test_an_unfinished_run_is_read_from_its_checkpoint(run, tmp_path):
     for name in ("config.toml", "checkpoint.safetensors"):
         (tmp_path / name).write_bytes((run.path / name).read_bytes())
-    assert load_subject(str(tmp_path), which="last").digest == load_subject(str(run.path), which="last").digest
+    assert (
+        load_evaluated_model(str(tmp_path), which="last").digest
+        == load_evaluated_model(str(run.path), which="last").digest
+    )
     (tmp_path / "checkpoint.safetensors").unlink()
     with pytest.raises(RunFailed, match="no model in it yet"):
-        load_subject(str(tmp_path))
+        load_evaluated_model(str(tmp_path))
 
 
 def test_a_module_by_its_import_path(tmp_path, monkeypatch, run):
@@ -66,9 +69,9 @@ def test_a_module_by_its_import_path(tmp_path, monkeypatch, run):
     )
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    subject = load_subject("mine:ready", data_name="digits")
+    subject = load_evaluated_model("mine:ready", data_name="digits")
     assert isinstance(subject.model, torch.nn.Sequential)
-    assert load_subject("mine:net", data_name="digits").dataset.name == "digits"
+    assert load_evaluated_model("mine:net", data_name="digits").dataset.name == "digits"
     assert sys.path == before
     for name, problem in {
         "mine:nothing": "cannot be imported (AttributeError",
@@ -77,51 +80,51 @@ def test_a_module_by_its_import_path(tmp_path, monkeypatch, run):
         "mine:nn": "cannot be imported",
     }.items():
         with pytest.raises(ConfigError, match=problem.replace("(", r"\(")):
-            load_subject(name, data_name="digits")
+            load_evaluated_model(name, data_name="digits")
     with pytest.raises(ConfigError, match=r"name it with --data$"):
-        load_subject("mine:net")
+        load_evaluated_model("mine:net")
 
 
 def test_anything_else_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"neither a run's folder, nor a .safetensors, .pt or .pth file, nor package.module:object"
     ):
-        load_subject("nowhere/at/all")
+        load_evaluated_model("nowhere/at/all")
     with pytest.raises(RunFailed, match="no such file"):
-        load_subject(str(tmp_path / "gone.safetensors"))
+        load_evaluated_model(str(tmp_path / "gone.safetensors"))
 
 
 def test_a_pickle_or_a_broken_file_is_never_loaded(tmp_path, run):
     bad = tmp_path / "model.safetensors"
     bad.write_bytes(pickle.dumps(exit))
     with pytest.raises(RunFailed, match="corrupt or not a safetensors file"):
-        load_subject(str(bad))
+        load_evaluated_model(str(bad))
     whole = run.last.read_bytes()
     bad.write_bytes(whole[:-8] + bytes(byte ^ 1 for byte in whole[-8:]))
     with pytest.raises(RunFailed, match="digest does not match"):
-        load_subject(str(bad))
+        load_evaluated_model(str(bad))
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
     save_model(tmp_path / "other.safetensors", {"w": np.zeros(3)}, model="small-cnn", data="digits")
     with pytest.raises(ConfigError, match=r"not the weights of a small-cnn for digits"):
-        load_subject(str(tmp_path / "other.safetensors"))
+        load_evaluated_model(str(tmp_path / "other.safetensors"))
 
 
 def test_a_file_that_others_wrote_needs_names(run, tmp_path):
-    weights = load_subject(str(run.path)).model.state_dict()
+    weights = load_evaluated_model(str(run.path)).model.state_dict()
     path = str(tmp_path / "theirs.safetensors")
     save_file(weights, path)
     with pytest.raises(ConfigError, match="name it with --data and --model"):
-        load_subject(path)
-    subject = load_subject(path, model_name="small-cnn", data_name="digits")
-    assert subject.digest == load_subject(str(run.path)).digest
+        load_evaluated_model(path)
+    subject = load_evaluated_model(path, model_name="small-cnn", data_name="digits")
+    assert subject.digest == load_evaluated_model(str(run.path)).digest
 
 
 @pytest.fixture
 def state(run):
     """The state dict of the run's best model under the names that its layers have by themselves: conv1.weight ..."""
-    named = load_subject(str(run.path)).model.state_dict()
+    named = load_evaluated_model(str(run.path)).model.state_dict()
     return {name.removeprefix("network."): value.clone() for name, value in named.items()}
 
 
@@ -143,7 +146,7 @@ THEIRS = {
 def test_files_of_torch_save_are_loaded_whatever_is_around_the_names(kind, suffix, state, tmp_path):
     path = tmp_path / f"theirs.{suffix}"
     torch.save(THEIRS[kind](state), path)
-    subject = load_subject(str(path), model_name="small-cnn", data_name="digits")
+    subject = load_evaluated_model(str(path), model_name="small-cnn", data_name="digits")
     for name, value in subject.model.state_dict().items():
         expected = state[name.removeprefix("network.")]
         if kind in ("half", "bfloat16"):
@@ -155,14 +158,14 @@ def test_files_of_torch_save_are_loaded_whatever_is_around_the_names(kind, suffi
 @pytest.mark.parametrize("kind", ["bare", "DataParallel", "AveragedModel", "bfloat16"])
 def test_their_safetensors_files_too(kind, state, run, tmp_path):
     save_file(THEIRS[kind](state), tmp_path / "theirs.safetensors")
-    subject = load_subject(str(tmp_path / "theirs.safetensors"), model_name="small-cnn", data_name="digits")
-    assert kind == "bfloat16" or subject.digest == load_subject(str(run.path)).digest
+    subject = load_evaluated_model(str(tmp_path / "theirs.safetensors"), model_name="small-cnn", data_name="digits")
+    assert kind == "bfloat16" or subject.digest == load_evaluated_model(str(run.path)).digest
 
 
 def test_a_run_begins_with_weights_of_torch_save(state, quick, federate, tmp_path):
     torch.save(THEIRS["RoCL"](state), tmp_path / "theirs.pt")
     cfg = quick(num_rounds=1, local__learning_rate=1e-12, init=str(tmp_path / "theirs.pt"))
-    found = load_subject(str(federate(cfg).last)).model.state_dict()
+    found = load_evaluated_model(str(federate(cfg).last)).model.state_dict()
     for name, value in state.items():
         torch.testing.assert_close(found[f"network.{name}"], value)
 
@@ -186,7 +189,7 @@ class Harmful:
 def test_other_content_of_torch_save_is_refused(content, error, problem, tmp_path):
     torch.save(content, tmp_path / "theirs.pt")
     with pytest.raises(error, match=problem):
-        load_subject(str(tmp_path / "theirs.pt"), model_name="small-cnn", data_name="digits")
+        load_evaluated_model(str(tmp_path / "theirs.pt"), model_name="small-cnn", data_name="digits")
 
 
 def test_broken_files_of_torch_save_are_named(state, tmp_path):
@@ -194,9 +197,9 @@ def test_broken_files_of_torch_save_are_named(state, tmp_path):
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(RunFailed, match=r"theirs.pt: corrupt or not a file of torch.save"):
-        load_subject(str(path), model_name="small-cnn", data_name="digits")
+        load_evaluated_model(str(path), model_name="small-cnn", data_name="digits")
     with pytest.raises(RunFailed, match=r"gone.pth: no such file"):
-        load_subject(str(tmp_path / "gone.pth"), model_name="small-cnn", data_name="digits")
+        load_evaluated_model(str(tmp_path / "gone.pth"), model_name="small-cnn", data_name="digits")
 
 
 def test_torchvisions_names_are_found_and_counters_may_be_missing(tmp_path):
@@ -231,7 +234,7 @@ def test_of_names_that_differ_the_first_three_are_said_and_how_many(tmp_path):
 def test_images_too_small_for_the_named_model_are_a_line(state, tmp_path):
     torch.save(state, tmp_path / "theirs.pt")
     with pytest.raises(ConfigError, match=r"not the weights of a resnet18-imagenet for digits: .*at least 32×32"):
-        load_subject(str(tmp_path / "theirs.pt"), model_name="resnet18-imagenet", data_name="digits")
+        load_evaluated_model(str(tmp_path / "theirs.pt"), model_name="resnet18-imagenet", data_name="digits")
 
 
 def test_mean_and_std_are_the_files_own(run, tmp_path):
@@ -241,7 +244,7 @@ def test_mean_and_std_are_the_files_own(run, tmp_path):
         "std": np.float32(load("digits").std),
     }
     save_model(tmp_path / "other.safetensors", arrays, **{**facts, "mean": [0.2], "std": [0.5]})
-    subject = load_subject(str(tmp_path / "other.safetensors"))
+    subject = load_evaluated_model(str(tmp_path / "other.safetensors"))
     assert constants_of(subject.model, 1) == {"mean": [pytest.approx(0.2)], "std": [0.5]}
     assert not subject.notes
 
@@ -269,14 +272,14 @@ def test_the_documented_lines_load_a_runs_weights_in_plain_pytorch(run):
     """The code in docs/metrics.md, with the run's file and a network of the same layers for those it names."""
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     (code,) = re.findall(r"```python\n(from safetensors.*?)```", page, re.DOTALL)
-    layers = load_subject(str(run.best)).model.get_submodule("network")
+    layers = load_evaluated_model(str(run.best)).model.get_submodule("network")
     network = copy.deepcopy(layers)
     for parameter in network.parameters():
         parameter.data.zero_()
     x = torch.rand(5, 1, 8, 8)
     names = {"network": network, "x": x}
     exec(code.replace("best.safetensors", str(run.best)), names)
-    assert torch.equal(names["logits"], load_subject(str(run.best)).model(x))
+    assert torch.equal(names["logits"], load_evaluated_model(str(run.best)).model(x))
 
 
 def test_the_digest_is_of_names_shapes_and_values():

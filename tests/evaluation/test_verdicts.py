@@ -9,7 +9,7 @@ from fedrobust.data.device import DeviceImages
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
 from fedrobust.evaluation import EvaluationAttack, Stage, Threat, evaluate, make_chain
-from fedrobust.evaluation.verdicts import STANDS, WRONG, attack_steps, classify, first_verdicts
+from fedrobust.evaluation.verdicts import MISCLASSIFIED, ROBUST, attack_steps, classify, first_verdicts
 
 SETTINGS = {"batch_size": 32, "seed": 3, "stream": ("test",)}
 
@@ -38,13 +38,13 @@ def test_epsilon_zero_is_natural_accuracy(name, model, images, index):
 def test_wrong_images_are_never_attacked_and_broken_ones_not_again(model, images, index):
     verdicts, steps = attacked(model, images, index, named("pgd-5x3"))
     natural = classify(model, images, index, batch_size=32)
-    assert torch.equal(verdicts == WRONG, ~natural.right)
+    assert torch.equal(verdicts == MISCLASSIFIED, ~natural.right)
     per_stage = [sum(len(step.positions) for step in steps if step.stage == stage) for stage in (1, 2, 3)]
     assert per_stage[0] == natural.right.sum()
     assert per_stage[1] == per_stage[0] - (verdicts == 1).sum()
     assert per_stage[2] == per_stage[1] - (verdicts == 2).sum()
     assert (verdicts == 1).any()
-    assert (verdicts == STANDS).any()
+    assert (verdicts == ROBUST).any()
 
 
 def test_the_verdict_is_of_the_example_that_is_handed_on(model, images, index):
@@ -80,7 +80,7 @@ def test_one_attack_changes_nothing_for_another(model, images, index):
 def test_the_worst_case_is_what_no_attack_broke(model, images, index):
     suite = [named("fgsm"), named("pgd-5"), named("deepfool")]
     evaluation = evaluate(model, images, index, suite, batch_size=32, seed=3, stream=("test",))
-    standing = torch.stack([attacked(model, images, index, attack)[0] == STANDS for attack in suite])
+    standing = torch.stack([attacked(model, images, index, attack)[0] == ROBUST for attack in suite])
     robust = evaluation.robust_accuracy
     assert robust[WORST_CASE] == standing.all(0).sum().item() / len(index)
     assert robust[WORST_CASE] <= min(robust.values())

@@ -11,7 +11,7 @@ from fedrobust.convex.certificates import accuracy, l2_margins
 from fedrobust.convex.network import Lifted
 from fedrobust.data import load_data
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation.evaluated_model import load_subject
+from fedrobust.evaluation.evaluated_model import load_evaluated_model
 from fedrobust.models.polynomial import worst_images
 from fedrobust.running.central import Central
 from fedrobust.running.preflight import check_settings
@@ -62,7 +62,7 @@ def test_the_global_model_is_a_network_and_every_round_has_its_certificate(folde
         assert f"test.{CERTIFIED}" in row
         assert f"clients.worst_{CERTIFIED}" in row
     record = folder.record()["last"]
-    subject = load_subject(str(folder.path), which="last")
+    subject = load_evaluated_model(str(folder.path), which="last")
     images = subject.dataset.test.images.astype(np.float32).transpose(0, 3, 1, 2) / 255
     x, y = torch.from_numpy(images), torch.from_numpy(subject.dataset.test.labels)
     inside = (x.double() - subject.dataset.mean[0]).flatten(1)

@@ -13,32 +13,32 @@ from fedrobust.models.layers import normalised
 from fedrobust.objectives import make_objective
 from fedrobust.seeding import numpy_stream
 from fedrobust.storage.checkpoint import load_model
-from fedrobust.training.context import workbench
-from fedrobust.training.loop import Schedule, train
+from fedrobust.training.context import run_context
+from fedrobust.training.loop import SGDSettings, train
 
 
 def test_one_client_with_all_the_data_is_centralised_training(quick, federate, bits):
     settings = {"num_clients": 1, "partition__held_out": 0.0, "data__train_images": 0}
     cfg = quick(**settings)
-    bench = workbench(cfg)
+    context = run_context(cfg)
     everything, _ = hold_out(
-        bench.dataset.train.labels, cfg.data.validation_fraction, numpy_stream(cfg.seed, "validation")
+        context.dataset.train.labels, cfg.data.validation_fraction, numpy_stream(cfg.seed, "validation")
     )
     attack = make_attack("pgd", **cfg.attack.model_dump(exclude={"name"}))
-    weights = bench.weights()
+    weights = context.weights()
     for server_round in (1, 2):
         train(
-            bench.load(weights),
-            bench.images("train"),
+            context.load(weights),
+            context.images("train"),
             torch.from_numpy(everything),
             make_objective("at", attack=attack),
-            Schedule(batch_size=cfg.local.batch_size, learning_rate=cfg.local.learning_rate),
-            augmentation=AUGMENTATIONS[bench.dataset.augmentation],
+            SGDSettings(batch_size=cfg.local.batch_size, learning_rate=cfg.local.learning_rate),
+            augmentation=AUGMENTATIONS[context.dataset.augmentation],
             precision=torch.float32,
             seed=cfg.seed,
             stream=("client", 0, server_round),
         )
-        weights = bench.weights()
+        weights = context.weights()
     assert bits(federate(quick(**settings)).last) == bits({key: value.numpy() for key, value in weights.items()})
 
 
@@ -55,7 +55,7 @@ def test_fedprox_by_itself_is_not_fedavg(quick, federate, fedavg, bits):
 def test_fedprox_moves_less_the_larger_mu(quick, federate):
     def distance(mu):
         cfg = quick(num_rounds=1, strategy__name="fedprox", strategy__proximal_mu=mu)
-        start = {key: value.numpy() for key, value in workbench(cfg).weights().items()}
+        start = {key: value.numpy() for key, value in run_context(cfg).weights().items()}
         after = load_model(federate(cfg).last)[0]
         return sum(np.square(after[key] - start[key]).sum() for key in start)
 

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from fedrobust.data.split import split_of
-from fedrobust.running.evaluator import Measure
+from fedrobust.running.evaluator import RunEvaluator
 from fedrobust.storage.checkpoint import load_model
 
 
 def test_best_is_chosen_by_the_validation_slice_and_the_last_is_kept(quick, federate, monkeypatch, bits):
     cfg = quick(num_rounds=3)
     scores = iter([0.5, 0.9, 0.7])
-    judged, validate = [], Measure.validation
+    judged, validate = [], RunEvaluator.validation
 
     def validation(self, arrays):
         judged.append(arrays)
         return replace(validate(self, arrays), natural_accuracy=next(scores))
 
-    monkeypatch.setattr(Measure, "validation", validation)
+    monkeypatch.setattr(RunEvaluator, "validation", validation)
     folder = federate(cfg)
     (best, best_facts), (final, last_facts) = load_model(folder.best), load_model(folder.last)
     assert (best_facts["round"], last_facts["round"]) == (2, 3)
@@ -28,7 +28,7 @@ def test_best_is_chosen_by_the_validation_slice_and_the_last_is_kept(quick, fede
     assert bits(final) == bits(judged[2])
     monkeypatch.undo()
     for which, arrays in (("best", best), ("last", final)):
-        measured = Measure(cfg).test(arrays)
+        measured = RunEvaluator(cfg).test(arrays)
         assert folder.record()[which].items() >= measured.metrics().items()
         assert folder.record()[which]["test_images"] == measured.num_images == 100
 
@@ -49,8 +49,8 @@ def test_the_record_says_how_the_best_round_was_chosen(fedavg):
 
 def test_the_validation_slice_is_training_data_that_no_client_has(quick, monkeypatch):
     cfg = quick()
-    measure, seen = Measure(cfg), []
-    monkeypatch.setattr(Measure, "_evaluate", lambda self, arrays, split, index: seen.append((split, index)))
+    measure, seen = RunEvaluator(cfg), []
+    monkeypatch.setattr(RunEvaluator, "_evaluate", lambda self, arrays, split, index: seen.append((split, index)))
     measure.validation({})
     measure.test({})
     (split, index), (test_split, _) = seen

@@ -21,7 +21,7 @@ class AllThere:
     def __init__(self, num_clients: int, first: int = 100, step: int = 1) -> None:
         self._nodes = {partition: first + step * partition for partition in range(num_clients)}
 
-    def there(self, grid: Any, wanted: Iterable[int], least: int) -> dict[int, int]:
+    def available(self, grid: Any, wanted: Iterable[int], least: int) -> dict[int, int]:
         """Those that are wanted."""
         return {partition: self._nodes[partition] for partition in wanted}
 
@@ -73,8 +73,8 @@ class Round:
         return {key: array.numpy() for key, array in arrays.items()}
 
     def became(self, client: int) -> tuple[str, str]:
-        """(status, reason) of a client in the ledger."""
-        (row,) = [row for row in self.strategy.ledger if row["client"] == client]
+        """(status, reason) of a client in the client_rows."""
+        (row,) = [row for row in self.strategy.client_rows if row["client"] == client]
         return row["status"], row.get("reason", "")
 
 

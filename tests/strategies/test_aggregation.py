@@ -78,7 +78,7 @@ def test_the_order_of_arrival_changes_no_bit(each_strategy):
         replies = answers(table)
         np.random.default_rng(seed).shuffle(replies)
         results.append(table.close(replies)["w"].tobytes())
-        assert [row["client"] for row in table.strategy.ledger] == [0, 1, 2, 3, 4]
+        assert [row["client"] for row in table.strategy.client_rows] == [0, 1, 2, 3, 4]
     assert set(results) == {results[0]}
 
 
@@ -124,14 +124,14 @@ def test_nothing_counts_twice(each_strategy, position):
     replies = [answers(table)[k] for k in (3, 1, 2, 4, 0)]
     replies.insert(position, table.answer(3, w=(50, 50, 50)))
     assert table.close(replies)["w"].tobytes() == once.close(answers(once))["w"].tobytes()
-    assert len(table.strategy.ledger) == 5
+    assert len(table.strategy.client_rows) == 5
 
 
 def test_a_reply_to_no_question_of_this_phase_is_dropped(each_strategy):
     earlier, table, alone = each_strategy(phase="evaluate"), each_strategy(), each_strategy()
     strange = earlier.answer(3, w=(50, 50, 50))
     assert table.close([strange, *answers(table)])["w"].tobytes() == alone.close(answers(alone))["w"].tobytes()
-    assert len(table.strategy.ledger) == 5
+    assert len(table.strategy.client_rows) == 5
 
 
 def test_the_missing_and_the_failed_are_named(each_strategy):

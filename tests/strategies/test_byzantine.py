@@ -14,8 +14,8 @@ from fedrobust.data.split import split_of
 from fedrobust.objectives import make_objective
 from fedrobust.storage.checkpoint import Checkpoint, Progress, save_checkpoint
 from fedrobust.storage.run_folder import RunFolder
-from fedrobust.training.context import workbench
-from fedrobust.training.loop import Schedule, train
+from fedrobust.training.context import run_context
+from fedrobust.training.loop import SGDSettings, train
 
 ATTACKER = 3
 UPDATES = {
@@ -39,19 +39,19 @@ def half_trained(quick):
         local__steps=8,
         evaluation__clients_every=0,
     )
-    bench, split = workbench(cfg), split_of(cfg)
+    context, split = run_context(cfg), split_of(cfg)
     train(
-        bench.model,
-        bench.images("train"),
+        context.model,
+        context.images("train"),
         torch.from_numpy(np.concatenate([client.train for client in split.clients])),
         make_objective("natural"),
-        Schedule(epochs=2, batch_size=32, learning_rate=0.05),
+        SGDSettings(epochs=2, batch_size=32, learning_rate=0.05),
         augmentation=unchanged,
         precision=torch.float32,
         seed=0,
         stream=("half-trained",),
     )
-    return cfg, {key: value.numpy() for key, value in bench.weights().items()}
+    return cfg, {key: value.numpy() for key, value in context.weights().items()}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from strategies import STRATEGIES
-from strategies.base import Guarded
+from strategies.base import FederatedStrategy
 from strategies.drift import BLOCK, Drift
 
 
@@ -64,7 +64,7 @@ def test_the_ledger_has_the_norm_of_each_admitted_update_and_integers_do_not_cou
     table = each_strategy(strategy__num_malicious=0)
     replies = [moved(table, k, [0, 3 * k, 4 * k], seen=900, update_norm=-1.0) for k in range(4)]
     table.close([*replies, table.answer(4, w=(np.nan, 1, 1))])
-    assert [row.get("update_norm") for row in table.strategy.ledger] == [0, 5, 10, 15, None]
+    assert [row.get("update_norm") for row in table.strategy.client_rows] == [0, 5, 10, 15, None]
 
 
 def test_a_round_in_which_nobody_moved_has_no_cosine(open_round):
@@ -89,7 +89,7 @@ def test_many_blocks_and_kinds_of_floats_against_numpy(kind):
 
 
 def test_a_strategy_that_says_nothing_of_its_rule_has_no_cosine():
-    assert not Guarded.averages
+    assert not FederatedStrategy.averages
     assert {name for name, strategy in STRATEGIES.items() if strategy.averages} == {"fedavg", "fedprox", "calfat"}
 
 

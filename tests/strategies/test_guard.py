@@ -32,7 +32,7 @@ def assert_rejected(each_strategy, make_reply, reason):
     assert (status, reason in why) == ("rejected", True), why
     assert same(after, without.close(others(without)))
     assert np.isfinite(after["w"]).all()
-    assert [row["status"] for row in table.strategy.ledger].count("ok") == 4
+    assert [row["status"] for row in table.strategy.client_rows].count("ok") == 4
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_names_and_order_of_records_are_the_clients_own_affair(each_strategy):
 def test_a_client_cannot_write_over_what_the_server_knows_of_it(each_strategy):
     table = each_strategy()
     table.close([*others(table), table.answer(BAD, status=0, client=0, round=99, num_examples=3)])
-    (row,) = [row for row in table.strategy.ledger if row["client"] == BAD]
+    (row,) = [row for row in table.strategy.client_rows if row["client"] == BAD]
     assert (row["status"], row["round"], row["phase"], row["num_examples"]) == ("ok", 1, "train", 3)
 
 

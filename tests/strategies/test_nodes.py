@@ -51,45 +51,45 @@ def fleet():
 
 def test_each_is_asked_once_and_partitions_count_not_ids(fleet):
     nodes = Nodes(settings())
-    assert nodes.there(fleet, [0, 1, 2], 1) == {0: 8, 1: 9, 2: 7}
-    assert nodes.there(fleet, [0, 2], 1) == {0: 8, 2: 7}
+    assert nodes.available(fleet, [0, 1, 2], 1) == {0: 8, 1: 9, 2: 7}
+    assert nodes.available(fleet, [0, 2], 1) == {0: 8, 2: 7}
     assert sorted(fleet.asked) == [7, 8, 9]
 
 
 def test_whoever_is_away_is_not_asked_and_is_again_when_back(fleet):
     nodes = Nodes(settings())
-    nodes.there(fleet, [0, 1, 2], 1)
+    nodes.available(fleet, [0, 1, 2], 1)
     fleet.away = {8}
-    assert nodes.there(fleet, [0, 1, 2], 1) == {1: 9, 2: 7}
+    assert nodes.available(fleet, [0, 1, 2], 1) == {1: 9, 2: 7}
     fleet.away = set()
-    assert nodes.there(fleet, [0, 1, 2], 1) == {0: 8, 1: 9, 2: 7}
+    assert nodes.available(fleet, [0, 1, 2], 1) == {0: 8, 1: 9, 2: 7}
     assert len(fleet.asked) == 3
 
 
 def test_too_few_are_awaited_but_not_for_ever(fleet, slowness):
     nodes = Nodes(settings())
-    nodes.there(fleet, [0, 1, 2], 1)
+    nodes.available(fleet, [0, 1, 2], 1)
     fleet.away = {7, 8}
     start = time.monotonic()
-    assert nodes.there(fleet, [0, 1, 2], 2) == {1: 9}
+    assert nodes.available(fleet, [0, 1, 2], 2) == {1: 9}
     assert 0.3 <= time.monotonic() - start < 3 * slowness()
 
 
 def test_another_node_may_take_the_place_of_one_that_left_and_none_of_one_that_is_there(fleet):
     nodes = Nodes(settings())
-    nodes.there(fleet, [0, 1, 2], 1)
+    nodes.available(fleet, [0, 1, 2], 1)
     fleet.away = {8}
     fleet.nodes |= {20: (0, 3), 21: (1, 3), 22: None, 23: (0, 4)}
-    assert nodes.there(fleet, [0, 1, 2], 1) == {0: 20, 1: 9, 2: 7}
-    nodes.there(fleet, [0, 1, 2], 1)
+    assert nodes.available(fleet, [0, 1, 2], 1) == {0: 20, 1: 9, 2: 7}
+    nodes.available(fleet, [0, 1, 2], 1)
     assert sorted(fleet.asked) == [7, 8, 9, 20, 21, 22, 23]
 
 
 def test_a_run_begins_with_fewer_only_where_that_is_allowed():
     fleet = Fleet(n7=(2, 3), n9=(1, 3))
     with pytest.raises(RunFailed, match=r"^2 SuperNodes are there, num-clients is 3: .*num-supernodes=3"):
-        Nodes(settings()).there(fleet, [0, 1, 2], 1)
-    assert Nodes(settings(min_clients=2)).there(fleet, [0, 1, 2], 1) == {1: 9, 2: 7}
+        Nodes(settings()).available(fleet, [0, 1, 2], 1)
+    assert Nodes(settings(min_clients=2)).available(fleet, [0, 1, 2], 1) == {1: 9, 2: 7}
 
 
 def test_nodes_that_come_one_by_one_are_awaited(fleet):
@@ -101,7 +101,7 @@ def test_nodes_that_come_one_by_one_are_awaited(fleet):
             return list(self.nodes)[: self.looks]
 
     grid = Growing(n7=(2, 3), n8=(0, 3), n9=(1, 3))
-    assert len(Nodes(settings()).there(grid, [0, 1, 2], 3)) == 3
+    assert len(Nodes(settings()).available(grid, [0, 1, 2], 3)) == 3
     assert grid.looks >= 3
 
 
@@ -117,16 +117,16 @@ def test_nodes_that_come_one_by_one_are_awaited(fleet):
 )
 def test_what_is_wrong_at_the_beginning_ends_the_run(nodes, message):
     with pytest.raises(RunFailed, match=message):
-        Nodes(settings(2)).there(Fleet(**nodes), [0, 1], 1)
+        Nodes(settings(2)).available(Fleet(**nodes), [0, 1], 1)
 
 
 def test_one_that_is_away_is_recorded_as_missing(quick, federate, monkeypatch):
-    there = Nodes.there
+    there = Nodes.available
 
     def without_one(self, grid, wanted, least):
         return {partition: node for partition, node in there(self, grid, wanted, least).items() if partition != 1}
 
-    monkeypatch.setattr(Nodes, "there", without_one)
+    monkeypatch.setattr(Nodes, "available", without_one)
     folder = federate(quick(num_rounds=1))
     (row,) = folder.read("rounds.jsonl")
     assert (row["clients"], row["ok"], row["missing"]) == (3, 2, 1)
@@ -137,6 +137,6 @@ def test_one_that_is_away_is_recorded_as_missing(quick, federate, monkeypatch):
 
 
 def test_a_round_without_enough_of_them_ends_the_run_and_says_why(quick, federate, monkeypatch):
-    monkeypatch.setattr(Nodes, "there", lambda self, grid, wanted, least: {})
+    monkeypatch.setattr(Nodes, "available", lambda self, grid, wanted, least: {})
     with pytest.raises(RunFailed, match=r"0 usable updates of 3 clients.*client 0 missing: its SuperNode is not there"):
         federate(quick())
