@@ -69,13 +69,14 @@ def apgd(
         target_rank: 0, or below the number of classes, of which there must then be 4 or more.
         loss: (logits in float32, y) -> [B], to be raised.
         generator: of the start, on the device of x.
+            None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
         are as before.
 
     Raises:
-        ValueError: a setting out of its range, or no generator.
+        ValueError: a setting out of its range.
     """
     if steps < 1 or target_rank < 0:
         raise ValueError(f"apgd needs steps ≥ 1 and target_rank ≥ 0, not {steps} and {target_rank}")

@@ -48,13 +48,14 @@ def carlini_wagner(
         learning_rate: above 0, Adam's in v.
         confidence: κ ≥ 0, in logits.
         generator: of the start in l∞, on the device of x; not used in l2.
+            None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
         are as before.
 
     Raises:
-        ValueError: a setting out of its range, or no generator where one is needed.
+        ValueError: a setting out of its range.
     """
     if steps < 1 or search_steps < 1 or learning_rate <= 0 or confidence < 0:
         raise ValueError(

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import wraps
+from functools import cache, wraps
+from inspect import signature
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,6 +21,9 @@ _ATTACKING: ContextVar[bool] = ContextVar("attacking", default=False)
 Loss = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["eval", "train"]
 
+logger = logging.getLogger(__name__)
+
+FRESH_SEED = 0  # of the generator that an attack makes if it is given none
 ROUNDING = 4  # units in the last place by which a pixel may lie outside [0, 1]
 
 
@@ -37,22 +42,38 @@ class Attack(Protocol):
 
 
 def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An attack that refuses x outside [0, 1], NaN included, with ValueError, and works in `torch.inference_mode()`.
+    """Return the attack with its arguments checked: pixels, inference mode, generator.
 
-    No gradient can be taken there, so that mode is left for the attack's time, and what was made in it is copied.
-    On CUDA the smallest and largest pixel are read once the attack's own work is queued: nobody waits for that.
+    It refuses x outside [0, 1], NaN included, with ValueError. In `torch.inference_mode()` no gradient can be taken, so
+    that mode is left for the attack's time, and x and y are copied if they were made in it. On CUDA the smallest and
+    largest pixel are read once the attack's own work is queued: nobody waits for that.
+
+    An attack that draws noise and is given no generator draws from a fresh one with seed 0, so the same call gives the
+    same examples; a line in the log says so, once per attack and process.
     """
+    draws = "generator" in signature(function).parameters
 
     @wraps(function)
     def attack(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Tensor:
         check = _pixel_check(x)
+        fresh, state = None, None
+        if draws and settings.get("generator") is None:
+            settings["generator"] = fresh = torch.Generator(x.device).manual_seed(FRESH_SEED)
+            state = fresh.get_state()
         with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
             x, y = (given.clone() if given.is_inference() else given for given in (x, y))
             x_adv = function(model, x, y, **settings)
+        if fresh is not None and state is not None and not torch.equal(state, fresh.get_state()):
+            _log_fresh_generator(function.__name__)
         check()
         return x_adv
 
     return attack
+
+
+@cache
+def _log_fresh_generator(name: str) -> None:
+    logger.warning("%s: no generator is given; its noise is drawn from a fresh one with seed %d", name, FRESH_SEED)
 
 
 def _pixel_check(x: Tensor) -> Callable[[], None]:

@@ -47,12 +47,13 @@ def fgsm(
         norm: "linf"; one PGD step is the l2 counterpart.
         loss: (logits in float32, y) -> [B], to be raised.
         generator: of the noise, on the device of x.
+            None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
         A new tensor like x, detached. The model and all random state but `generator` are as before.
 
     Raises:
-        ValueError: a setting out of its range, or no generator where noise is wanted.
+        ValueError: a setting out of its range.
     """
     if norm != "linf":
         raise ValueError(f"fgsm is for norm linf, not {norm!r}: take pgd with steps = 1")

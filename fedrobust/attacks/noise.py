@@ -33,13 +33,14 @@ def uniform_noise(
         epsilon: radius ≥ 0 in pixel units.
         draws: at least 1.
         generator: of the noise, on the device of x.
+            None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
         are as before.
 
     Raises:
-        ValueError: a setting out of its range, or no generator.
+        ValueError: a setting out of its range.
     """
     ball = ball_of(norm, x, epsilon)
     return _worst_draw(model, y, ball, draws, lambda: ball.start("uniform", generator))

@@ -50,13 +50,14 @@ def pgd(
         steps, restarts: at least 1.
         loss: (logits in float32, y) -> [B], to be raised.
         generator: of the noise, on the device of x.
+            None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model, its buffers, gradients and modes
         and all random state but `generator` are as before. Nothing waits for the device.
 
     Raises:
-        ValueError: a setting out of its range, or no generator where noise is wanted.
+        ValueError: a setting out of its range.
     """
     if step_size <= 0 or steps < 1 or restarts < 1:
         raise ValueError(f"pgd needs step_size > 0, steps and restarts ≥ 1, not {step_size}, {steps}, {restarts}")

@@ -94,14 +94,16 @@ def square(
         epsilon: radius ≥ 0 in pixel units.
         queries: at least 1, besides the start.
         p_init: in (0, 1].
-        generator: of all that is random, on the device of x. An image's draws do not depend on which others are left.
+        generator: of all that is random, on the device of x. None takes a fresh one with seed 0 and says so in the log.
+            An image's draws do not depend on which others are left.
+            None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state but `generator`
         are as before.
 
     Raises:
-        ValueError: a setting out of its range, x of another shape, or no generator.
+        ValueError: a setting out of its range, or x of another shape.
     """
     if queries < 1 or not 0 < p_init <= 1 or x.ndim != 4:
         raise ValueError(
@@ -110,9 +112,8 @@ def square(
     ball = ball_of(norm, x, epsilon)
     if epsilon == 0:
         return x.detach().clone()
-    if generator is None:
-        raise ValueError(f"square draws its squares: pass a generator (on {x.device})")
     (b, c, h, w), work, clean = x.shape, WorkingSet(x), ball.x
+    assert generator is not None  # `on_pixels` makes one
     dice = torch.rand(queries, 5, generator=generator, device=x.device).tolist()  # at once: the host waits once
 
     def signs(*shape: int) -> Tensor:

@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fedrobust.cli.console import shown, styled, typed
-from fedrobust.cli.live import Following, LiveDisplay, Watcher
+from fedrobust.cli.live import LiveDisplay
 from fedrobust.config import RunConfig
 from fedrobust.config.effects import limit_cases, refuse_unused
 from fedrobust.config.names import short_metric
 from fedrobust.errors import ConfigError, RunFailed, UserError
 from fedrobust.presets import load_preset, preset_names
+from fedrobust.running.follow import Following, Watcher
 from fedrobust.storage.run_folder import RUNS, RunFolder, folder_of_run, new_run_dir, with_absolute_paths
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
-from fedrobust.cli.live import Watcher
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.config.registry import objective_of
 from fedrobust.presets import preset_names
 from fedrobust.reports import labels
+from fedrobust.running.follow import Watcher
 from fedrobust.running.preflight import check_run
 from fedrobust.storage.run_folder import RunFolder
 

@@ -1,4 +1,4 @@
-"""Trackers: a run's rounds in TensorBoard or MLflow, from the rows of its folder (`fedrobust.cli.live`)."""
+"""Trackers: a run's rounds in TensorBoard or MLflow, from the rows of its folder (`fedrobust.running.follow`)."""
 
 from __future__ import annotations
 

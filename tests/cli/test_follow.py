@@ -5,7 +5,7 @@ import queue
 
 import pytest
 
-from fedrobust.cli.live import Following
+from fedrobust.running.follow import Following
 from fedrobust.storage.run_folder import ROUNDS, RunFolder
 
 
