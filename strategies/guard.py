@@ -56,8 +56,6 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
             array = decode(record[key])
         except Exception as error:
             raise Rejected(f"array {key!r} cannot be read: {error}") from error
-        if not isinstance(array, np.ndarray):  # np.load reads archives too
-            raise Rejected(f"array {key!r} cannot be read: it is not one array")
         if array.shape != expected.shape:
             raise Rejected(f"array {key!r} has shape {array.shape}, expected {expected.shape}")
         if array.dtype != expected.dtype:

@@ -40,7 +40,7 @@ class _Task:
 
     position: int
     message: Message
-    arrays: dict[str, list[ray.ObjectRef]]
+    arrays: dict[str, list[ray.ObjectRef[Any]]]
     actor: Any = None
     reply: Any = None
     tries: int = 0
@@ -88,8 +88,8 @@ class RayGrid(SimulationGrid):
         # at least as many ahead of the one awaited that no actor idles where clients take equally long
         window = 2 * len(self._idle) + WAITING_BYTES // max(map(_size, messages), default=1)
         queue = deque(_stored(messages))
-        running: dict[ray.ObjectRef, _Task] = {}
-        done: dict[int, Message | ray.ObjectRef] = {}
+        running: dict[ray.ObjectRef[Any], _Task] = {}
+        done: dict[int, Message | ray.ObjectRef[Any]] = {}
         try:
             for position in range(len(messages)):
                 # book what has come meanwhile, so that the actors go on while the caller is at work with a reply
@@ -109,7 +109,7 @@ class RayGrid(SimulationGrid):
         finally:
             self._abandon(running)
 
-    def _feed(self, queue: deque[_Task], running: dict[ray.ObjectRef, _Task], end: int) -> None:
+    def _feed(self, queue: deque[_Task], running: dict[ray.ObjectRef[Any], _Task], end: int) -> None:
         """Give each idle actor the next task that stands before `end`."""
         while self._idle and queue and queue[0].position < end:
             task = queue.popleft()
@@ -122,8 +122,8 @@ class RayGrid(SimulationGrid):
     def _collect(
         self,
         queue: deque[_Task],
-        running: dict[ray.ObjectRef, _Task],
-        done: dict[int, Message | ray.ObjectRef],
+        running: dict[ray.ObjectRef[Any], _Task],
+        done: dict[int, Message | ray.ObjectRef[Any]],
         until: float | None,
     ) -> bool:
         """Wait for one actor and book what it says; False when that time (of the monotonic clock) comes first."""
@@ -148,7 +148,7 @@ class RayGrid(SimulationGrid):
             self._idle.append(task.actor)
         return True
 
-    def _abandon(self, running: dict[ray.ObjectRef, _Task]) -> None:
+    def _abandon(self, running: dict[ray.ObjectRef[Any], _Task]) -> None:
         """Stop the stragglers: they must not be at work in the next round. After `close` there are none."""
         for task in running.values():
             if task.actor in self._actors:
@@ -175,7 +175,7 @@ def _size(message: Message) -> int:
 
 def _stored(messages: list[Message]) -> list[_Task]:
     """Tasks whose array records are in the object store: a record that many messages share is put there once."""
-    refs: dict[int, ray.ObjectRef] = {}
+    refs: dict[int, ray.ObjectRef[Any]] = {}
     tasks = []
     for position, message in enumerate(messages):
         message.content = RecordDict(dict(message.content))  # of its own: what is taken out stays in the caller's
@@ -189,7 +189,7 @@ def _stored(messages: list[Message]) -> list[_Task]:
     return tasks
 
 
-def _taken(message: Message, stored: Message | ray.ObjectRef) -> Message:
+def _taken(message: Message, stored: Message | ray.ObjectRef[Any]) -> Message:
     """The reply to a message, out of the object store if it lies there."""
     if isinstance(stored, Message):
         return stored

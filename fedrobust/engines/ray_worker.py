@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
@@ -25,7 +27,7 @@ class Worker:
         self._fetched: dict[str, ArrayRecord] = {}
 
     def handle(
-        self, message: Message, arrays: dict[str, list[ray.ObjectRef]], context: Context
+        self, message: Message, arrays: dict[str, list[ray.ObjectRef[Any]]], context: Context
     ) -> tuple[RecordDict, tuple[Message, dict[str, Packed]]]:
         """The client's new state, and the reply to a message whose array records lie in the object store."""
         self._fetch([ref for (ref,) in arrays.values()])
@@ -34,7 +36,7 @@ class Worker:
         reply = handle(self._app, message, context)
         return context.state, (reply, {name: pack(record) for name, record in take_arrays(reply).items()})
 
-    def _fetch(self, refs: list[ray.ObjectRef]) -> None:
+    def _fetch(self, refs: list[ray.ObjectRef[Any]]) -> None:
         """Hold these records, and no longer those of an earlier round: those go first, so that both are never held."""
         keep = {ref.hex() for ref in refs}
         self._fetched = {key: record for key, record in self._fetched.items() if key in keep}

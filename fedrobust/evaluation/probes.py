@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -62,10 +64,10 @@ def _gradient_is_zero(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def _optimises(model: nn.Module, x: Tensor) -> bool:
     """Whether a forward pass calls autograd."""
-    calls = []
+    calls: list[Callable[..., Any]] = []
 
-    def noting(function):
-        def called(*arguments, **settings):
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **settings: Any) -> Any:
             calls.append(function)
             return function(*arguments, **settings)
 
