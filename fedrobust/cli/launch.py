@@ -23,7 +23,7 @@ from fedrobust.config.names import short_metric
 from fedrobust.errors import ConfigError, RunFailed, UserError
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.running.follow import Following, Watcher
-from fedrobust.storage.run_folder import RUNS, RunFolder, folder_of_run, new_run_dir, with_absolute_paths
+from fedrobust.storage.run_folder import RUNS, RunFolder, folder_of_run, new_run_dir, why_no_run, with_absolute_paths
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_AND_THE_SAME = 2.0  # seconds: a signal to a whole group may reach a process twice, from its sender and a parent
@@ -126,7 +126,7 @@ def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
     folders = [] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
     folders = folders or [folder_of_run(folder)]
     if not (folders[0] / "config.toml").exists():
-        raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
+        raise ConfigError(f"--resume {why_no_run(folders[0])}")
     runs = {}
     for path in folders:
         try:
