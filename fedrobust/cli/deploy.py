@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fedrobust.cli.console import new_console, styled
-from fedrobust.cli.launch import RESUMABLE, begin, chosen_runs, is_complete, summarise, watched
+from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.presets import preset_names
 from fedrobust.reports import labels
+from fedrobust.running.launch import RESUMABLE
 from fedrobust.running.preflight import check_engine, check_folder, check_settings
 
 if TYPE_CHECKING:  # help is there before the engines are

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -16,9 +16,11 @@ from rich.table import Table
 
 from fedrobust.cli.arguments import count, device, ratio
 from fedrobust.cli.console import new_console, shown
-from fedrobust.config.flat import Ratio
 from fedrobust.config.names import split_list
 from fedrobust.errors import ConfigError, UserError
+
+if TYPE_CHECKING:  # help is there before PyTorch is
+    from fedrobust.evaluation import Threat
 
 ATTACKS = "fgsm,pgd-20,autoattack"
 
@@ -64,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("--attacks: names no attack")
     for name in attacks:
         parse_attack(name)
-    where = pick_device(arguments.device)
+    pick_device(arguments.device)
     console = new_console()
     subjects = list(dict.fromkeys(each for name in arguments.subjects for each in _below(name, console)))
     if not subjects:
@@ -80,7 +82,7 @@ def main(arguments: argparse.Namespace) -> int:
         if len(subjects) > 1:
             console.print(f"{number} of {len(subjects)}: {name}")
         try:
-            _evaluate(name, attacks, arguments, where, console)
+            _evaluate(name, attacks, arguments, console)
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on")
             return 130
@@ -120,14 +122,9 @@ def _below(name: str, console: Console) -> Iterator[str]:
             console.print(f"{shown(run.folder.path)}: {run.state}, left out{why}")
 
 
-def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, where: Any, console: Console) -> None:
-    from fedrobust.evaluation import Threat
-    from fedrobust.evaluation.assessment import assess
-    from fedrobust.evaluation.attack_run import AttackRun, Request
+def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace, console: Console) -> None:
+    from fedrobust.api import evaluate, threat_of
     from fedrobust.evaluation.evaluated_model import load_evaluated_model
-    from fedrobust.evaluation.evaluation_folder import EvaluationFolder
-    from fedrobust.evaluation.summary import record_of
-    from fedrobust.reports.evaluation import write_evaluation
 
     settings = {
         "which": arguments.which,
@@ -140,42 +137,28 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
     source = load_evaluated_model(arguments.source, **settings) if arguments.source else None
     for note in [*evaluated.notes, *(source.notes if source else ())]:
         console.print(note)
-    threat = _threat(arguments, evaluated.cfg, Threat)
-    request = Request(
-        attacks=attacks,
-        threat=threat,
-        num_images=arguments.num_images,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        step_size=arguments.step_size,
-        checks=not arguments.no_checks,
-    )
+    threat = threat_of(evaluated.cfg, arguments.epsilon, arguments.norm)
     folder = arguments.out or _folder(name, arguments, threat)
     with _Bars(console) as bars:
-        attack_run = AttackRun(
+        evaluation = evaluate(
             evaluated,
-            request,
-            lambda *opened: EvaluationFolder(folder, *opened),
-            device=where,
+            attacks=attacks,
+            epsilon=threat.epsilon,
+            norm=threat.norm,
+            step_size=arguments.step_size,
+            num_images=arguments.num_images,
             source=source,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            checks=not arguments.no_checks,
+            out=folder,
             watch=bars.show,
         )
-        result = assess(attack_run)
-    record = record_of(result, evaluated, source, attack_run.request, where)
-    write_evaluation(folder, record, result, evaluated, threat)
-    _print(console, record, folder)
+    _print(console, evaluation.record, folder)
 
 
-def _threat(arguments: argparse.Namespace, cfg: Any, make: Any) -> Any:
-    """What is asked for, else what the run was trained for, else 8/255 in l∞."""
-    epsilon = (cfg.attack.epsilon if cfg else Ratio("8/255")) if arguments.epsilon is None else arguments.epsilon
-    norm = arguments.norm or (cfg.attack.norm if cfg else "linf")
-    if epsilon <= 0 or (norm == "linf" and epsilon > 1):
-        raise ConfigError(f"--epsilon {epsilon}: must be above 0, and at most 1 for linf (write 8/255, not 8)")
-    return make(epsilon, norm)
-
-
-def _folder(name: str, arguments: argparse.Namespace, threat: Any) -> Path:
+def _folder(name: str, arguments: argparse.Namespace, threat: Threat) -> Path:
     """Where the evaluation goes: one folder per model, threat and source."""
     evaluated = Path(name)
     parts = [arguments.which if evaluated.is_dir() else re.sub(r"\W+", "-", evaluated.stem).strip("-")]

@@ -20,15 +20,14 @@ from fedrobust.cli.live import LiveDisplay
 from fedrobust.config import RunConfig
 from fedrobust.config.effects import limit_cases, refuse_unused
 from fedrobust.config.names import short_metric
-from fedrobust.errors import ConfigError, RunFailed, UserError
+from fedrobust.errors import ConfigError, UserError
 from fedrobust.presets import load_preset, preset_names
 from fedrobust.running.follow import Following, Watcher
-from fedrobust.storage.run_folder import RUNS, RunFolder, folder_of_run, new_run_dir, why_no_run, with_absolute_paths
+from fedrobust.running.launch import resumed_runs
+from fedrobust.storage.run_folder import RUNS, RunFolder, new_run_dir, with_absolute_paths
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_AND_THE_SAME = 2.0  # seconds: a signal to a whole group may reach a process twice, from its sender and a parent
-
-RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
 
 
 class Stopping:
@@ -76,7 +75,7 @@ def chosen_runs(
     """
     if not arguments.resume:
         return _fresh(arguments, settings, check)
-    runs = _resumed(Path(arguments.resume), settings)
+    runs = resumed_runs(Path(arguments.resume), settings, lambda line: print(line, file=sys.stderr))
     for cfg in runs.values():
         check(cfg)
     return runs
@@ -116,37 +115,6 @@ def _fresh(
         if keys := [key for key in reasons if key in settings or key in preset.keys]:
             print(f"{label}: {preset.name} sets what this run does not use: {', '.join(keys)}")
     return placed(Path(given) if given else new_run_dir(preset.name))
-
-
-def _resumed(folder: Path, settings: dict[str, str]) -> dict[str, RunConfig]:
-    """Label → config of the run in a folder, or of the runs one level below it that are not complete."""
-    for key in settings:
-        if not key.startswith(RESUMABLE):
-            raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
-    folders = [] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
-    folders = folders or [folder_of_run(folder)]
-    if not (folders[0] / "config.toml").exists():
-        raise ConfigError(f"--resume {why_no_run(folders[0])}")
-    runs = {}
-    for path in folders:
-        try:
-            started = RunFolder(path).read_config()
-            RunFolder(path).check_readable()
-        except RunFailed as error:
-            if len(folders) == 1:
-                raise
-            print(f"{shown(path)}: unreadable, left out: {error}", file=sys.stderr)
-            continue
-        flat = started.to_flat() | settings | {"run-dir": str(path), "resume": True}
-        if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
-            raise ConfigError(
-                f"num-rounds: cannot change in a resumed run whose rate follows it (central.schedule = "
-                f"{started.central.schedule!r})"
-            )
-        runs[path.name] = with_absolute_paths(RunConfig.from_flat(flat))
-    if not runs:
-        raise RunFailed(f"--resume {folder}: none of its {len(folders)} runs is readable")
-    return runs
 
 
 def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
-import warnings
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,10 +12,10 @@ from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
-from fedrobust.config.registry import objective_of
 from fedrobust.presets import preset_names
-from fedrobust.reports import labels
+from fedrobust.running import launch
 from fedrobust.running.follow import Watcher
+from fedrobust.running.launch import planned, quiet_flower_and_ray
 from fedrobust.running.preflight import check_run
 from fedrobust.storage.run_folder import RunFolder
 
@@ -53,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
     """The runs of a preset with these settings over it, or those to go on with."""
-    _quiet()
+    quiet_flower_and_ray()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _trackers(arguments, "", RunConfig())  # what is missing for them is said before a folder is made
     runs = chosen_runs(arguments, settings, lambda cfg: check_run(cfg, arguments.engine))
@@ -85,42 +83,7 @@ def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], co
 
     if is_complete(label, cfg, trackers, console):
         return 0
-    folder = RunFolder(cfg.run_dir)
-    cfg, engine, lines = _planned(cfg, asked)
-    console.print(styled((label, "bold"), f": {lines[0]}"), *lines[1:], sep="\n")
-    cfg = begin(label, cfg, kind=cfg.kind, engine=engine, **provenance())
-    return watched("run", label, cfg, lambda: _carry_out(cfg, engine, folder), trackers, console)
-
-
-def _planned(cfg: RunConfig, asked: str) -> tuple[RunConfig, str, list[str]]:
-    """The config with its workers filled in, the engine ("" of a central run), and what there is to say of both."""
-    from fedrobust.engines import pick_engine, plan_workers
-    from fedrobust.hardware.process import heed_cores
-
-    heed_cores()
-    if cfg.kind == "central":
-        cfg, _ = plan_workers(cfg, "local")
-        trained = f"{objective_of(cfg)} of {labels.network(cfg)} with {cfg.model.activation}"
-        some = "all" if cfg.central.images == "all" else f"the {labels.phrase('pool', cfg.pool.fraction)}"
-        return cfg, "", [f"{trained} on {some} of {labels.data(cfg)}, {cfg.workers.threads} CPU threads"]
-    engine, why = pick_engine(cfg, asked)
-    cfg, plan = plan_workers(cfg, engine)
-    clients = f"{cfg.strategy.name} on {labels.data(cfg)}, {cfg.num_clients} clients"
-    return cfg, engine, [clients, f"engine {engine} ({why}): {plan}"]
-
-
-def _carry_out(cfg: RunConfig, engine: str, folder: RunFolder) -> None:
-    """The run itself; the record then knows its memory."""
-    from fedrobust import engines
-    from fedrobust.hardware.memory import PeakMemory
-    from fedrobust.running import central
-
-    with PeakMemory() as memory:
-        engines.run(cfg, engine) if engine else central.run(cfg)
-    folder.update_record(peak_memory_bytes=max(memory.peak, folder.record().get("peak_memory_bytes", 0)))
-
-
-def _quiet() -> None:
-    """Flower and Ray log and warn about matters of their own; the display is ours."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    plan = planned(cfg, asked)
+    console.print(styled((label, "bold"), f": {plan.lines[0]}"), *plan.lines[1:], sep="\n")
+    cfg = begin(label, plan.cfg, kind=cfg.kind, engine=plan.engine, **provenance())
+    return watched("run", label, cfg, lambda: launch.carry_out(cfg, plan.engine), trackers, console)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import time
 from collections import Counter
@@ -19,14 +18,12 @@ from fedrobust.cli.arguments import count
 from fedrobust.cli.console import new_console, styled, typed
 from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config.names import short_metric
-from fedrobust.errors import ConfigError
-from fedrobust.storage.files import write_atomically
-from fedrobust.studies import load_study, study_names
-from fedrobust.studies.plan import PlannedRun
-from fedrobust.studies.sweep import Outcome, Sweep
+from fedrobust.studies import study_names
 
 if TYPE_CHECKING:  # help is there before PyTorch is
+    from fedrobust.running.sweeping import PlannedSweep
     from fedrobust.studies.plan import PlannedRun
+    from fedrobust.studies.sweep import Outcome, Sweep
 
 
 class SweepDisplay:
@@ -113,48 +110,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
-    from fedrobust.config.effects import limit_cases, refuse_unused
-    from fedrobust.running.preflight import check_data, check_settings
-    from fedrobust.storage.provenance import provenance
-    from fedrobust.studies.plan import plan_sweep, select
-    from fedrobust.studies.slots import plan_slots
-    from fedrobust.studies.sweep import Sweep, claimed
+    from fedrobust.running.sweeping import begun, planned_sweep
+    from fedrobust.storage.provenance import command_line
 
-    study, overrides = load_study(arguments.study), given_settings(arguments)
-    for key in ("run-dir", "seed"):
-        if key in overrides:
-            raise ConfigError(f"--{key}: a sweep has many; use {'--out' if key == 'run-dir' else '--seeds'}")
-    if arguments.seeds is not None:
-        study = study.with_seeds(arguments.seeds)
-    folder = arguments.out or Path("sweeps") / study.name
-    runs = select(plan_sweep(study, folder, overrides), arguments.only)
-    asked = overrides.keys() | (study.typed if not arguments.only else set())
-    found = refuse_unused({run.label: run.cfg for run in runs}, asked, engine=arguments.engine)
-    for run in runs:
-        check_settings(run.cfg)
-        if not arguments.dry_run:
-            run.folder.check_outside_of_runs()
-            check_data(run.cfg)
-    there = [run for run in runs if run.complete]
-    left = [run for run in runs if run not in there and not run.damage]
-    slots, why = plan_slots([run.cfg for run in left], arguments.engine, arguments.parallel)
+    plan = planned_sweep(
+        arguments.study,
+        given_settings(arguments),
+        seeds=arguments.seeds,
+        only=arguments.only,
+        folder=arguments.out,
+        engine=arguments.engine,
+        parallel=arguments.parallel,
+        dry_run=arguments.dry_run,
+    )
     console = new_console()
-    console.print(styled((study.name, "bold"), f": {len(runs)} runs, {len(there)} of them there"))
-    if keys := [key for key in study.settings if all(key in reasons for reasons in found.values())]:
-        console.print(f"{study.name} sets what no run uses: {', '.join(keys)}")
-    for line, number in Counter(line for run in runs for line in limit_cases(run.cfg)).items():
-        console.print(f"{line} ({number} of {len(runs)} runs)")
+    console.print(styled((plan.study.name, "bold"), f": {len(plan.runs)} runs, {plan.complete} of them there"))
+    if plan.unused:
+        console.print(f"{plan.study.name} sets what no run uses: {', '.join(plan.unused)}")
+    for line, number in plan.limit_cases.items():
+        console.print(f"{line} ({number} of {len(plan.runs)} runs)")
     if arguments.dry_run:
-        _print_plan(console, runs, left)
+        _print_plan(console, plan)
         return 0
-    if left:
-        console.print(f"{slots.parallel} at once, engine {slots.engine} ({why})")
-    facts = {**provenance(), "study": study.name, "description": study.description, "overrides": overrides}
-    with claimed(folder) as claim, SweepDisplay(console, runs) as display:
-        write_atomically(folder / "sweep.json", (json.dumps(facts, indent=2) + "\n").encode())
-        sweep = Sweep(runs, folder, slots, claim=claim, watch=display.update)
+    if plan.left:
+        console.print(f"{plan.slots.parallel} at once, engine {plan.slots.engine} ({plan.why})")
+    complete, states = plan.complete, Counter[str]()
+    display = SweepDisplay(console, plan.runs)
+    with begun(plan, display.update) as sweep, display:
         handlers = {name: signal.signal(name, lambda *_: sweep.stop()) for name in (signal.SIGINT, signal.SIGTERM)}
-        states = Counter()
         try:
             for outcome in sweep:
                 states[outcome.state] += 1
@@ -163,7 +146,7 @@ def main(arguments: argparse.Namespace) -> int:
             for name, handler in handlers.items():
                 signal.signal(name, handler)
     states["not begun"] = len(sweep.waiting)
-    return _close(console, folder, +states, len(there), str(facts["command"]))
+    return _close(console, plan.folder, +states, complete, command_line())
 
 
 def _close(console: Console, folder: Path, states: Counter[str], there: int, command: str) -> int:
@@ -180,12 +163,12 @@ def _close(console: Console, folder: Path, states: Counter[str], there: int, com
     return 1 if states["failed"] or states["unreadable"] else 0
 
 
-def _print_plan(console: Console, runs: list[PlannedRun], left: list[PlannedRun]) -> None:
-    total = sum(run.cost for run in runs)
+def _print_plan(console: Console, plan: PlannedSweep) -> None:
+    total = sum(run.cost for run in plan.runs)
     table = Table(Column("run", overflow="fold"), "state", Column("images", justify="right"), "share of the work")
-    for run in runs:
+    for run in plan.runs:
         state = "unreadable" if run.damage else run.folder.record().get("state", "")
         table.add_row(run.label, state, f"{run.images:,}", f"{run.cost / total:.1%}")
     console.print(table)
-    images = sum(round(run.images * (1 - run.share_done)) for run in left)
-    console.print(f"{len(left)} runs to do, {images:,} images to be trained on, passes counted")
+    images = sum(round(run.images * (1 - run.share_done)) for run in plan.left)
+    console.print(f"{len(plan.left)} runs to do, {images:,} images to be trained on, passes counted")

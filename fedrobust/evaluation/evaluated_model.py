@@ -102,6 +102,22 @@ def load_evaluated_model(
     return EvaluatedModel(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
 
 
+def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", data_dir: str = "") -> EvaluatedModel:
+    """Return a module with the data it is for.
+
+    Raises:
+        ConfigError: no data set is named, or the module has lazy layers without weights.
+        DataError: the data set is unknown or not there.
+    """
+    name = type(model).__name__
+    if not data_name:
+        raise ConfigError(f"{name}: a module does not say which data it is for; name a data set, such as cifar10")
+    _check_lazy(name, model)
+    dataset = _dataset(data_name, data_dir or None, classes)
+    facts = {"data": data_name, "classes": classes}
+    return EvaluatedModel(name, model, dataset, weights_digest(model), facts)
+
+
 def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
     """The data set, without its training images if they alone are not there."""
     try:
@@ -197,6 +213,11 @@ def _import(name: str) -> nn.Module:
         sys.path.remove("")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name}: is a {type(model).__name__}, not a torch.nn.Module or a function that returns one")
+    _check_lazy(name, model)
+    return model
+
+
+def _check_lazy(name: str, model: nn.Module) -> None:
+    """Raise ConfigError for layers whose shapes are not known yet."""
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
         raise ConfigError(f"{name}: has lazy layers without weights yet; show the model some images first")
-    return model

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fedrobust
 from fedrobust.config import toml
 from fedrobust.reports import labels
 from fedrobust.reports.evaluation import COLUMNS, flag_lines, rows, title
@@ -134,7 +134,7 @@ def _facts(overview: Overview) -> Iterator[str]:
     ]
     made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     facts = {
-        "Made": f"{made}, fedrobust {fedrobust.__version__}",
+        "Made": f"{made}, fedrobust {version('fedrobust')}",
         "Runs": f"{len(runs)} ({states})",
         "Settings": str(len(overview.groups)),
         "Seeds": ", ".join(map(str, seeds)),

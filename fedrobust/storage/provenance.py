@@ -24,7 +24,7 @@ OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # named where they are installed
 def provenance() -> dict[str, Any]:
     """Command, start, commit, versions and hardware of this process, for a record."""
     return {
-        "command": _command(),
+        "command": command_line(),
         "started": now(),
         "commit": commit(),
         "versions": _versions(),
@@ -32,7 +32,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _command() -> str:
+def command_line() -> str:
     """What was typed; of a foreign program only its name, because Flower hands its processes tokens as arguments."""
     program = Path(sys.argv[0])
     if program.name == "fedrobust" or program.parts[-2:] == ("fedrobust", "__main__.py"):
