@@ -118,7 +118,7 @@ def _folders(path: Path) -> dict[Path, RunFolder | PackedRun | str]:
         ConfigError: there are no runs, or the path is not there.
         OSError: the path itself cannot be looked into.
     """
-    found: dict[Path, RunFolder | PackedRun | str] = dict(_packed_at(path))
+    found: dict[Path, RunFolder | PackedRun | str] = dict(packed_at(path))
     if found:
         return found
     top = path.resolve(strict=True)
@@ -143,7 +143,7 @@ def _folders(path: Path) -> dict[Path, RunFolder | PackedRun | str]:
     return found
 
 
-def _packed_at(path: Path) -> dict[Path, PackedRun | str]:
+def packed_at(path: Path) -> dict[Path, PackedRun | str]:
     """Return the packed runs at or below a path where nothing lies itself."""
     top = path.resolve()
     packed = next((above for above in top.parents if (above / PACKED).is_file()), None)

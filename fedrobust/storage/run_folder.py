@@ -79,8 +79,9 @@ def folder_of_run(path: Path) -> Path:
 
 def why_no_run(path: Path) -> str:
     """Return why no run in this folder can be resumed or evaluated, where it has no config.toml."""
-    if (path / PACKED).is_file():
-        return f"{path}: holds packed runs, without models and checkpoints: name the folder that a run was made in"
+    above = () if path.exists() else path.absolute().parents
+    if packed := next((folder for folder in (path, *above) if (folder / PACKED).is_file()), None):
+        return f"{packed}: holds packed runs, without models and checkpoints: name the folder that a run was made in"
     return f"{path}: no run in it (no config.toml)"
 
 

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 
 from fedrobust.cli import main
+from fedrobust.reports.results import Overview
 from fedrobust.reports.runs import find_runs
+from fedrobust.reports.tables import summary_markdown
 from fedrobust.storage.csv_rows import read_csv, to_csv
 from fedrobust.storage.run_folder import RunFolder
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TEXTS = ["train", "5", "1e3", "null", "NaN", "true", "a,b", 'say "no"', "two\nlines", "", " 5", "ä", '"quoted"', "[1"]
 NUMBERS = [0, -3, 10**20, 1.0, 0.1, 1.4000000000000001, 1e-300, float("inf"), True, None, [1, 2.5], {"a": None}]
 
@@ -171,9 +174,10 @@ def test_damage_is_one_line_and_costs_the_runs_it_hits(kind, made, tmp_path, cap
 
 @pytest.mark.parametrize("command", [["evaluate"], ["run", "--resume"]])
 def test_what_needs_a_model_is_refused_in_a_line(command, made, capsys):
-    assert main([*command, str(made)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"{made}: holds packed runs, without models and checkpoints" in line
+    for path in (made, made / "fedavg-0-0"):
+        assert main([*command, str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{made}: holds packed runs, without models and checkpoints" in line
 
 
 def test_evaluate_names_packed_runs_among_others(made, capsys):
@@ -213,3 +217,11 @@ def test_cells_are_read_as_they_were_written(tmp_path):
     with open(path, newline="") as file:
         assert next(csv.reader(file)) == ["value", "place"]  # a key that comes later stands where its row has it
     assert len(path.read_text().splitlines()) == len(rows) + 2  # a row is a line
+
+
+@pytest.mark.parametrize("name", ["sharing-smoke", "dang-smoke", "sat-smoke", "activations-smoke"])
+def test_the_summaries_of_experiments_come_from_their_packed_runs(name):
+    overview = Overview.of([EXPERIMENTS / name])
+    assert not [run.problem for run in overview.runs if run.unreadable]
+    summary = summary_markdown(overview.compact(overview.summary), overview.runs)
+    assert summary == (EXPERIMENTS / name / "summary.md").read_text(encoding="utf-8")
