@@ -28,8 +28,9 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+# two workers, each of which takes whole files: what the tests of a file share is made once, and Ray starts once in it
 unit: $(READY)
-	$(BIN)/pytest --durations=12
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
 # the compose file's containers, and faults in them: needs a Docker Engine, and half an hour
 test-docker: $(READY)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.attacks import make_attack
 from fedrobust.config import RunConfig
-from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.data.own import load_own
 from fedrobust.data.split import shard_of, split_of
 from fedrobust.evaluation import EvaluationAttack, Stage, evaluate, make_suite
-from fedrobust.objectives import make_objective
+from fedrobust.training.build import augmentation, sgd_settings, training_attack, training_objective
 from fedrobust.training.context import run_context
-from fedrobust.training.loop import SGDSettings, TrainingSummary, train
+from fedrobust.training.loop import TrainingSummary, train
 
 PROBE_IMAGES = 256  # of a client's training images, for accuracies that its objective does not see
 
@@ -57,30 +54,18 @@ class LocalClient:
         training (of a probe after training where the objective does not see them), seconds, images, steps.
         """
         cfg, context = self.cfg, self.context
-        attack = make_attack(cfg.attack.name, **cfg.attack.model_dump(exclude={"name"}))
-        objective = make_objective(
-            instructions.objective,
-            attack=attack,
-            class_counts=torch.from_numpy(self._class_counts()).to(context.device),
-            epsilon=cfg.attack.epsilon,
-            **cfg.objective.model_dump(exclude={"name"}),
+        attack = training_attack(cfg)
+        objective = training_objective(
+            cfg, instructions.objective, attack, context, self.shard.train, awp_gamma=cfg.objective.awp_gamma
         )
-        schedule = SGDSettings(
-            epochs=cfg.local.epochs,
-            steps=cfg.local.steps,
-            batch_size=cfg.local.batch_size,
-            learning_rate=instructions.learning_rate,
-            momentum=cfg.local.momentum,
-            weight_decay=cfg.local.weight_decay,
-            proximal_mu=instructions.proximal_mu,
-        )
+        schedule = sgd_settings(cfg, learning_rate=instructions.learning_rate, proximal_mu=instructions.proximal_mu)
         summary = train(
             context.load(weights),
             context.images("train"),
             torch.from_numpy(self.shard.train),
             objective,
             schedule,
-            augmentation=AUGMENTATIONS[context.dataset.augmentation if cfg.local.augment else "none"],
+            augmentation=augmentation(cfg, context.dataset),
             precision=context.precision,
             seed=cfg.seed,
             stream=("client", self.partition, instructions.server_round),
@@ -101,11 +86,6 @@ class LocalClient:
             stream=("client-evaluation", self.partition, server_round),
         )
         return {"num-examples": evaluation.num_images, **evaluation.metrics()}
-
-    def _class_counts(self) -> np.ndarray:
-        """Images of each class the client trains on, pool included [C]."""
-        dataset = self.context.dataset
-        return np.bincount(dataset.train.labels[self.shard.train], minlength=dataset.num_classes)
 
     def _metrics(self, summary: TrainingSummary, attack: EvaluationAttack) -> dict[str, float]:
         natural, adversarial = summary.natural_accuracy, summary.adversarial_accuracy

@@ -41,15 +41,36 @@ QUICK = RunConfig.from_flat(
 )
 
 
+# those that take longest, longest first
+LONGEST = (
+    "deployment/test_deployed.py",
+    "engines/test_flwr_runtime.py",
+    "cli/test_cli.py",
+    "studies/test_sweep.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let workers that run side by side begin with the longest files: otherwise one would wait for the other's last."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        tests = Path(__file__).parent
+        first = {tests / name: place for place, name in enumerate(LONGEST)}
+        assert all(path.exists() for path in first), "LONGEST names a file that is not there"
+        items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_and_one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Numbers depend on the number of threads; processes that a test starts inherit both settings."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose own folder is one below that of all workers
+        session = session.parent
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         if not os.environ.get("FEDROBUST_CACHE"):
-            patch.setenv("FEDROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
+            patch.setenv("FEDROBUST_CACHE", str(session / "cache"))
         yield
 
 

@@ -1,5 +1,6 @@
 """What a client and a central run hand to the attack, the objective and the training loop: every setting, as given."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import clients.local
 import fedrobust.training.central
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
+from fedrobust.training import build
 from fedrobust.training.central import Trainer
 from fedrobust.training.context import run_context
 
@@ -60,8 +62,9 @@ def handed(request, quick, monkeypatch):
         seen.training = {"index": index, "schedule": schedule, **settings}
         raise Handed
 
-    for spy in (make_attack, make_objective, train):
-        monkeypatch.setattr(module, spy.__name__, spy)
+    monkeypatch.setattr(build, "make_attack", make_attack)
+    monkeypatch.setattr(build, "make_objective", make_objective)
+    monkeypatch.setattr(module, "train", train)
     changes = AWAY | {"kind": request.param, "objective.name": "mixed", "attack.name": "mim"}
     cfg = RunConfig.from_flat(quick().to_flat() | changes)
     context = run_context(cfg)
@@ -107,6 +110,20 @@ def test_training_is_given_schedule_seed_precision_and_a_stream_of_its_own(hande
     assert seen.training["schedule"].proximal_mu == (TOLD.proximal_mu if seen.kind == "federated" else 0.0)
     assert (seen.training["seed"], seen.training["precision"]) == (5, torch.float32)
     assert seen.training["stream"] == ("client", 1 if seen.kind == "federated" else 0, 4)
+
+
+def test_a_client_trains_at_the_rate_it_is_told(quick, monkeypatch):
+    rates = []
+
+    def train(model, data, index, objective, schedule, **settings):
+        rates.append(schedule.learning_rate)
+        raise Handed
+
+    monkeypatch.setattr(clients.local, "train", train)
+    client = LocalClient(quick(local__learning_rate=0.02), 1)
+    with pytest.raises(Handed):
+        client.train(client.context.weights(), replace(TOLD, learning_rate=0.5))
+    assert rates == [0.5]
 
 
 @pytest.mark.parametrize("mode", ["add", "replace", "control"])

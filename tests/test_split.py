@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import clients.local
 from clients.local import Instructions, LocalClient
 from fedrobust.config import RunConfig
 from fedrobust.data.split import make_split, split_of, summarise_split
 from fedrobust.errors import ConfigError
 from fedrobust.presets import load_preset
 from fedrobust.running.evaluator import RunEvaluator
+from fedrobust.training import build
 from fedrobust.training.context import run_context
 from partitions import MODES, PARTITIONS
 
@@ -176,13 +176,13 @@ def test_server_and_clients_have_the_same_split(quick):
 def test_the_class_prior_counts_own_and_pool(quick, monkeypatch):
     cfg = quick(strategy__name="calfat", pool__fraction=0.2, local__steps=1)
     client, seen = LocalClient(cfg, 1), []
-    make = clients.local.make_objective
+    make = build.make_objective
 
     def spy(name, **settings):
         seen.append(settings["class_counts"])
         return make(name, **settings)
 
-    monkeypatch.setattr(clients.local, "make_objective", spy)
+    monkeypatch.setattr(build, "make_objective", spy)
     client.train(client.context.weights(), Instructions(1, 0.01, "calfat", 0.0))
     labels = client.context.dataset.train.labels
     own, pool = (np.bincount(labels[index], minlength=10) for index in (client.shard.own, split_of(cfg).pool))

@@ -14,7 +14,6 @@ import torch
 
 import clients.app
 import clients.local
-import fedrobust.training.central
 from clients.app import app
 from clients.local import Instructions, LocalClient
 from fedrobust.config import FIELDS, RunConfig
@@ -28,6 +27,7 @@ from fedrobust.running import central
 from fedrobust.running.evaluator import RunEvaluator
 from fedrobust.storage.checkpoint import load_model
 from fedrobust.storage.run_folder import RunFolder
+from fedrobust.training import build
 from fedrobust.training.central import Trainer
 from fedrobust.training.context import run_context
 from strategies.federation import Federation
@@ -199,9 +199,8 @@ def test_data_own(quick, monkeypatch):
 @pytest.mark.parametrize(("augment", "name"), [(True, "crop"), (False, "none")])
 def test_local_augment(quick, monkeypatch, kind, augment, name):
     used = []
-    for module in (clients.local, fedrobust.training.central):
-        spies = {entry: lambda x, _, entry=entry: used.append(entry) or x for entry in AUGMENTATIONS}
-        monkeypatch.setattr(module, "AUGMENTATIONS", spies)
+    spies = {entry: lambda x, _, entry=entry: used.append(entry) or x for entry in AUGMENTATIONS}
+    monkeypatch.setattr(build, "AUGMENTATIONS", spies)
     cfg = quick(local__augment=augment, local__steps=1, kind=kind)
     context = run_context(cfg)
     cropped = replace(context, dataset=replace(context.dataset, augmentation="crop"))

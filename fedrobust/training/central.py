@@ -12,15 +12,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from fedrobust.attacks import make_attack
 from fedrobust.config import Central, RunConfig
 from fedrobust.config.names import split_list
 from fedrobust.config.registry import objective_of
-from fedrobust.data.device import AUGMENTATIONS
-from fedrobust.objectives import Objective, make_objective
+from fedrobust.objectives import Objective
 from fedrobust.storage.checkpoint import Arrays
+from fedrobust.training.build import augmentation, sgd_settings, training_attack, training_objective
 from fedrobust.training.context import RunContext, as_tensor
-from fedrobust.training.loop import SGDSettings, TrainingSummary, train
+from fedrobust.training.loop import TrainingSummary, train
 
 Factor = Callable[[float], float]
 
@@ -93,16 +92,8 @@ class Trainer:
     def __init__(self, cfg: RunConfig, context: RunContext, index: np.ndarray, start: Arrays) -> None:
         self.cfg, self.context = cfg, context
         self.index = torch.from_numpy(index)
-        local = cfg.local
-        self.schedule = SGDSettings(
-            epochs=local.epochs,
-            steps=local.steps,
-            batch_size=local.batch_size,
-            learning_rate=local.learning_rate,
-            momentum=local.momentum,
-            weight_decay=local.weight_decay,
-        )
-        self.attack = make_attack(cfg.attack.name, **cfg.attack.model_dump(exclude={"name"}))
+        self.schedule = sgd_settings(cfg)
+        self.attack = training_attack(cfg)
         self.steps_per_round = self.schedule.num_steps(len(index))
         self.total = self.steps_per_round * cfg.num_rounds
         self._weights = _tensors(start)
@@ -123,7 +114,7 @@ class Trainer:
             self.index,
             self._objective(number),
             self.schedule,
-            augmentation=AUGMENTATIONS[self.context.dataset.augmentation if self.cfg.local.augment else "none"],
+            augmentation=augmentation(self.cfg, self.context.dataset),
             precision=self.context.precision,
             seed=self.cfg.seed,
             stream=("client", 0, number),  # a lone client's, so that it can be held against this
@@ -178,18 +169,10 @@ class Trainer:
         self._rates = LambdaLR(self._optimizer, lambda step: factor(step / self.total), last_epoch=done - 1)
 
     def _objective(self, number: int) -> Objective:
-        settings = self.cfg.objective.model_dump(exclude={"name"})
-        if (number - 1) / self.cfg.num_rounds < self.cfg.central.awp_start:
-            settings["awp_gamma"] = 0.0
-        labels = self.context.dataset.train.labels[self.index.numpy()]
-        counts = np.bincount(labels, minlength=self.context.dataset.num_classes)
-        return make_objective(
-            objective_of(self.cfg),
-            attack=self.attack,
-            class_counts=torch.from_numpy(counts).to(self.context.device),
-            epsilon=self.cfg.attack.epsilon,
-            **settings,
-        )
+        begun = (number - 1) / self.cfg.num_rounds >= self.cfg.central.awp_start
+        gamma = self.cfg.objective.awp_gamma if begun else 0.0
+        name = objective_of(self.cfg)
+        return training_objective(self.cfg, name, self.attack, self.context, self.index.numpy(), awp_gamma=gamma)
 
     def _make_average(self) -> AveragedModel | None:
         settings = self.cfg.central

@@ -179,8 +179,8 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(here, number, send, wait_un
     process = subprocess.Popen(
         [
             *[sys.executable, "-P", "-m", "fedrobust", "run", "quickstart", "--variant", "fedavg", "--engine", "ray"],
-            *["--num-rounds", "500", "--run-dir", "mine", "--attack.steps", "1", "--workers.num", "2"],
-            *["--workers.threads", "1"],
+            *["--num-rounds", "500", "--run-dir", "mine", "--attack.steps", "1", "--workers.num", "1"],
+            *["--workers.threads", "1", "--data.train-images", "300", "--data.test-images", "60"],
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

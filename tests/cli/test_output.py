@@ -86,11 +86,11 @@ def fedrobust(*arguments, **keywords):
 
 
 def test_ascii_is_enough(tmp_path):
-    """`list` has ε, × and dashes in it."""
+    """The presets have × and dashes in them."""
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = fedrobust("list", stdout=subprocess.PIPE, env=env, cwd=tmp_path)
+    done = fedrobust("list", "presets", stdout=subprocess.PIPE, env=env, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "8\\xd78\\xd71" in done.stdout
+    assert "48\\xd748" in done.stdout
     done = fedrobust("run", "größe", stdout=subprocess.PIPE, env=env, cwd=tmp_path)
     assert done.returncode == 2
     assert "unknown preset 'gr\\xf6\\xdfe'" in done.stderr
@@ -98,7 +98,7 @@ def test_ascii_is_enough(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [["list", "strategies"], ["runs", "--help"], ["list", "nothing"]])
+@pytest.mark.parametrize("command", [["list", "settings"], ["runs", "--help"], ["list", "nothing"]])
 def test_a_full_disk_behind_the_output_is_one_line(tmp_path, command, unbuffered):
     with open(FULL, "w") as full:
         done = fedrobust(*command, stdout=full, cwd=tmp_path, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
@@ -126,7 +126,7 @@ def test_so_it_is_for_every_command(tmp_path, command, monkeypatch, capsys):
 
 def test_closed_standard_output_is_no_traceback(tmp_path):
     done = subprocess.run(
-        ["sh", "-c", f"{shlex.quote(sys.executable)} -P -m fedrobust list strategies >&-"],
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -P -m fedrobust list settings >&-"],
         stderr=subprocess.PIPE,
         cwd=tmp_path,
     )

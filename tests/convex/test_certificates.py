@@ -23,20 +23,21 @@ def attacked(lifted: Lifted, x: Tensor, y: Tensor, radius: float, norm: str, res
     """The lowest margin that PGD with decaying steps finds, [n]; without [0, 1], so that the whole ball is its own."""
     generator = torch.Generator().manual_seed(7)
     lowest = margins(lifted, x, y)
-    for _ in range(restarts):
-        delta = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        delta = radius * (delta.sign() if norm == "linf" else delta / delta.norm(dim=1, keepdim=True))
-        for step in range(steps):
-            delta.requires_grad_()
-            (slope,) = torch.autograd.grad(margins(lifted, x + delta, y).sum(), delta)
-            length = 2 * radius * (1 - step / steps)
-            with torch.no_grad():
-                if norm == "linf":
-                    delta = (delta - length * slope.sign()).clamp(-radius, radius)
-                else:
-                    delta = delta - length * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-300)
-                    delta = delta * (radius / delta.norm(dim=1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
-                lowest = torch.minimum(lowest, margins(lifted, x + delta, y))
+    x, y = x.repeat(restarts, 1), y.repeat(restarts)  # all restarts at once
+    delta = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    delta = radius * (delta.sign() if norm == "linf" else delta / delta.norm(dim=1, keepdim=True))
+    for step in range(steps):
+        delta.requires_grad_()
+        (slope,) = torch.autograd.grad(margins(lifted, x + delta, y).sum(), delta)
+        length = 2 * radius * (1 - step / steps)
+        with torch.no_grad():
+            if norm == "linf":
+                delta = (delta - length * slope.sign()).clamp(-radius, radius)
+            else:
+                delta = delta - length * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-300)
+                delta = delta * (radius / delta.norm(dim=1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
+            found = margins(lifted, x + delta, y).view(restarts, -1)
+            lowest = torch.minimum(lowest, found.amin(0))
     return lowest
 
 

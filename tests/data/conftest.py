@@ -84,12 +84,8 @@ def tiny_rows() -> list[tuple[bytes, int]]:
 
 
 @pytest.fixture(scope="session")
-def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """All of CIFAR-10 from FEDROBUST_DATA; parallel test workers share one cache."""
+def cifar10() -> Dataset:
+    """All of CIFAR-10 from FEDROBUST_DATA, decoded into the cache of the session."""
     if not os.environ.get("FEDROBUST_DATA"):
         pytest.skip("FEDROBUST_DATA is unset: no CIFAR-10 in parquet files here")
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDROBUST_CACHE", str(base / "cifar10-cache"))
-        return load("cifar10")
+    return load("cifar10")

@@ -40,18 +40,19 @@ sys.addaudithook(note)
 
 
 class Watch(threading.Thread):
-    """Sees every process that descends from this one during the block, detached and renamed ones included."""
+    """Sees every process that is started below this one during the block, detached and renamed ones included."""
 
     def __init__(self, interrupt_at: str = "") -> None:
         super().__init__(daemon=True)
         self._seen: set[psutil.Process] = set()
+        self._before = set(psutil.Process().children(recursive=True))  # other tests' helpers: a forkserver stays
         self.listening: set[tuple[str | None, str]] = set()  # name of a process, address
         self._over = threading.Event()
         self._interrupt_at = interrupt_at
 
     def run(self) -> None:
         while not self._over.wait(0.3):
-            children = psutil.Process().children(recursive=True)
+            children = set(psutil.Process().children(recursive=True)) - self._before
             self._seen.update(children)
             for process in children:
                 with suppress(psutil.NoSuchProcess):

@@ -252,7 +252,8 @@ RESIDUAL = {
     "num_rounds": 1,
     "model__name": "resnet18",
     "model__width": 0.0625,
-    "data__train_images": 200,
+    "attack__steps": 1,
+    "data__train_images": 120,
     "data__test_images": 20,
     "partition__min_samples": 2,
 }

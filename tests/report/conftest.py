@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,20 @@ def swept(tmp_path_factory, quick, federate) -> Path:
 
 
 @pytest.fixture
-def study(swept, tmp_path) -> Iterator[Path]:
-    """A copy of it, with an evaluation, a run that failed in its last round, one before its first, one at work."""
-    folder = tmp_path / "study"
+def study(study_in, tmp_path) -> Iterator[Path]:
+    """A study of this test's own, which it may change."""
+    with study_in(tmp_path / "study") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def study_in(swept) -> Callable[[Path], AbstractContextManager[Path]]:
+    """Lay a copy of `swept` there, with an evaluation, a run that failed in its last round, one before its first, one
+    at work."""
+    return contextmanager(lambda folder: _lay_out(swept, folder))
+
+
+def _lay_out(swept: Path, folder: Path) -> Iterator[Path]:
     shutil.copytree(swept, folder)
     evaluated = RunFolder(folder / "fedavg-0-0")
     subject = EVALUATION["subject"] | {"round": evaluated.record()["best"]["round"]}

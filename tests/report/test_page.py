@@ -4,6 +4,7 @@ import html.parser
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -49,11 +50,18 @@ class Page(html.parser.HTMLParser):
             self.rows[-1][-1] += data
 
 
+@pytest.fixture(scope="module")
+def reported(study_in, tmp_path_factory):
+    """A study and its report, which no test changes."""
+    folder = tmp_path_factory.mktemp("reported")
+    with study_in(folder / "study") as study:
+        assert main(["report", str(study), "--out", str(folder / "out"), "--target-robust", "0.05"]) == 0
+        yield study, folder / "out"
+
+
 @pytest.fixture
-def out(study, tmp_path, capsys):
-    assert main(["report", str(study), "--out", str(tmp_path / "out"), "--target-robust", "0.05"]) == 0
-    assert "report.html" in capsys.readouterr().out
-    return tmp_path / "out"
+def out(reported):
+    return reported[1]
 
 
 def test_every_file_is_there(out):
@@ -68,13 +76,17 @@ def test_every_file_is_there(out):
     assert written["natural_accuracy"].sum() == pytest.approx(parquet["natural_accuracy"].sum())
 
 
-def test_figures_of_an_earlier_report_go(out, study, tmp_path, capsys):
+def test_figures_of_an_earlier_report_go(reported, tmp_path, capsys):
+    study, before = reported
+    out = Path(shutil.copytree(before, tmp_path / "out"))
     (out / "mine.png").write_bytes(b"")
     assert main(["report", str(study / "early"), "--out", str(out)]) == 0
+    assert "report.html" in capsys.readouterr().out
     assert [path.name for path in out.glob("*.png")] == ["mine.png"]
 
 
-def test_the_page_holds_every_run_and_asks_nothing_of_a_network(out, study):
+def test_the_page_holds_every_run_and_asks_nothing_of_a_network(reported):
+    study, out = reported
     text = (out / "report.html").read_text()
     page = Page(text)
     assert page.open == []

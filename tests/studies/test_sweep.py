@@ -21,7 +21,10 @@ from fedrobust.studies.sweep import claimed
 STUDY = """
 preset = "quickstart"
 [settings]
+num-clients = 2
 num-rounds = 2
+data.train-images = 300
+data.test-images = 60
 attack.steps = 1
 evaluation.attacks = "fgsm,pgd-2"
 evaluation.select-by = "pgd-2"
@@ -127,7 +130,7 @@ def test_one_sweep_at_a_time(here):
 
 @pytest.mark.timeout(900)
 def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, wait_until, output_at_end):
-    command = ["sweep", "mine.toml", "--parallel", "1", "--num-rounds", "10"]
+    command = ["sweep", "mine.toml", "--parallel", "1", "--num-rounds", "15"]
     command += ["--local.learning-rate", "0.01", "--seeds", "0,1"]
     (here / "mine.toml").write_text(STUDY.replace("local.learning-rate = [0.01, 1e12]", "attack.steps = [1]"))
     folder = RunFolder(here / "sweeps" / "mine" / "steps=1,seed=0")
@@ -139,10 +142,10 @@ def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, wait_until, outpu
     assert "1 interrupted, 1 not begun" in out
     assert f"stopped, 2 of the runs are left; go on with: {shlex.join(['fedrobust', *command])}" in out
     done = len(folder.read("rounds.jsonl"))
-    assert 2 <= done < 10
+    assert 2 <= done < 15
     assert folder.record()["state"] == "interrupted"
     assert main([*command, "--only", "seed=0"]) == 0
-    assert [row["round"] for row in folder.read("rounds.jsonl")] == list(range(1, 11))
+    assert [row["round"] for row in folder.read("rounds.jsonl")] == list(range(1, 16))
     assert "completed" in capfd.readouterr().out
 
 
