@@ -7,8 +7,9 @@ rounds.csv, clients.csv and images.csv hold the rows of all runs, the run's name
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ class PackedRun:
 
     at_work = False
 
-    def __init__(self, packed: Path, line: Mapping[str, Any], logs: Mapping[str, list[Row]]) -> None:
+    def __init__(
+        self,
+        packed: Path,
+        line: Mapping[str, Any],
+        logs: Mapping[str, list[Row]],
+        images: Callable[[], Mapping[str, list[Row]]],
+    ) -> None:
         self.packed, self.path = packed, packed / line["run"]
-        self._line, self._logs = line, logs
+        self._line, self._logs, self._images = line, logs, images
 
     def record(self) -> dict[str, Any]:
         """Return the run's record."""
@@ -75,12 +82,12 @@ class PackedRun:
         """
         if IMAGES not in self._line["digests"]:
             return {}
-        rows = _by_run(read_csv(self.packed / IMAGES)).get(self._line["run"], [])
+        rows = self._images().get(self._line["run"], [])
         _check(rows, self._line, IMAGES)
-        images: dict[str, list[Row]] = {}
+        found: dict[str, list[Row]] = {}
         for row in rows:
-            images.setdefault(row.pop("evaluation"), []).append(row)
-        return images
+            found.setdefault(row["evaluation"], []).append({key: row[key] for key in row if key != "evaluation"})
+        return found
 
     def read_sweep(self) -> dict[str, Any]:
         """Return the record of the sweep that the run is part of; {} if it is in none."""
@@ -154,6 +161,7 @@ def read_packed(folder: Path) -> dict[Path, PackedRun | str]:
             tables[table] = _by_run(read_csv(folder / table)) if needed else {}
         except RunFailed as error:
             found[folder / table] = str(error).removeprefix(f"{folder / table}: ")
+    images = cache(lambda: _by_run(read_csv(folder / IMAGES)))  # a large table that no report needs
     for entry in entries:
         if not tables.keys() >= entry["digests"].keys() - {IMAGES}:
             continue  # its rows are in a file that cannot be read, which has a line of its own
@@ -161,7 +169,7 @@ def read_packed(folder: Path) -> dict[Path, PackedRun | str]:
         try:
             for log, table in TABLES.items():
                 _check(logs[log], entry, table)
-            found[folder / run] = PackedRun(folder, entry, logs)
+            found[folder / run] = PackedRun(folder, entry, logs, images)
         except RunFailed as error:
             found[folder / run] = str(error)
     return found
