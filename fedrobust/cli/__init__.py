@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
     "runs": ("fedrobust.cli.runs", "which runs there are, how far they came, what went wrong"),
+    "pack": ("fedrobust.cli.pack", "the measurements of any runs in a few files, without models"),
     "report": ("fedrobust.cli.report", "what any runs came to, over their seeds: tables, figures, a page"),
     "certs": ("fedrobust.cli.certs", "the keys of a deployment: an authority, the server's certificate, a bundle each"),
     "deploy": ("fedrobust.cli.deploy", "a preset's runs on real SuperNodes: submit, follow, and an exit code"),

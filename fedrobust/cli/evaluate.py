@@ -97,21 +97,28 @@ def main(arguments: argparse.Namespace) -> int:
 def _below(name: str, console: Console) -> Iterator[str]:
     """The evaluated itself; of a folder that is no run's, the runs below it that completed, and why not the others.
 
+    Raises:
+        ConfigError: `name` is a folder of packed runs, or one of these.
+
     A file in a run's folder that holds no weights stands for the run.
     """
     from fedrobust.evaluation.evaluated_model import WEIGHTS
-    from fedrobust.reports.runs import find_runs
-    from fedrobust.storage.run_folder import folder_of_run
+    from fedrobust.reports.runs import find_runs, packed_at
+    from fedrobust.storage.run_folder import PACKED, RunFolder, folder_of_run, why_no_run
 
     path = Path(name)
     if path.suffix not in WEIGHTS and path.is_file():
         path = folder_of_run(path)
         name = str(shown(path))
+    if (path / PACKED).is_file() or packed_at(path):
+        raise ConfigError(why_no_run(path))
     if not path.is_dir() or (path / "record.json").exists() or (path / "config.toml").exists():
         yield name
         return
     for run in find_runs([path]):
-        if run.state == "completed":
+        if not isinstance(run.folder, RunFolder):
+            console.print(f"{shown(run.folder.path)}: packed, without its models, left out")
+        elif run.state == "completed":
             yield str(shown(run.folder.path))
         else:
             why = f": {run.problem}" if run.unreadable else ""

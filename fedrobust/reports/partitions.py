@@ -20,7 +20,6 @@ from fedrobust.reports import labels, style
 from fedrobust.reports.groups import Group
 from fedrobust.reports.runs import Run
 from fedrobust.reports.style import DPI
-from fedrobust.storage.run_folder import CLIENTS
 
 Style = Literal["bars", "bubbles"]
 STYLES: tuple[Style, ...] = ("bars", "bubbles")
@@ -109,15 +108,15 @@ def draw_partitions(groups: Sequence[Group], folder: Path) -> list[tuple[Path, s
     The first run of every group goes before the second of any, so that settings are seen before seeds.
     """
     runs = [(place, run) for group in groups for place, run in enumerate(group.runs)]
-    drawn: dict[bytes, tuple[Path, str]] = {}
+    drawn: dict[str, tuple[Path, str]] = {}
     for _, run in sorted(runs, key=lambda entry: entry[0]):
-        if run.config is None or not run.folder.partition.exists() or len(drawn) == len(FILES):
+        if run.config is None or not run.partition or len(drawn) == len(FILES):
             continue
-        table = run.folder.partition.read_bytes()
-        if table not in drawn:
+        same = str(run.partition)
+        if same not in drawn:
             path, title = folder / FILES[len(drawn)], labels.partition(run.config)
-            _draw(pd.read_csv(run.folder.partition), run.config.data, title, path)
-            drawn[table] = path, title
+            _draw(pd.DataFrame(run.partition), run.config.data, title, path)
+            drawn[same] = path, title
     return list(drawn.values())
 
 
@@ -193,6 +192,6 @@ def _ordered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, list[int]]:
 
 def _last_asked(run: Run, name: str) -> list[tuple[float, int]]:
     """(accuracy, client) of the last round in which clients evaluated, in ascending order."""
-    rows = [row for row in run.folder.read(CLIENTS) if row["phase"] == "evaluate" and name in row]
+    rows = [row for row in run.clients if row["phase"] == "evaluate" and name in row]
     last = max((row["round"] for row in rows), default=0)
     return sorted((row[name], row["client"]) for row in rows if row["round"] == last)

@@ -13,8 +13,8 @@ from typing import Any
 from fedrobust.config import WORST_CASE, RunConfig
 from fedrobust.config.names import split_list
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.storage.files import read_json
-from fedrobust.storage.run_folder import ROUNDS, RunFolder, folder_of_run
+from fedrobust.reports.packed import PackedRun, read_packed
+from fedrobust.storage.run_folder import CLIENTS, PACKED, ROUNDS, RunFolder, folder_of_run
 
 MODELS = ("best", "last")
 EVALUATED = ("subject", "num_images", "epsilon", "norm", "accuracy", "flags")  # what every evaluation's record has
@@ -22,7 +22,7 @@ EVALUATED = ("subject", "num_images", "epsilon", "norm", "accuracy", "flags")  #
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run's folder says.
+    """What a run's folder says, or its place among packed runs.
 
     name: its folder, as seen from the nearest one above all runs that were asked for.
     config: None where there is none that can be read: the run did not come to round 1, or another version wrote it.
@@ -31,7 +31,7 @@ class Run:
     """
 
     name: str
-    folder: RunFolder
+    folder: RunFolder | PackedRun
     record: dict[str, Any]
     config: RunConfig | None
     problem: str
@@ -43,15 +43,23 @@ class Run:
         return [] if self.unreadable else self.folder.read(ROUNDS)
 
     @cached_property
+    def clients(self) -> list[dict[str, Any]]:
+        """The rows of clients.jsonl."""
+        return [] if self.unreadable else self.folder.read(CLIENTS)
+
+    @cached_property
+    def partition(self) -> dict[str, list[Any]]:
+        """The columns of partition.csv, a value per client in each; {} if there is none."""
+        return {} if self.unreadable else self.folder.read_partition()
+
+    @cached_property
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """Name → record of each finished `fedrobust evaluate` in its folder."""
-        if self.unreadable:
-            return {}
-        paths = [
-            *self.folder.path.glob("evaluations/*/evaluation.json"),
-            *self.folder.path.glob("evaluation/evaluation.json"),
-        ]
-        return {path.parent.name: _evaluation(path) for path in sorted(paths)}
+        records = {} if self.unreadable else self.folder.read_evaluations()
+        return {
+            Path(place).name: _evaluation(record, self.folder.path / place / "evaluation.json")
+            for place, record in records.items()
+        }
 
     @property
     def state(self) -> str:
@@ -83,12 +91,14 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Every run at or below the paths, oldest first; of a path inside a run's folder, that run.
+    """Return every run at or below the paths, oldest first; of a path inside a run's folder, that run.
+
+    A packed run is at the path that its folder would have beside runs.jsonl.
 
     Raises:
         ConfigError: a path has none, or is not there.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, RunFolder | PackedRun | str] = {}
     for path in paths:
         try:
             found |= _folders(path)
@@ -97,31 +107,49 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         except OSError as error:
             raise ConfigError(f"{path}: {_unread(error)}") from error
     above = common_folder(found)
-    runs = [_read(folder, folder.relative_to(above).as_posix(), problem) for folder, problem in found.items()]
+    runs = [_read(path, path.relative_to(above).as_posix(), found[path]) for path in sorted(found)]
     return sorted(runs, key=lambda run: run.record.get("started", ""))
 
 
-def _folders(path: Path) -> dict[Path, str]:
-    """Return the folders of the runs at or below a path, and those that cannot be looked into, with why.
+def _folders(path: Path) -> dict[Path, RunFolder | PackedRun | str]:
+    """Return the runs at or below a path by their folders, and what cannot be read, with why.
 
     Raises:
         ConfigError: there are no runs, or the path is not there.
         OSError: the path itself cannot be looked into.
     """
-    top, closed = path.resolve(strict=True), dict[Path, str]()
+    found: dict[Path, RunFolder | PackedRun | str] = dict(packed_at(path))
+    if found:
+        return found
+    top = path.resolve(strict=True)
 
     def note(error: OSError) -> None:
         if Path(error.filename) == top:
             raise error
-        closed[Path(error.filename)] = _unread(error)
+        found[Path(error.filename)] = _unread(error)
 
-    walk = os.walk(top, onerror=note) if top.is_dir() else ()
-    found = dict.fromkeys(sorted(Path(folder) for folder, _, files in walk if "record.json" in files), "") | closed
+    if top.name == PACKED and top.is_file():
+        found |= read_packed(top.parent)
+    for name, _, files in os.walk(top, onerror=note) if top.is_dir() else ():
+        if "record.json" in files:
+            found[Path(name)] = RunFolder(name)
+        if PACKED in files:
+            found |= read_packed(Path(name))
     if not found:
-        found = {folder_of_run(top): ""}
-        if not all((folder / "record.json").is_file() for folder in found):
+        folder = folder_of_run(top)
+        if not (folder / "record.json").is_file():
             raise ConfigError(f"{path}: no run in it (no record.json)")
+        found[folder] = RunFolder(folder)
     return found
+
+
+def packed_at(path: Path) -> dict[Path, PackedRun | str]:
+    """Return the packed runs at or below a path where nothing lies itself."""
+    top = path.resolve()
+    packed = next((above for above in top.parents if (above / PACKED).is_file()), None)
+    if path.exists() or packed is None:
+        return {}
+    return {place: run for place, run in read_packed(packed).items() if place.is_relative_to(top)}
 
 
 def _unread(error: OSError) -> str:
@@ -139,10 +167,9 @@ def common_judge(runs: Iterable[Run]) -> str:
     return judges.most_common(1)[0][0] if judges else ""
 
 
-def _read(path: Path, name: str, problem: str) -> Run:
-    folder = RunFolder(path)
-    if problem:
-        return Run(name, folder, {}, None, problem, unreadable=True)
+def _read(path: Path, name: str, folder: RunFolder | PackedRun | str) -> Run:
+    if isinstance(folder, str):
+        return Run(name, RunFolder(path), {}, None, folder, unreadable=True)
     try:
         run = _read_whole(folder, name)
         _ = run.rounds, run.evaluations  # damaged or not, that is seen here
@@ -151,20 +178,23 @@ def _read(path: Path, name: str, problem: str) -> Run:
         return Run(name, folder, {}, None, str(error).replace(f"{path}{os.sep}", ""), unreadable=True)
 
 
-def _read_whole(folder: RunFolder, name: str) -> Run:
+def _read_whole(folder: RunFolder | PackedRun, name: str) -> Run:
     record = folder.record()
     problem = record.get("error", "")
     try:
         return Run(name, folder, record, folder.read_config(), problem)
     except ConfigError as error:
-        there = (folder.path / "config.toml").exists()
+        there = folder.read_flat_config() is not None
         why = str(error) if there else "no config.toml: it did not come to round 1"
         return Run(name, folder, record, None, problem or " ".join(why.split()))
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
-    """An evaluation's record, also one whose key was "worst case" as it was once. Raises RunFailed if it is damaged."""
-    record = read_json(path)
+def _evaluation(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return an evaluation's record as it is written today: the key "worst-case" was "worst case" once.
+
+    Raises:
+        RunFailed: it is damaged.
+    """
     for found in (record.get("accuracy"), *record.get("per_class", []), *record.get("per_client", [])):
         if isinstance(found, dict) and "worst case" in found:
             found[WORST_CASE] = found.pop("worst case")

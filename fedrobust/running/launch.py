@@ -13,7 +13,7 @@ from fedrobust.config import RunConfig
 from fedrobust.config.registry import objective_of
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.reports import labels
-from fedrobust.storage.run_folder import RunFolder, folder_of_run, with_absolute_paths
+from fedrobust.storage.run_folder import RunFolder, folder_of_run, why_no_run, with_absolute_paths
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def resumed_runs(
     folders = [] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
     folders = folders or [folder_of_run(folder)]
     if not (folders[0] / "config.toml").exists():
-        raise ConfigError(f"--resume {folder}: no run in it (no config.toml)")
+        raise ConfigError(f"--resume {why_no_run(folders[0])}")
     runs = {}
     for path in folders:
         try:

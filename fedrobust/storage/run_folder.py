@@ -21,11 +21,13 @@ from filelock import FileLock, Timeout
 
 from fedrobust.config import RunConfig, todays_meaning, toml
 from fedrobust.errors import ConfigError, RunFailed
+from fedrobust.storage.csv_rows import Row, read_csv
 from fedrobust.storage.files import read_json, write_atomically
 
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 LOGS = (ROUNDS, CLIENTS)
 RUNS = "runs"  # of runs that were given no folder
+PACKED = "runs.jsonl"  # in a folder of packed runs, which `fedrobust.reports.packed` writes and reads
 LOCK, RESERVE = ".lock", ".reserve"
 RESERVE_BYTES = 64 << 10
 ALWAYS = {"seed", "num-rounds", "data.name", "workers.num"}  # what the config of every run has, down to its end
@@ -73,6 +75,14 @@ def folder_of_run(path: Path) -> Path:
             if any((folder / name).is_file() for name in ("config.toml", "record.json")):
                 return folder
     return path
+
+
+def why_no_run(path: Path) -> str:
+    """Return why no run in this folder can be resumed or evaluated, where it has no config.toml."""
+    above = () if path.exists() else path.absolute().parents
+    if packed := next((folder for folder in (path, *above) if (folder / PACKED).is_file()), None):
+        return f"{packed}: holds packed runs, without models and checkpoints: name the folder that a run was made in"
+    return f"{path}: no run in it (no config.toml)"
 
 
 def model_facts(cfg: RunConfig) -> dict[str, Any]:
@@ -184,22 +194,33 @@ class RunFolder:
         return FileLock(self.path / LOCK, timeout=0)
 
     def read_config(self) -> RunConfig:
-        """The config the run was started with.
+        """Return the config the run was started with.
 
         Raises:
             ConfigError: there is none, or one of another version.
             RunFailed: it is damaged: all defaults would be another run.
         """
+        flat = self.read_flat_config()
+        if flat is None:
+            raise ConfigError(why_no_run(self.path))
+        return RunConfig.from_flat(todays_meaning(flat))
+
+    def read_flat_config(self) -> dict[str, Any] | None:
+        """Return the settings in config.toml as they were written; None if there is no such file.
+
+        Raises:
+            RunFailed: it is damaged.
+        """
         path = self.path / "config.toml"
         if not path.exists():
-            raise ConfigError(f"{self.path}: no run in it (no config.toml)")
+            return None
         try:
             flat = toml.flatten(toml.read(path))
         except ConfigError as error:
             raise RunFailed(f"damaged: {error}") from error
         if not flat.keys() >= ALWAYS:
             raise RunFailed(f"{path}: damaged ({'broken off' if flat else 'empty'})")
-        return RunConfig.from_flat(todays_meaning(flat))
+        return flat
 
     def check_readable(self) -> None:
         """Raise RunFailed where the record, or a config that is there, is damaged."""
@@ -249,6 +270,50 @@ class RunFolder:
             return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         except ValueError as error:
             raise RunFailed(f"{path}: damaged ({' '.join(str(error).split())})") from error
+
+    def read_partition(self) -> dict[str, list[Any]]:
+        """Return the columns of partition.csv, a value per client in each; {} if there is no such file.
+
+        Raises:
+            RunFailed: it is damaged.
+        """
+        if not self.partition.exists():
+            return {}
+        rows = read_csv(self.partition)
+        if not rows or not all(row.keys() == rows[0].keys() for row in rows):
+            raise RunFailed(f"{self.partition}: damaged (rows of different lengths, or none)")
+        return {column: [row[column] for row in rows] for column in rows[0]}
+
+    def read_evaluations(self) -> dict[str, dict[str, Any]]:
+        """Return the record of each finished `fedrobust evaluate`, by its folder as seen from the run's.
+
+        Raises:
+            RunFailed: one is damaged.
+        """
+        return {self._below(path): read_json(path) for path in self._of_evaluations("evaluation.json")}
+
+    def read_images(self) -> dict[str, list[Row]]:
+        """Return the rows of each evaluation's images.csv, by the folder as in `read_evaluations`.
+
+        Raises:
+            RunFailed: one is damaged.
+        """
+        return {self._below(path): read_csv(path) for path in self._of_evaluations("images.csv")}
+
+    def _of_evaluations(self, name: str) -> list[Path]:
+        return sorted([*self.path.glob(f"evaluations/*/{name}"), *self.path.glob(f"evaluation/{name}")])
+
+    def _below(self, path: Path) -> str:
+        return path.parent.relative_to(self.path).as_posix()
+
+    def read_sweep(self) -> dict[str, Any]:
+        """Return what sweep.json says, in the folder of the sweep that this run is part of; {} if it is in none.
+
+        Raises:
+            RunFailed: it is damaged.
+        """
+        path = self.path.parent / "sweep.json"
+        return read_json(path) if path.exists() else {}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each metrics file, for a checkpoint."""

@@ -141,7 +141,7 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("--verison", "unknown setting 'verison'; did you mean 'version'?"),
         ("sweep", "the following arguments are required: study"),
         ("sweep sharing --parallel many", "--parallel: must be a whole number from 0 on, not 'many'"),
-        ("walk", "unknown command 'walk'; known: run, central"),
+        ("fly", "unknown command 'fly'; known: run, central"),
         ("run missing.toml", "missing.toml: no such file"),
         ("partition --partition.concentration 0.01 --num-clients 100", "raise partition.concentration"),
         ("partition --num-clients 5000", "num-clients"),

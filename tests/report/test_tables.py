@@ -15,7 +15,7 @@ from fedrobust.reports.groups import group, settings
 from fedrobust.reports.labels import method, skew
 from fedrobust.reports.page import page
 from fedrobust.reports.results import Overview, mean_and_std, summarise
-from fedrobust.reports.runs import Run, _evaluation, find_runs
+from fedrobust.reports.runs import Run, find_runs
 from fedrobust.reports.tables import markdown_table, summary_latex, summary_markdown
 from fedrobust.storage.run_folder import RunFolder
 
@@ -224,7 +224,8 @@ def test_an_evaluation_written_under_the_former_key_is_read(tmp_path):
     row = {"natural": 0.5, "worst case": 0.25}
     record = {"subject": {}, "num_images": 4, "epsilon": "0.1", "norm": "linf", "flags": []}
     record |= {"accuracy": {"natural": share, "worst case": share}, "per_class": [row], "per_client": [row]}
-    (tmp_path / "evaluation.json").write_text(json.dumps(record))
-    found = _evaluation(tmp_path / "evaluation.json")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "evaluation.json").write_text(json.dumps(record))
+    found = Run("old", RunFolder(tmp_path), {}, None, "").evaluations["evaluation"]
     assert list(found["accuracy"]) == ["natural", "worst-case"]
     assert found["per_class"] == found["per_client"] == [{"natural": 0.5, "worst-case": 0.25}]
