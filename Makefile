@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-docker check unit mutants setup config lock clean
+.PHONY: run test test-docker check unit mutants docs setup config lock clean
 
 setup: $(READY)
 
@@ -39,6 +39,11 @@ test-docker: $(READY)
 # faults put into a copy one by one, each to be seen by the tests named beside it: four minutes on two idle cores, eleven on busy ones
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py $(FAULTS)
+
+# the pages of docs/ and a reference made of the docstrings, in build/site; a warning is an error
+docs: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python "$$(sed -n 's/^docs = \["\(mkdocs-material[^"]*\)".*/\1/p' pyproject.toml)" "$$(sed -n 's/^docs = .*"\(mkdocstrings[^"]*\)".*/\1/p' pyproject.toml)"
+	$(BIN)/mkdocs build --strict
 
 # the run-config table in pyproject.toml, from fedrobust/config/settings.py
 config: $(READY)

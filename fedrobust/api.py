@@ -51,7 +51,9 @@ class Run:
     folder: Path
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}, state={self.record.get('state', 'not started')!r})"
+        here = Path.cwd()
+        folder = self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder
+        return f"Run({str(folder)!r}, state={self.record.get('state', 'not started')!r})"
 
     @cached_property
     def config(self) -> RunConfig:

@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import fedrobust as fr
+import strategies
 from fedrobust.cli import main
 from fedrobust.data import load
 
@@ -184,3 +187,21 @@ def test_the_page_on_python_runs(tmp_path, monkeypatch):
     assert len(names["runs"]) == 2
     assert set(names["report"].summary["pool"]) == {0.0, 0.2}
     assert (tmp_path / "mine" / "report" / "report.html").is_file()
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(strategies, "STRATEGIES", dict(strategies.STRATEGIES))
+    cells = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())["cells"]
+    names: dict[str, Any] = {}
+    with matplotlib.rc_context({"backend": "agg"}):
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), "docs/quickstart.ipynb", "exec"), names)
+    assert [run.record["state"] for run in names["runs"].values()] == ["completed"] * 3
+    assert names["best"]["strategy"].tolist() == ["fedavg", "calfat", "sqrt-avg"]
+    assert all(
+        cell["outputs"]
+        for cell in cells
+        if "fr.run" in "".join(cell["source"]) and "strategy__" not in "".join(cell["source"])
+    )

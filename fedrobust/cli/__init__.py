@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: list[str]) -> int:
     """Parse, carry out the command; its exit code, and lines on standard error where that is not 0."""
-    parser = Parser(prog="fedrobust", description=fedrobust.__doc__)
+    parser = Parser(prog="fedrobust", description=(fedrobust.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen, run = parser, None
