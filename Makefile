@@ -42,7 +42,7 @@ mutants: $(READY)
 
 # the pages of docs/ and a reference made of the docstrings, in build/site; a warning is an error
 docs: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python "$$(sed -n 's/^docs = \["\(mkdocs-material[^"]*\)".*/\1/p' pyproject.toml)" "$$(sed -n 's/^docs = .*"\(mkdocstrings[^"]*\)".*/\1/p' pyproject.toml)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e ".[docs]"
 	$(BIN)/mkdocs build --strict
 
 # the run-config table in pyproject.toml, from fedrobust/config/settings.py
