@@ -12,6 +12,7 @@ from contextlib import suppress
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 from fedrobust.cli import main
 from fedrobust.config import RunConfig
@@ -56,18 +57,14 @@ def test_the_folder_holds_everything(here):
     assert set(clients["phase"]) == {"train", "evaluate"}
     assert len(clients[clients["phase"] == "train"]) == 10
     record = json.loads((folder.path / "record.json").read_text())
-    for key in (
-        "command",
-        "commit",
-        "versions",
-        "hardware",
-        "seconds",
-        "peak_memory_bytes",
-        "best",
-        "last",
-        "precision",
-    ):
-        assert record[key] is not None
+    assert record["command"]
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|", record["commit"])  # none outside of a checkout
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["hardware"]["cores"] >= 1
+    assert record["seconds"] > 0
+    assert record["precision"] == "float32"
+    assert record["best"]["round"] in (1, 2)
+    assert record["last"]["round"] == 2
     assert record["state"] == "completed"
     assert record["engine"] == "local"
     assert record["peak_memory_bytes"] > 50 << 20

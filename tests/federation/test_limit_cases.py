@@ -8,6 +8,7 @@ from torch import nn
 from fedrobust.attacks import make_attack
 from fedrobust.data import hold_out
 from fedrobust.data.device import AUGMENTATIONS
+from fedrobust.data.split import split_of
 from fedrobust.models import MODELS
 from fedrobust.models.layers import normalised
 from fedrobust.objectives import make_objective
@@ -62,10 +63,16 @@ def test_fedprox_moves_less_the_larger_mu(quick, federate):
     assert distance(0.0) > distance(1.0) > distance(10.0) > 0
 
 
-def test_a_pool_of_all_kinds_runs_and_calfat_too(quick, federate):
-    cfg = quick(num_rounds=1, strategy__name="calfat", pool__fraction=0.2, pool__mode="replace")
-    (row,) = federate(cfg).read("rounds.jsonl")
+@pytest.mark.parametrize("mode", ["add", "replace", "control"])
+@pytest.mark.parametrize("strategy", ["fedavg", "calfat"])
+def test_a_pool_of_each_kind_runs_under_either_strategy(quick, federate, strategy, mode):
+    cfg = quick(num_rounds=1, strategy__name=strategy, pool__fraction=0.2, pool__mode=mode)
+    folder = federate(cfg)
+    (row,) = folder.read("rounds.jsonl")
     assert row["ok"] == 3
+    own = [len(client.own) for client in split_of(cfg).clients]
+    trained = [row["images"] for row in folder.read("clients.jsonl") if row["phase"] == "train"]
+    assert trained == (own if mode == "replace" else [count + 80 for count in own])
 
 
 def test_batch_norm_counters_stay_whole_numbers_through_rounds_and_a_resume(quick, federate, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedrobust.data.split import split_of
+from fedrobust.evaluation import evaluate
 from fedrobust.running.evaluator import RunEvaluator
 from fedrobust.storage.checkpoint import load_model
 
@@ -50,11 +51,17 @@ def test_the_record_says_how_the_best_round_was_chosen(fedavg):
 def test_the_validation_slice_is_training_data_that_no_client_has(quick, monkeypatch):
     cfg = quick()
     measure, seen = RunEvaluator(cfg), []
-    monkeypatch.setattr(RunEvaluator, "_evaluate", lambda self, arrays, split, index: seen.append((split, index)))
-    measure.validation({})
-    measure.test({})
-    (split, index), (test_split, _) = seen
-    assert (split, test_split) == ("train", "test")
+
+    def spy(model, data, index, suite, **settings):
+        seen.append((data, index))
+        return evaluate(model, data, index, suite, **settings)
+
+    monkeypatch.setattr("fedrobust.running.evaluator.evaluate", spy)
+    arrays = measure.context.arrays()
+    measure.validation(arrays)
+    measure.test(arrays)
+    (data, index), (test_data, _) = seen
+    assert (data, test_data) == (measure.context.images("train"), measure.context.images("test"))
     np.testing.assert_array_equal(index, split_of(cfg).validation)
     assert not any(np.isin(index, np.r_[client.train, client.held_out]).any() for client in split_of(cfg).clients)
 

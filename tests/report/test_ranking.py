@@ -2,13 +2,15 @@
 
 import json
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from fedrobust.config import RunConfig, toml
 from fedrobust.reports.comparisons import draw_ranking
 from fedrobust.reports.curves import draw_curves
 from fedrobust.reports.results import Overview
-from fedrobust.reports.style import figure
 
 ROBUST = {"relu": (0.21, 0.25), "silu": (0.30, 0.28), "gelu": (0.10,)}
 
@@ -33,18 +35,29 @@ def written(tmp_path):
     return write
 
 
-def drawn_rows(monkeypatch, overview, path):
-    """Labels from below, and whether there was a figure."""
-    seen = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_yticks", lambda self, places, names, **_: seen.extend(names))
-    return seen, draw_ranking(overview.groups, "pgd-20", path)
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that were saved, as matplotlib holds them."""
+    figures, save = [], Figure.savefig
+
+    def keep(self, *args, **settings):
+        figures.append(self)
+        save(self, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
 
 
-def test_the_most_robust_is_at_the_top(written, monkeypatch, tmp_path):
-    rows, drawn = drawn_rows(monkeypatch, written(ROBUST), tmp_path / "ranking.png")
-    assert drawn
-    assert rows == ["gelu", "relu", "silu"]
-    assert (tmp_path / "ranking.png").stat().st_size > 5_000
+def test_the_most_robust_is_at_the_top(written, saved, tmp_path):
+    overview = written(ROBUST)
+    assert draw_ranking(overview.groups, "pgd-20", tmp_path / "ranking.png")
+    (figure,) = saved
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["gelu", "relu", "silu"]  # from below
+    robust = figure.axes[1]
+    means = [container.lines[0].get_xdata()[0] for container in robust.containers]
+    expected = [100 * np.mean(ROBUST[name]) for name in ("gelu", "relu", "silu")]
+    assert means == pytest.approx(expected)
+    assert plt.imread(tmp_path / "ranking.png").std() > 0.01
 
 
 def test_two_settings_are_no_ranking(written, tmp_path):
@@ -57,13 +70,13 @@ def test_a_single_point_is_no_curve(written, tmp_path, rounds, drawn):
     assert draw_curves(written(ROBUST, rounds).groups, tmp_path / "curves.png") == drawn
 
 
-def test_a_setting_of_which_one_seed_was_not_measured_has_no_line_and_no_name(written, monkeypatch, tmp_path):
+def test_a_setting_of_which_one_seed_was_not_measured_has_no_line_and_no_name(written, saved, tmp_path):
     written(ROBUST, 2)
     (tmp_path / "relu-1" / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n')
-    named = []
-    monkeypatch.setattr("fedrobust.reports.style.figure", lambda *args: named.extend(args[-1]) or figure(*args))
     assert draw_curves(Overview.of([tmp_path]).groups, tmp_path / "curves.png")
-    assert sorted(named) == ["gelu", "silu"]
+    (figure,) = saved
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == ["gelu", "silu"]
+    assert {sum(len(line.get_xdata()) > 1 for line in panel.lines) for panel in figure.axes} == {2}
 
 
 def test_a_central_run_is_called_so_and_has_no_clients(written):

@@ -1,5 +1,6 @@
 """Who is asked: a function of the seed, the phase and the round, and of nothing else."""
 
+import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from hypothesis import given
@@ -51,9 +52,8 @@ def test_node_ids_play_no_part(name, all_there):
     def asked(first_id, step):
         strategy = STRATEGIES[name](CONFIG.replace(strategy__name=name, strategy__fraction_train=0.4))
         strategy.nodes = all_there(20, first_id, step)
-        record = ArrayRecord({"w": Array("float32", (0,), "numpy.ndarray", b"")})
-        strategy.reference = {}
-        messages = strategy._ask("train", 0.4, 1, record, ConfigRecord(), None)
+        record = ArrayRecord({"w": Array(np.zeros(1, np.float32))})
+        messages = strategy.configure_train(1, record, ConfigRecord(), None)
         return [(message.metadata.dst_node_id - first_id) // step for message in messages]
 
     assert asked(1000, 1) == asked(900_000, -7) == sample(CONFIG, "train", 1, 0.4)
