@@ -1,1 +1,3 @@
-"""The client's end of the wire: a Flower ClientApp, and local adversarial training behind it."""
+"""The client's side: a Flower ClientApp and the local adversarial training behind it. No package imports it except the
+engines, by name.
+"""

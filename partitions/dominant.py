@@ -27,12 +27,11 @@ def dominant(
 ) -> list[Indices]:
     """Give each class mostly to the clients that own it, and a little to everyone else.
 
-    Client k owns the `classes_per_client` classes from k * classes_per_client on, counted round and round
-    (modulo C). Of a class with o owners each owner gets dominant_share / o of the samples and each of the
-    other K - o clients (1 - dominant_share) / (K - o); which samples is random, how many is not. With 5
-    clients, two classes each of ten, a client holds 92 % of its own two classes and 2 % of each of the other
-    eight: 92 + 4 * 2 = 100. With equal classes and equally many owners each, `dominant_share` is also the
-    share of a client's *data* in its dominant classes.
+    Client k owns the `classes_per_client` classes from k * classes_per_client on, counted modulo C. If a class has o
+    owners, each owner gets dominant_share / o of the samples and each of the other K - o clients (1 - dominant_share) /
+    (K - o). The samples are random, their numbers are not. With 5 clients, two classes each of ten, a client holds 92 %
+    of its own two classes and 2 % of each of the other eight: 92 + 4 * 2 = 100. With equal classes and equally many
+    owners each, `dominant_share` is also the share of a client's *data* in its dominant classes.
 
     labels: ``[N]`` class numbers, C classes present. dominant_share: above 0, at most 1. Returns one
     ascending index array per client; together they hold each of the N samples once.

@@ -1,7 +1,8 @@
-"""A class-balanced pool that all clients share (Zhao et al. 2018, arXiv 1806.00582), and ways to mix it in.
+"""A class-balanced pool that all clients share (Zhao et al. 2018, arXiv 1806.00582), and ways to add it to their
+images.
 
-All indices count in the whole training set. The pool is taken off before partitioning, so a partition of the
-rest is mapped back: ``own = [rest[part] for part in iid(labels[rest], num_clients, rng)]``.
+All indices count in the whole training set. The pool is removed before partitioning, so a partition of the rest is
+mapped back: ``own = [rest[part] for part in iid(labels[rest], num_clients, rng)]``.
 """
 
 from difflib import get_close_matches
@@ -16,15 +17,15 @@ MODES = ("add", "replace", "control")
 
 
 def draw_pool(labels: ArrayLike, fraction: float, rng: Rng, *, whole: int | None = None) -> tuple[Indices, Indices]:
-    """Take ``round(fraction * whole)`` samples, equally many of each class, off those that are left for training.
+    """Draw a pool of ``round(fraction * whole)`` samples, equally many of each class, from those left for training.
 
     labels: ``[N]`` class numbers of the samples that are left. whole: size of the whole training set, which
-    `fraction` is a share of; N unless a part was taken off before, as for validation. fraction: 0 to 0.4 (the paper's
+    `fraction` is a share of; N unless a part was removed before, as for validation. fraction: 0 to 0.4 (the paper's
     beta; its G is class-uniform).
-    Returns ``(pool, rest)``: ascending, disjoint, together all N. Class counts of the pool differ by at most
+    Return ``(pool, rest)``: ascending, disjoint, together all N. Class counts of the pool differ by at most
     1; which classes get the odd ones is random. Limit case: fraction 0 is an empty pool.
-    Raises `PartitionError` for a fraction out of range, if fewer than the pool and one sample more are left, and for
-    a class with too few samples, by its number.
+    Raise `PartitionError` for a fraction out of range, if fewer than the pool and one sample more are left, and for a
+    class with too few samples, which is named.
     """
     labels = checked_labels(labels)
     _check_fraction(fraction)
@@ -41,10 +42,10 @@ def draw_pool(labels: ArrayLike, fraction: float, rng: Rng, *, whole: int | None
 
 
 def client_share(pool: Indices, labels: ArrayLike, share: float, rng: Rng) -> Indices:
-    """One client's random part of the pool: ``round(share * len(pool))`` samples, equally many of each class.
+    """Draw one client's random part of the pool: ``round(share * len(pool))`` samples, equally many of each class.
 
-    share: above 0, at most 1 (the paper's alpha). Returns ascending indices out of `pool`; class counts
-    differ by at most 1. Limit case: share 1 is the whole pool. Raises `PartitionError` for a share out of
+    share: above 0, at most 1 (the paper's alpha). Return ascending indices out of `pool`; class counts
+    differ by at most 1. Limit case: share 1 is the whole pool. Raise `PartitionError` for a share out of
     range, or if `pool` itself is so unbalanced that a class has too few.
     """
     require(is_finite(share) and 0 < share <= 1, "pool.share", share, "above 0, at most 1")
@@ -53,7 +54,7 @@ def client_share(pool: Indices, labels: ArrayLike, share: float, rng: Rng) -> In
 
 
 def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) -> Indices:
-    """The indices one client trains on: its n = ``len(own)`` samples, mixed with its part of the pool.
+    """Return the indices one client trains on: its n = ``len(own)`` samples, mixed with its part of the pool.
 
     - ``add``: own and shared, n + len(shared). More data and less skew (Zhao et al.'s way).
     - ``replace``: n in all: ``round(fraction * n)`` drawn from shared without repetition, the rest from own.
@@ -62,10 +63,10 @@ def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) 
       client's own label distribution: what is gained without it is not owed to the pool's classes.
 
     own, shared: index arrays with nothing in common. fraction: 0 to 0.4, the size of the pool; ``add`` and
-    ``control`` know it from `shared` already. Returns ascending int64 indices; only ``control`` repeats any.
+    ``control`` know it from `shared` already. Return ascending int64 indices; only ``control`` repeats any.
     Limit case: fraction 0 leaves own as it is, in every mode.
 
-    Raises `PartitionError` for an unknown mode, a fraction out of range, an empty own, and if ``replace``
+    Raise `PartitionError` for an unknown mode, a fraction out of range, an empty own, and if ``replace``
     needs more than `shared` has: to train on less than the fraction asked for would be another experiment
     under the same name. It cannot happen with pool.share = 1: as n <= N, fraction * n is at most the pool.
     """
@@ -103,7 +104,7 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _draw_balanced(indices: Indices, labels: Indices, size: int, rng: Rng, asked_by: str) -> Indices:
-    """`size` of ascending `indices`, class counts at most 1 apart; `PartitionError` if it cannot be."""
+    """Draw `size` of ascending `indices`, class counts at most 1 apart; raise `PartitionError` if impossible."""
     if size == 0:
         return np.empty(0, dtype=np.int64)
     members = class_members(labels[indices])

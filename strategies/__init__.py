@@ -1,4 +1,4 @@
-"""The server's end of the wire: a Flower ServerApp, and one strategy per file, one paper per strategy."""
+"""The server's side: a Flower ServerApp, and one strategy per file, one paper per strategy."""
 
 from strategies.calfat import CalFAT
 from strategies.fedavg import FedAvg

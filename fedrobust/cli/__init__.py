@@ -1,4 +1,6 @@
-"""The command line: parse, call the library, print. Every mistake of a user's ends in one line and an exit code."""
+"""The command line: parse, call the library, print. A user's mistake ends in one line and an exit code. No package
+imports it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`fedrobust COMMAND ...`; exit codes: 0 done, 1 the run failed, 2 wrong settings, 130 interrupted."""
+    """Run `fedrobust COMMAND ...` and return the exit code: 0 done, 1 the run failed, 2 wrong settings, 130
+    interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding has not is shown all the same
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
-    """Parse, carry out the command; its exit code, and lines on standard error where that is not 0."""
+    """Parse and carry out the command; return its exit code. If that is not 0, print lines on standard error."""
     parser = Parser(prog="fedrobust", description=fedrobust.__doc__)
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -90,7 +94,7 @@ def _command(argv: list[str]) -> int:
 
 
 def _complain(line: str) -> None:
-    """Print a line on standard error; if that is not there, the exit code says it alone."""
+    """Print a line on standard error; if that is closed, only the exit code reports the error."""
     with suppress(OSError):
         print(line, file=sys.stderr)
 
@@ -101,7 +105,7 @@ def _flush() -> None:
 
 
 def _output_error() -> OSError | None:
-    """Return why standard output cannot be written, if so; what is still to be written there is dropped then."""
+    """Return why standard output cannot be written, or None; unwritten output is then dropped."""
     try:
         print(flush=True)  # unbuffered, what could not be written is forgotten
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`fedrobust certs`: the keys of a deployment."""
+"""`fedrobust certs`: make the keys of a deployment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedrobust.config.names import split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust certs`."""
+    """Add the arguments of `fedrobust certs`."""
     add = parser.add_argument
     add(
         "--server",
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Make, renew or keep; say which."""
+    """Make, renew or keep the keys; print what was done."""
     from fedrobust.deploy.certificates import make_certificates
 
     changes = make_certificates(arguments.out, split_list(arguments.server), arguments.clients)

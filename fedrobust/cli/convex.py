@@ -56,7 +56,7 @@ OF_A_RUN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done: rows as they come, of which there will be `count`, what to say of them, how to write them."""
+    """A study to carry out: its rows as they are computed, their number `count`, how to print and how to write them."""
 
     count: int
     rows: Iterator[dict[str, Any]]
@@ -66,7 +66,7 @@ class Job:
 
 
 def settings(arguments: argparse.Namespace, of_a_run: bool) -> dict[str, Any]:
-    """What is given over what is usual. Raises ConfigError for what the kind of subject does not take."""
+    """Return the given settings over the defaults. Raise ConfigError for a setting that these networks do not take."""
     from fedrobust.data import DATASETS
 
     takes, other = (OF_A_RUN, OF_SAMPLES) if of_a_run else (OF_SAMPLES, OF_A_RUN)
@@ -86,7 +86,7 @@ def settings(arguments: argparse.Namespace, of_a_run: bool) -> dict[str, Any]:
 
 
 def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
-    """On samples."""
+    """Return the job that trains networks on samples."""
     from fedrobust.convex_study.radii import FIRST_ORDER, Plan, run_plan
     from fedrobust.convex_study.samples import load_samples
     from fedrobust.reports.convex import NORMS, write_convex
@@ -120,7 +120,7 @@ def networks(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
 
 
 def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
-    """On a run's features."""
+    """Return the job that trains heads on a run's features."""
     from fedrobust.convex_study.head_study import HeadPlan, run_heads
     from fedrobust.evaluation.evaluated_model import load_evaluated_model
     from fedrobust.reports.convex import UNIT, write_heads
@@ -142,7 +142,7 @@ def heads(arguments: argparse.Namespace, chosen: dict[str, Any]) -> Job:
 
 
 def double_device(name: str) -> torch.device:
-    """The device of this name; "auto" takes CUDA or the CPU. Raises ConfigError for one without float64."""
+    """Return the device of this name; "auto" takes CUDA or the CPU. Raise ConfigError for one without float64."""
     from fedrobust.hardware.process import pick_device
 
     device = pick_device(name)
@@ -154,7 +154,7 @@ def double_device(name: str) -> torch.device:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust convex`."""
+    """Add the arguments of `fedrobust convex`."""
     add = parser.add_argument
     add(
         "subject",
@@ -208,7 +208,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Train, test, print the table; write the files that are asked for."""
+    """Train, test, print the table; write the requested files."""
     import torch
 
     from fedrobust.reports.convex import summarise, table
@@ -251,7 +251,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def progress(row: dict[str, Any]) -> str:
-    """A line on one network."""
+    """Return a line on one network."""
     facts = " ".join(f"{key} {row[key]}" for key in ("method", "seed", "radius", "beta") if row[key] is not None)
     if "objective" not in row:
         return f"{facts}: {row['seconds']:.1f} s"

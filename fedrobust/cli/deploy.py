@@ -1,4 +1,4 @@
-"""`fedrobust deploy`: a preset's runs on real SuperNodes, one after another, each watched live and recorded."""
+"""`fedrobust deploy`: a preset's runs on real SuperNodes, one after another, each displayed live and recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # help is there before the engines are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust deploy`."""
+    """Add the arguments of `fedrobust deploy`."""
     parser.usage = (
         "fedrobust deploy PRESET [--superlink HOST:PORT] [--ca FILE | --insecure] [--register FOLDER] "
         "[--SETTING VALUE ...]\n       fedrobust deploy --resume FOLDER\n       fedrobust deploy --register FOLDER"
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Register, run, and end with a short table and the folder's path."""
+    """Register the nodes, run, and end with a short table and the folder's path."""
     from fedrobust.deploy.submit import SuperLink, register
 
     settings = given_settings(arguments)
@@ -66,7 +66,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _check(cfg: RunConfig) -> None:
-    """Raise ConfigError for a run that no SuperNodes can be asked for from here; the data are on their machines."""
+    """Raise ConfigError for a run that cannot be deployed; the data are on the SuperNodes' machines and not checked
+    here.
+    """
     check_settings(cfg)
     check_folder(cfg)
     if cfg.kind != "federated":
@@ -77,7 +79,7 @@ def _check(cfg: RunConfig) -> None:
 
 
 def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) -> int:
-    """One run; its exit code."""
+    """Carry out one run; return its exit code."""
     from fedrobust.deploy.submit import launch
     from fedrobust.storage.provenance import provenance
 

@@ -1,4 +1,4 @@
-"""`fedrobust evaluate`: how robust a model is, and whether that number can be believed."""
+"""`fedrobust evaluate`: measure how robust a model is, and warn if that number should not be believed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ATTACKS = "fgsm,pgd-20,autoattack"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust evaluate`."""
+    """Add the arguments of `fedrobust evaluate`."""
     add = parser.add_argument
     add(
         "subjects",
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Evaluate one model after another; print each one's table, leave its folder."""
+    """Evaluate one model after another; print the table of each and write its folder."""
     import torch
 
     from fedrobust.evaluation.suite import parse_attack
@@ -95,7 +95,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _below(name: str, console: Console) -> Iterator[str]:
-    """The evaluated itself; of a folder that is no run's, the runs below it that completed, and why not the others.
+    """Yield the given model; for a folder that is not a run's, yield the completed runs below it and print why others
+    are skipped.
 
     A file in a run's folder that holds no weights stands for the run.
     """
@@ -155,7 +156,7 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
 
 
 def _folder(name: str, arguments: argparse.Namespace, threat: Threat) -> Path:
-    """Where the evaluation goes: one folder per model, threat and source."""
+    """Return the folder of the evaluation: one per model, threat and source."""
     evaluated = Path(name)
     parts = [arguments.which if evaluated.is_dir() else re.sub(r"\W+", "-", evaluated.stem).strip("-")]
     parts += [threat.norm, str(threat.epsilon).replace("/", "of")]
@@ -177,7 +178,7 @@ def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
 
 
 class _Bars:
-    """A bar per attack with the time left; where the output is no terminal, a line when one begins."""
+    """A progress bar per attack with the time left; if the output is not a terminal, a line when an attack begins."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._tasks = console, {}
@@ -200,7 +201,7 @@ class _Bars:
         self._progress.stop()
 
     def show(self, name: str, share: float) -> None:
-        """The attack `name` is done to this share."""
+        """Show that the attack `name` is done to this share."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=1.0)
             if not self._console.is_terminal:

@@ -1,4 +1,4 @@
-"""Launching runs, shared by `fedrobust run` and `fedrobust deploy`: each is watched, recorded and ended in order."""
+"""Launching runs, for `fedrobust run` and `fedrobust deploy`: each run is displayed, recorded and ended in order."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ ONE_AND_THE_SAME = 2.0  # seconds: a signal to a whole group may reach a process
 
 
 class Stopping:
-    """A block in which the first signal marks the run's record, then raises KeyboardInterrupt.
+    """A block in which the first signal sets the state in the run's record, then raises KeyboardInterrupt.
 
-    The mark comes before anything is shut down: whatever the shutdown meets with, or is killed in, the record says how
-    the run ended. SIGINT stays ignored where it was, as it is in the background of a shell.
+    The record is written before anything is shut down: even if the shutdown fails or is killed, the record says how the
+    run ended. SIGINT stays ignored if it was, as it is in the background of a shell.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -42,7 +42,7 @@ class Stopping:
         self._last = float("-inf")
         self._before: dict[signal.Signals, Any] = {}
         self.asked = False
-        """True once a signal has come."""
+        """True once a signal has arrived."""
 
     def __enter__(self) -> Stopping:
         self._before = {name: signal.getsignal(name) for name in SIGNALS}
@@ -69,9 +69,10 @@ class Stopping:
 def chosen_runs(
     arguments: argparse.Namespace, settings: dict[str, str], check: Callable[[RunConfig], None]
 ) -> dict[str, RunConfig]:
-    """Label → config of the runs that `--resume FOLDER`, or a preset, its `--variant` and settings ask for.
+    """Return label → config of the runs that are selected by `--resume FOLDER`, or by a preset, its `--variant` and
+    settings.
 
-    check: refuses a run; all of them are checked before the first folder is made.
+    check: raises for a run that cannot be carried out; all runs are checked before the first folder is made.
     """
     if not arguments.resume:
         return _fresh(arguments, settings, check)
@@ -84,9 +85,9 @@ def chosen_runs(
 def _fresh(
     arguments: argparse.Namespace, settings: dict[str, str], check: Callable[[RunConfig], None]
 ) -> dict[str, RunConfig]:
-    """Label → config of each run of a preset, each with a folder of its own, in which there is none yet.
+    """Return label → config of each run of a preset, each with a new folder of its own.
 
-    Where `run-dir` is given, it is the folder of the one `--variant`, else the folder above those of the variants.
+    If `run-dir` is given, it is the folder of the one `--variant`, else the folder above those of the variants.
     """
     if not arguments.preset:
         known = preset_names(settings.get("kind", ""))
@@ -118,15 +119,15 @@ def _fresh(
 
 
 def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:
-    """Make the folder of a run that begins, with its config and what the record is told first: it is this run's now.
+    """Make the folder of a new run with its config and the first entries of its record, and reserve it for this run.
 
-    What its settings turn off is said.
+    Settings that make the run a simpler one than its names say are printed.
 
-    Returns: the config to go on with in it.
+    Returns: the config to continue with.
 
     Raises:
-        ConfigError: another run has been quicker.
-        RunFailed: it cannot be written.
+        ConfigError: another run has taken the folder.
+        RunFailed: the folder cannot be written.
     """
     for line in limit_cases(cfg):
         print(f"{label}: {line}")
@@ -136,7 +137,7 @@ def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:
 
 
 def is_complete(label: str, cfg: RunConfig, trackers: Sequence[Watcher], console: Console) -> bool:
-    """Whether a run that is to go on has ended already; the trackers see it all the same."""
+    """Return whether a run that is to be resumed has already ended; the trackers receive it in either case."""
     folder = RunFolder(cfg.run_dir)
     if not (cfg.resume and folder.complete(cfg.num_rounds)):
         return False
@@ -153,9 +154,10 @@ def watched(
     trackers: Sequence[Watcher],
     console: Console,
 ) -> int:
-    """Carry out a run in view of the display and the trackers; its exit code, and one line where it is not 0.
+    """Carry out a run with the live display and the trackers; return its exit code, and print one line if that is not
+    0.
 
-    command: what goes on with it, `run` or `deploy`.
+    command: the command that resumes it, `run` or `deploy`.
     """
     folder = RunFolder(cfg.run_dir)
     again = f"fedrobust {command} --resume {typed(folder.path)}"
@@ -186,7 +188,7 @@ def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console)
 
 
 def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
-    """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
+    """Print the closing table: best (chosen on the validation slice) and last model of each run on the test set."""
     table = Table(title="on the test set", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("run", overflow="fold")
     for name in ("strategy", "model", "round"):

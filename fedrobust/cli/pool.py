@@ -1,4 +1,4 @@
-"""`fedrobust pool`: the shared pool of a run as a file, for clients that hold no public data set."""
+"""`fedrobust pool`: write the shared pool of a run to a file, for clients that hold no public data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedrobust.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust pool`."""
+    """Add the arguments of `fedrobust pool`."""
     parser.usage = "fedrobust pool [PRESET] --out FILE [--SETTING VALUE ...]"
     parser.add_argument("preset", nargs="?", default="", help="whose settings to start from; default: the defaults")
     parser.add_argument("--out", type=Path, required=True, help="the file, which ends in .safetensors")
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write it; say how large it is."""
+    """Write the pool; print its size."""
     from fedrobust.data import Split, load_data
     from fedrobust.data.own import save_pool
     from fedrobust.data.split import make_split

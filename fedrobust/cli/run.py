@@ -1,4 +1,4 @@
-"""`fedrobust run`: a preset's runs, one after another, each watched live and recorded."""
+"""`fedrobust run`: a preset's runs, one after another, each displayed live and recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedrobust.storage.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust run`."""
+    """Add the arguments of `fedrobust run`."""
     parser.usage = (
         "fedrobust run PRESET [--engine E] [--tensorboard] [--mlflow [URI]] [--SETTING VALUE ...]\n"
         "       fedrobust run --resume FOLDER"
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
-    """What runs of both kinds take."""
+    """Add the arguments that federated and central runs share."""
     parser.add_argument("preset", nargs="?", help=f"{', '.join(presets)}, or a TOML file")
     parser.add_argument("--variant", default="", help="only this variant of the preset")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the run (or the runs) in a folder")
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
-    """The runs of a preset with these settings over it, or those to go on with."""
+    """Carry out the runs of a preset with these settings over it, or resume runs."""
     quiet_flower_and_ray()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _trackers(arguments, "", RunConfig())  # what is missing for them is said before a folder is made
@@ -66,7 +66,7 @@ def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
 
 
 def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list[Watcher]:
-    """Those that are asked for. Raises ConfigError where a package is missing."""
+    """Return the requested trackers. Raise ConfigError if a package is missing."""
     from fedrobust.running.trackers import MLflow, TensorBoard
 
     folder, asked = RunFolder(cfg.run_dir), list[Watcher]()
@@ -78,7 +78,7 @@ def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list
 
 
 def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], console: Console) -> int:
-    """One run, a federated one under the engine that is asked for or fits; its exit code."""
+    """Carry out one run, a federated one under the requested engine or one that fits; return its exit code."""
     from fedrobust.storage.provenance import provenance
 
     if is_complete(label, cfg, trackers, console):

@@ -1,4 +1,4 @@
-"""`fedrobust sweep`: all runs of a study, several at once, except those that are complete."""
+"""`fedrobust sweep`: carry out all runs of a study, several at once, except those that are complete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:  # help is there before PyTorch is
 
 
 class SweepDisplay:
-    """A bar over the whole sweep with the time left, one per run at work; without a terminal, a line per run."""
+    """A progress bar over the whole sweep with the time left, and one per running run; without a terminal, a line per
+    run.
+    """
 
     def __init__(self, console: Console, runs: Sequence[PlannedRun]) -> None:
         self._console, self._started = console, time.monotonic()
@@ -53,7 +55,7 @@ class SweepDisplay:
         self._progress.stop()
 
     def update(self, sweep: Sweep) -> None:
-        """How far the sweep is."""
+        """Show the progress of the sweep."""
         shares = sweep.shares()
         for run, share in shares.items():
             if run not in self._tasks:
@@ -68,7 +70,7 @@ class SweepDisplay:
         self._progress.update(self._whole, completed=done / self._total, left=self._left(done))
 
     def ended(self, outcome: Outcome) -> None:
-        """A line for a run that has ended: its numbers, or its error."""
+        """Print a line for a run that has ended: its numbers, or its error."""
         if outcome.state == "completed":
             self._done += outcome.run.cost
             best = outcome.run.folder.record()["best"]
@@ -79,7 +81,7 @@ class SweepDisplay:
         self._console.print(text)
 
     def _left(self, done: float) -> str:
-        """Time left, if the rest goes as fast as what this sweep has done."""
+        """Return the time left, if the remaining runs are as fast as those that this sweep has done."""
         fresh = done - self._before
         if fresh <= 0:
             return ""
@@ -88,7 +90,7 @@ class SweepDisplay:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust sweep`."""
+    """Add the arguments of `fedrobust sweep`."""
     parser.usage = "fedrobust sweep STUDY [--out FOLDER] [--parallel N] [--seeds 0,1,2] [--SETTING VALUE ...]"
     add = parser.add_argument
     add("study", help=f"{', '.join(study_names())}, or a TOML file")
@@ -109,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
+    """Carry out the missing runs; return exit code 1 if a run failed, 130 if the sweep was stopped."""
     from fedrobust.running.sweeping import begun, planned_sweep
     from fedrobust.storage.provenance import command_line
 

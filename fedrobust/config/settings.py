@@ -1,9 +1,9 @@
-"""Every setting of a run, once: typed, frozen, validated, and flat for Flower.
+"""All settings of a run, defined once: typed, frozen, validated, and flat for Flower.
 
 A setting is one field here. Its flat key (`local.learning-rate`) is what presets, flags, `--run-config` and
 `[tool.flwr.app.config]` all write; after adding one, `make config` rewrites the table in pyproject.toml.
 Names from a registry (strategy, attack ...) are checked by `fedrobust.running.preflight.check_names`, because
-some of those registries lie in the layers above.
+some of those registries lie in packages that import this one.
 """
 
 from __future__ import annotations
@@ -152,11 +152,11 @@ class Model(Section, frozen=True):
     )
 
     def shape(self) -> dict[str, Any]:
-        """What `fedrobust.models.build_model` is told beside a name: of activations, width and size of images."""
+        """Return the arguments of `fedrobust.models.build_model` besides the name: activations, width, image size."""
         return {**self.activations(), "width": self.width, "input_size": self.input_size}
 
     def activations(self) -> dict[str, Any]:
-        """What `fedrobust.models.activation_maker` is told of them."""
+        """Return the arguments of `fedrobust.models.activation_maker`."""
         return {
             "activation": self.activation,
             "alpha": self.activation_alpha or None,
@@ -393,7 +393,7 @@ class Workers(Section, frozen=True):
 
 
 class RunConfig(Section, frozen=True):
-    """One run, complete. `to_flat` and `from_flat` are inverse."""
+    """The complete settings of one run. `to_flat` and `from_flat` are inverse."""
 
     kind: Literal["federated", "central"] = Field(
         default="federated",
@@ -443,7 +443,7 @@ class RunConfig(Section, frozen=True):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """Settings that only make sense together."""
+        """Check settings that depend on each other."""
         if self.attack.norm == "linf" and self.attack.epsilon > 1:
             raise ValueError(
                 f"attack.epsilon = {self.attack.epsilon}: must be at most 1 for linf (pixels lie in [0, 1]; "
@@ -469,12 +469,12 @@ class RunConfig(Section, frozen=True):
 
     @property
     def given(self) -> frozenset[str]:
-        """The flat keys that were set when this config was made; none of a complete one, which nobody typed."""
+        """The flat keys that were set when this config was made; empty for a complete config, which no user typed."""
         keys = frozenset(set_keys(self))
         return frozenset() if keys == FIELDS.keys() else keys
 
     def to_flat(self) -> dict[str, FlatValue]:
-        """Flat scalars by kebab-case key, as Flower's run config wants them."""
+        """Return flat scalars by kebab-case key, as Flower's run config takes them."""
         flat: dict[str, FlatValue] = {}
         for key, _, value in walk(self):
             flat[key] = str(value) if isinstance(value, Ratio) else value
@@ -482,7 +482,7 @@ class RunConfig(Section, frozen=True):
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> RunConfig:
-        """The config with these keys set and all others at their defaults.
+        """Return the config with these keys set and all others at their defaults.
 
         Raises:
             ConfigError: one line per unknown key (with the nearest known one) and per value out of range.
@@ -493,7 +493,7 @@ class RunConfig(Section, frozen=True):
             raise ConfigError("\n".join(map(one_line, error.errors()))) from error
 
     def replace(self, **flat: FlatValue) -> RunConfig:
-        """A copy with some flat keys changed; a key is written with `__` for "." and `_` for "-"."""
+        """Return a copy with some flat keys changed; a key is written with `__` for "." and `_` for "-"."""
         changes = {key.replace("__", ".").replace("_", "-"): value for key, value in flat.items()}
         return RunConfig.from_flat(self.to_flat() | changes)
 
@@ -503,10 +503,11 @@ FIELDS: dict[str, Any] = {key: field for key, field, _ in walk(DEFAULTS)}
 
 
 def todays_meaning(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a config that a run wrote, as they are meant today.
+    """Return the settings of a config that an earlier version wrote, converted to their current meaning.
 
-    Until `partition.legacy-seed` came, `pool.fraction` was a share of the training set less the validation slice; it
-    is one of the whole training set now. The same pool is then a smaller number: 0.4 beside a slice of 0.1 is 0.36.
+    Before `partition.legacy-seed` was introduced, `pool.fraction` was a share of the training set without the
+    validation slice; now it is a share of the whole training set. The same pool is then a smaller number: 0.4 beside a
+    slice of 0.1 is 0.36.
     """
     if "partition.legacy-seed" in flat or not flat.get("pool.fraction"):
         return flat

@@ -1,4 +1,4 @@
-"""What keeps a client's machine from taking part, found before a run is, with what to do about each."""
+"""Checks of a client's machine before a run, with a remedy for each failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIN_FREE = 1 << 30
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check saw; `remedy` is empty where nothing is wrong."""
+    """The result of a check; `remedy` is empty if nothing is wrong."""
 
     check: str
     seen: str
@@ -37,7 +37,7 @@ class CheckResult:
 
 
 class CheckFailed(Exception):
-    """What is wrong, and what to do about it."""
+    """A failed check, with a remedy."""
 
     def __init__(self, seen: str, remedy: str) -> None:
         super().__init__(seen)
@@ -46,8 +46,9 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """A client's machine: the server as it is reached from here, its bundle (None for plaintext), its data set, and
-    its own folder of images of that kind where it trains on one (`data.own`)."""
+    """A client's machine: the server's address, its bundle (None for plaintext), its data set, and its own folder of
+    images if it trains on one (`data.own`).
+    """
 
     host: str
     port: int
@@ -57,7 +58,9 @@ class Client:
 
 
 def examine(client: Client) -> Iterator[CheckResult]:
-    """One finding per check, in the order in which one would mend things; a check that cannot be made says so."""
+    """Yield one result per check, in the order in which failures should be repaired; a check that cannot be made says
+    so.
+    """
     checks: dict[str, Callable[[Client], str]] = {
         "port": _port,
         **({"keys": _keys, "tls": _tls} if client.bundle else {}),
@@ -223,7 +226,7 @@ def _trust(client: Client) -> ssl.SSLContext | None:
 
 
 def _presented(client: Client) -> x509.Certificate:
-    """The certificate that the server shows, whatever it is worth."""
+    """Return the certificate that the server shows, without verification."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -234,7 +237,7 @@ def _presented(client: Client) -> x509.Certificate:
 
 
 def _ask(client: Client, path: str) -> HTTPResponse:
-    """The server's answer. Raises CheckFailed where there is none: an earlier check says why."""
+    """Return the server's answer. Raise CheckFailed if there is none: an earlier check says why."""
     try:
         trust = _trust(client)
         if trust:

@@ -1,4 +1,4 @@
-"""A run on real SuperNodes: handed to a SuperLink that runs already, awaited, and stopped when whoever waits stops.
+"""A run on real SuperNodes: submitted to a running SuperLink, awaited, and stopped if this process is stopped.
 
 The ServerApp writes the run's folder and this process reads it, both under one path: `fedrobust deploy` belongs on the
 server's machine (in docker-compose.yml both mount it at /runs), the only one from which the Control API is reached.
@@ -25,14 +25,14 @@ RUN_NUMBER = "flwr-run.txt"  # in the run's folder: what Flower calls it
 
 @dataclass(frozen=True)
 class SuperLink:
-    """Where the Control API is, and whom to trust there; `root_certificates` is None for plaintext."""
+    """The address of a Control API and the root certificates to trust; `root_certificates` is None for plaintext."""
 
     address: str
     root_certificates: Path | None
 
 
 def launch(cfg: RunConfig, superlink: SuperLink) -> None:
-    """Run `cfg` on the SuperNodes of a SuperLink; beside what the app writes, the run's folder gets `flwr.log`.
+    """Run `cfg` on the SuperNodes of a SuperLink; the run's folder also gets `flwr.log`.
 
     Raises:
         RunFailed: the run did not complete, or the SuperLink did not answer for 90 seconds.
@@ -60,13 +60,13 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
 
 
 def _stop(flower: Flower, run_id: str) -> None:
-    """End a run; one that has ended already is none to end."""
+    """Stop a run; do nothing if it has ended."""
     with suppress(RunFailed):
         flower.ask("stop", run_id, CONNECTION)
 
 
 def register(nodes: Path, superlink: SuperLink) -> list[str]:
-    """Let the SuperNodes in whose public keys (`<name>.pub`) lie in a folder; one line each.
+    """Register the SuperNodes whose public keys (`<name>.pub`) lie in a folder; return one line each.
 
     Raises:
         RunFailed: the SuperLink does not answer.
@@ -90,7 +90,7 @@ def register(nodes: Path, superlink: SuperLink) -> list[str]:
 
 @contextmanager
 def command(superlink: SuperLink, log: Path) -> Iterator[Flower]:
-    """Flower's command with a FLWR_HOME of its own, in which CONNECTION is this SuperLink."""
+    """Yield Flower's command with its own FLWR_HOME, in which CONNECTION is this SuperLink."""
     with tempfile.TemporaryDirectory(prefix="fedrobust-flwr-") as name:
         home = Path(name).resolve()
         ca = superlink.root_certificates

@@ -1,4 +1,4 @@
-"""Natural and robust accuracy: how the server, a client and `fedrobust evaluate` measure a model, all alike."""
+"""Natural and robust accuracy, measured in one way by the server, the clients and `fedrobust evaluate`."""
 
 from fedrobust.evaluation.accuracy import Evaluation, evaluate
 from fedrobust.evaluation.suite import EvaluationAttack, Stage, Threat, make_chain, make_suite, parse_attack

@@ -1,4 +1,4 @@
-"""The attacks of an evaluation, as they are written: "fgsm,pgd-20,autoattack"."""
+"""The attacks of an evaluation, parsed from their names: "fgsm,pgd-20,autoattack"."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SUITE: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Threat:
-    """What the attacker may do: move an image by at most epsilon in this norm, within [0, 1]."""
+    """A threat model: the attacker moves an image by at most epsilon in this norm, within [0, 1]."""
 
     epsilon: float
     norm: Norm = "linf"
@@ -52,7 +52,7 @@ class Threat:
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack, its settings bound: `run(model, x, y, generator=...)` gives adversarial examples."""
+    """One attack, its settings bound: `run(model, x, y, generator=...)` returns adversarial examples."""
 
     name: str
     run: Callable[..., Any]
@@ -60,17 +60,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class EvaluationAttack:
-    """A chain of attacks under one name, `robust_accuracy.<name>`: each stage sees what stood before it."""
+    """A chain of attacks under one name, `robust_accuracy.<name>`: each stage attacks the images that are still
+    classified correctly.
+    """
 
     name: str
     stages: tuple[Stage, ...]
 
 
 def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
-    """The chain of attacks behind the name of an evaluation attack, with the settings that make it this one.
+    """Return the chain of attacks behind the name of an evaluation attack, each with its settings.
 
-    SUITE says what each is; the members of AutoAttack are as in Croce and Hein 2020, the standard version. Empty for
-    "certified", which is none.
+    SUITE describes each; the members of AutoAttack are as in Croce and Hein 2020, the standard version. The chain of
+    "certified", which is not an attack, is empty.
 
     Raises:
         ConfigError: any other name, or a loss that is not defined for so few classes.
@@ -124,10 +126,10 @@ def needs_gradients(name: str) -> bool:
 
 
 def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float | None = None) -> EvaluationAttack:
-    """The attack of this name against a threat model.
+    """Return the attack of this name against a threat model.
 
     Args:
-        step_size: of PGD, BIM and MIM; unset, epsilon / 4 (2/255 at 8/255). FGSM's is epsilon.
+        step_size: step size of PGD, BIM and MIM; by default epsilon / 4 (2/255 at 8/255). FGSM's is epsilon.
 
     Raises:
         ConfigError: unknown name, or a certificate in another norm than l2.
@@ -151,7 +153,7 @@ def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float 
 
 
 def make_suite(cfg: RunConfig, num_classes: int) -> tuple[EvaluationAttack, ...]:
-    """The suite of a run: every attack of `evaluation.attacks` at the run's epsilon and norm."""
+    """Return the suite of a run: every attack of `evaluation.attacks` at the run's epsilon and norm."""
     threat = Threat(cfg.attack.epsilon, cfg.attack.norm)
     return tuple(_suite(split_list(cfg.evaluation.attacks), threat, num_classes, cfg.evaluation.step_size))
 

@@ -1,4 +1,4 @@
-"""Which figures a set of runs gives, each with the words that stand under it."""
+"""The figures of a set of runs, each with its caption."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture in a file; `text` says what it shows to who cannot see it, too."""
+    """A picture in a file; `text` also describes it to readers who cannot see it."""
 
     path: Path
     title: str
@@ -57,7 +57,7 @@ class Drawn:
 
 
 def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
-    """Write those figures that the runs have the data for, in the order of a page; those of an earlier report go."""
+    """Write the figures for which the runs have data, in the order of a page; delete those of an earlier report."""
     for earlier in (*WORDS, *PARTITIONS):
         (folder / earlier).unlink(missing_ok=True)
     groups, judge = overview.groups, overview.judge
