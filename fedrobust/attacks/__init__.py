@@ -1,7 +1,7 @@
 """Attacks: pure functions `(model, x, y, *, epsilon, ..., generator) -> x_adv`.
 
-The attacks in ATTACKS maximise a `loss` that they are given, so objectives train with them. Those in EVALUATION_ATTACKS
-have a goal of their own and are used for evaluation only.
+The attacks in ATTACKS maximise a `loss` that they are given, so objectives train with them. The attacks in
+EVALUATION_ATTACKS have a goal of their own and are used for evaluation only.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Names to entries: one lookup for every registry, including those in packages that import this one.
 
-Registries are literal dicts in the packages of their entries. Those of the apps ("strategies:STRATEGIES") are loaded by
-dotted path when first used, as Flower loads the apps, so that this package imports none above it.
+Registries are literal dicts in the packages of their entries. The registries of the apps ("strategies:STRATEGIES") are
+loaded by dotted path when first used, as Flower loads the apps, so that this package imports none above it.
 """
 
 from __future__ import annotations

@@ -506,7 +506,7 @@ def todays_meaning(flat: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a config that an earlier version wrote, converted to their current meaning.
 
     Before `partition.legacy-seed` was introduced, `pool.fraction` was a share of the training set without the
-    validation slice; now it is a share of the whole training set. The same pool is then a smaller number: 0.4 beside a
+    validation slice; now it is a share of the whole training set. An equal pool has a smaller number now: 0.4 beside a
     slice of 0.1 is 0.36.
     """
     if "partition.legacy-seed" in flat or not flat.get("pool.fraction"):

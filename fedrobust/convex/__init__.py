@@ -2,6 +2,6 @@
 
 Polynomial networks and their lifted variables, exact worst cases, certificates and bounds, problems and solutions.
 `solvers` has the solvers of the polynomial programme, each with a certified lower bound; `relu_programme`,
-`relu_solvers` and `relu_dual` do the same over sampled activation patterns. docs/convex.md has the formulas and what
-was measured.
+`relu_solvers` and `relu_dual` do the same over sampled activation patterns. docs/convex.md has the formulas and the
+measurements.
 """

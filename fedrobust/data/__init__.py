@@ -1,7 +1,7 @@
 """Data sets: one registry, one `load`, the same arrays from every source.
 
-`import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. What
-needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) and `fedrobust.data.device`.
+`import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. Code that needs
+PyTorch lies in `fedrobust.data.device` (a split as tensors on a device, and augmentation).
 """
 
 import difflib

@@ -1,6 +1,6 @@
 """Engines: they transport the messages and never change the result.
 
-The same ServerApp and ClientApp run under each. Both are loaded by the names Flower itself uses
+One ServerApp and one ClientApp run under each. Both are loaded by the names Flower itself uses
 (`[tool.flwr.app.components]` in pyproject.toml; a test holds them equal), so that no import runs upwards.
 """
 
