@@ -181,7 +181,7 @@ def run(
     given = flat_settings(settings)
     if resume:
         if preset or variant:
-            raise ConfigError("run: a resumed run has its settings; give resume alone, without a preset or a variant")
+            raise ConfigError("run: a resumed run keeps its settings; give only resume, without a preset or a variant")
         runs = resumed_runs(Path(resume), given)
         if len(runs) > 1:
             raise ConfigError(f"resume = {str(resume)!r}: holds several runs ({', '.join(runs)}); name one of them")
@@ -281,7 +281,7 @@ def evaluate(
 
     names = tuple(dict.fromkeys(split_list(attacks) if isinstance(attacks, str) else map(str, attacks)))
     if not names:
-        raise ConfigError("attacks: names no attack")
+        raise ConfigError("attacks: no attack is given")
     for name in names:
         parse_attack(name)
     where = pick_device(device)
@@ -443,12 +443,14 @@ def _one_config(
     """
     if isinstance(preset, RunConfig):
         if variant:
-            raise ConfigError(f"variant = {variant!r}: a config has none; give a preset by name")
+            raise ConfigError(f"variant = {variant!r}: a config has no variants; give a preset by name")
         cfg = RunConfig.from_flat({**preset.to_flat(), **given})
         refuse_unused({"run": cfg}, {*preset.given, *given}, engine=engine)
         return "run", cfg
     if not str(preset):
-        raise ConfigError("run: which preset? give a name, the path of a TOML file, a RunConfig, or resume=FOLDER")
+        raise ConfigError(
+            "run: no preset is given; give a name, the path of a TOML file, a RunConfig, or resume=FOLDER"
+        )
     named: Preset = load_preset(str(preset))
     configs = named.configs(given, variant)
     if len(configs) > 1:

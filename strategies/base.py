@@ -99,7 +99,7 @@ class FederatedStrategy(FlowerFedAvg):
         if self.fixed_objective and asked not in ("", self.objective):
             raise ConfigError(
                 f"objective.name = {asked!r}: strategy {cfg.strategy.name} trains with {self.objective!r} only; "
-                f"leave it unset, or take another strategy"
+                f"leave it unset, or use another strategy"
             )
         objective = asked or self.objective
         check_start(objective, cfg.attack.random_start)

@@ -32,7 +32,7 @@ class Federation(Rounds):
 
     def __init__(self, cfg: RunConfig, grid: Grid) -> None:
         if cfg.kind != "federated":
-            raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
+            raise ConfigError(f"kind = {cfg.kind!r}: this is a {cfg.kind} run; use fedrobust {cfg.kind}")
         super().__init__(cfg)
         self.grid = grid
         self.strategy: FederatedStrategy = resolve("strategies", cfg.strategy.name)(cfg)
@@ -97,8 +97,8 @@ class Federation(Rounds):
         before = self.folder.record().get("pool", {}).get("images", size)
         if before != size:
             raise ConfigError(
-                f"pool.fraction = {self.cfg.pool.fraction:g}: is a pool of {size} images, the run began with {before}; "
-                "it cannot be resumed"
+                f"pool.fraction = {self.cfg.pool.fraction:g}: gives a pool of {size} images, but the run began "
+                f"with {before}; it cannot be resumed"
             )
 
     def total(self, rounds: list[Row]) -> dict[str, Any]:

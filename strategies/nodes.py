@@ -72,7 +72,12 @@ class Nodes:
             taken = answer in held
             self._partition_of[node] = None if isinstance(answer, str) or taken else answer
             held.add(self._partition_of[node])
-            logger.warning("a SuperNode came: %s", f"partition {answer}, which another holds" if taken else answer)
+            if taken:
+                logger.warning("ignoring a new SuperNode: partition %s is already held by another node", answer)
+            elif isinstance(answer, str):
+                logger.warning("ignoring a new SuperNode: %s", answer)
+            else:
+                logger.warning("a SuperNode joined: it holds partition %s", answer)
 
     def _ask(self, grid: Grid, nodes: Iterable[int], timeout: float) -> dict[int, int | str]:
         """Return node → its partition, or a line on its error; a node that does not answer is left out."""
@@ -103,11 +108,11 @@ def _wait_for_nodes(grid: Grid, num_clients: int, least: int, patience: float) -
     while (count := len(node_ids := list(grid.get_node_ids()))) < num_clients and monotonic() < ends:
         if count > seen:
             seen, ends = count, monotonic() + patience
-            logger.warning("%d of %d SuperNodes are there; waiting for more", count, num_clients)
+            logger.warning("%d of %d SuperNodes are connected; waiting for more", count, num_clients)
         sleep(0.2)
     if not least <= count <= num_clients:
         raise RunFailed(
-            f"{count} SuperNodes are there, num-clients is {num_clients}: set num-clients to {count}, or start "
+            f"{count} SuperNodes are connected, num-clients is {num_clients}: set num-clients to {count}, or start "
             f"{num_clients} SuperNodes (simulation: --federation-config 'num-supernodes={num_clients}')"
         )
     return node_ids

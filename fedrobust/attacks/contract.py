@@ -73,7 +73,7 @@ def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @cache
 def _log_fresh_generator(name: str) -> None:
-    logger.warning("%s: no generator is given; its noise is drawn from a fresh one with seed %d", name, FRESH_SEED)
+    logger.warning("%s: no generator is given; noise is drawn from a new one with seed %d", name, FRESH_SEED)
 
 
 def _pixel_check(x: Tensor) -> Callable[[], None]:
@@ -102,7 +102,7 @@ def _check_pixels(ends: Tensor) -> None:
     slack = ROUNDING * torch.finfo(ends.dtype).eps
     if not (least >= -slack and most <= 1 + slack):  # NaN is neither
         raise ValueError(
-            f"x: pixels must lie in [0, 1], not in {least:.4g} to {most:.4g}; a normalisation belongs into the model"
+            f"x: pixels must lie in [0, 1], not in {least:.4g} to {most:.4g}; put the normalisation into the model"
         )
 
 

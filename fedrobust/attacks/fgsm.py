@@ -60,7 +60,7 @@ def fgsm(
         ValueError: a setting out of its range.
     """
     if norm != "linf":
-        raise ValueError(f"fgsm is for norm linf, not {norm!r}: take pgd with steps = 1")
+        raise ValueError(f"fgsm is for norm linf, not {norm!r}: use pgd with steps = 1")
     if random_start not in RELATIVE_STEPS:
         raise ValueError(f"random_start {random_start!r}: must be one of {', '.join(RELATIVE_STEPS)}")
     step = RELATIVE_STEPS[random_start] if relative_step is None else relative_step

@@ -67,7 +67,7 @@ def pgd(
     if step_size <= 0 or steps < 1 or restarts < 1:
         raise ValueError(f"pgd needs step_size > 0, steps and restarts ≥ 1, not {step_size}, {steps}, {restarts}")
     if restarts > 1 and random_start == "zero":
-        raise ValueError("random_start 'zero' makes all restarts the same: take uniform or gaussian")
+        raise ValueError("random_start 'zero' makes all restarts equal: use uniform or gaussian")
     if decay not in DECAYS:
         raise ValueError(f"decay {decay!r}: must be one of {', '.join(DECAYS)}")
     ball = ball_of(norm, x, epsilon)

@@ -19,24 +19,36 @@ from fedrobust.errors import ConfigError, UserError
 # command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed
 COMMANDS = {
     "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
-    "central": ("fedrobust.cli.central", "train on all the data in one place: what a federation is measured by"),
+    "central": ("fedrobust.cli.central", "train on all the data in one place: the reference for a federation"),
     "sweep": (
         "fedrobust.cli.sweep",
-        "all runs of a study, several at once: what sharing data buys, and under which skew",
+        "carry out all runs of a study, several at once",
     ),
-    "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
+    "partition": ("fedrobust.cli.partition", "show which client would hold which labels, as a table and a figure"),
     "convex": (
         "fedrobust.cli.convex",
-        "two-layer networks trained to a proven optimum: certified, attacked and clean accuracy against the radius",
+        "train two-layer networks to a proven optimum: certified, attacked and clean accuracy against the radius",
     ),
-    "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
-    "runs": ("fedrobust.cli.runs", "which runs there are, how far they came, what went wrong"),
-    "report": ("fedrobust.cli.report", "what any runs came to, over their seeds: tables, figures, a page"),
-    "certs": ("fedrobust.cli.certs", "the keys of a deployment: an authority, the server's certificate, a bundle each"),
-    "deploy": ("fedrobust.cli.deploy", "a preset's runs on real SuperNodes: submit, follow, and an exit code"),
-    "pool": ("fedrobust.cli.pool", "the shared pool as a file, for clients that hold no public data set"),
-    "doctor": ("fedrobust.cli.doctor", "whether this machine can be a client of a server, and what to do if not"),
-    "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
+    "evaluate": (
+        "fedrobust.cli.evaluate",
+        "measure how robust a model is: strong attacks, the worst case, and warnings",
+    ),
+    "runs": ("fedrobust.cli.runs", "list runs, their progress and their errors"),
+    "report": ("fedrobust.cli.report", "summarise runs over their seeds: tables, figures, a page"),
+    "certs": (
+        "fedrobust.cli.certs",
+        "make the keys of a deployment: an authority, the server's certificate, a bundle per client",
+    ),
+    "deploy": (
+        "fedrobust.cli.deploy",
+        "carry out a preset's runs on real SuperNodes: submit, follow, and an exit code",
+    ),
+    "pool": ("fedrobust.cli.pool", "write the shared pool to a file, for clients that hold no public data set"),
+    "doctor": (
+        "fedrobust.cli.doctor",
+        "check whether this machine can be a client of a server, and say what to do if not",
+    ),
+    "list": ("fedrobust.cli.listing", "list strategies, attacks, models, presets, settings ..."),
 }
 
 
@@ -82,9 +94,9 @@ def _command(argv: list[str]) -> int:
         arguments, rest = parser.parse_known_args(argv)
         refuse_unknown(rest, chosen)
         if run is None:
-            raise ConfigError(f"which command? known: {', '.join(COMMANDS)}")
+            raise ConfigError(f"no command is given; known: {', '.join(COMMANDS)}")
         return run(arguments)
-    except KeyboardInterrupt:  # before there was anything to go on with
+    except KeyboardInterrupt:  # before there was anything to resume
         _complain("stopped")
         return 130
     except UserError as error:

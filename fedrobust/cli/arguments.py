@@ -37,14 +37,14 @@ def count(text: str) -> int:
             return value
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
 
 
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
     if text.isdecimal() and int(text):
         return int(text)
-    raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
 
 
 def device(text: str) -> str:
@@ -61,14 +61,14 @@ def numbers(text: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if not values or not all(0 <= value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(f"must be numbers from 0 on, separated by commas, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be numbers of at least 0, separated by commas, not {text!r}")
     return values
 
 
 def counts(text: str) -> tuple[int, ...]:
     """Parse whole numbers of at least 0, separated by commas."""
     if not (parts := split_list(text)):
-        raise argparse.ArgumentTypeError(f"must be whole numbers from 0 on, separated by commas, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 0, separated by commas, not {text!r}")
     return tuple(map(count, parts))
 
 

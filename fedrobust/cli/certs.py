@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="DNS names and IP addresses under which clients reach the server, comma-separated",
     )
     add("--clients", metavar="N", type=positive, required=True, help="bundles to make: client-0 to client-(N-1)")
-    add("--out", metavar="FOLDER", type=Path, default=Path("certs"), help="where they lie [%(default)s]")
+    add("--out", metavar="FOLDER", type=Path, default=Path("certs"), help="folder of the keys [%(default)s]")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -30,5 +30,5 @@ def main(arguments: argparse.Namespace) -> int:
     for line in changes:
         print(line)
     if not changes:
-        print(f"{arguments.out}: all there, nothing to renew")
+        print(f"{arguments.out}: complete, nothing to renew")
     return 0

@@ -91,7 +91,7 @@ def _fresh(
     """
     if not arguments.preset:
         known = preset_names(settings.get("kind", ""))
-        raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
+        raise ConfigError(f"no preset is given; known: {', '.join(known)}; or --resume FOLDER")
     preset = load_preset(arguments.preset)
     configs = preset.configs(settings, arguments.variant)
     found = refuse_unused(
@@ -114,7 +114,7 @@ def _fresh(
         check(cfg)
     for label, reasons in found.items():
         if keys := [key for key in reasons if key in settings or key in preset.keys]:
-            print(f"{label}: {preset.name} sets what this run does not use: {', '.join(keys)}")
+            print(f"{label}: {preset.name} sets settings that this run does not use: {', '.join(keys)}")
     return placed(Path(given) if given else new_run_dir(preset.name))
 
 
@@ -168,20 +168,20 @@ def watched(
         except BaseException as error:
             if stopping.asked or isinstance(error, KeyboardInterrupt):
                 folder.update_record(state="interrupted", error="")  # whatever the shutdown has met with
-                console.print(f"stopped; go on with: {again}")
+                console.print(f"interrupted; resume with: {again}")
                 return 130
             if not isinstance(error, UserError):
                 raise
             print(f"error: {error}", file=sys.stderr)
             if folder.checkpoint.exists() or folder.record().get("state") == "interrupted":
-                print(f"what it had reached is kept; go on with: {again}", file=sys.stderr)
+                print(f"the results so far are kept; resume with: {again}", file=sys.stderr)
             return error.exit_code
     return 0
 
 
 def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console) -> Following:
     def warn(line: str) -> None:
-        with suppress(OSError):  # nobody reads, and the run goes on
+        with suppress(OSError):  # nobody reads, and the run continues
             console.print(line, style="red")
 
     return Following(folder, watchers, warn)

@@ -20,7 +20,7 @@ KINDS = ("presets", "studies", "settings", *REGISTRIES)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fedrobust list`."""
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind; default: all but settings")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind [all except settings]")
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       fedrobust run --resume FOLDER"
     )
     parser.add_argument(
-        "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="who carries the messages"
+        "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="engine that runs the clients"
     )
     add_run_arguments(parser, preset_names())
 
@@ -35,11 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
     """Add the arguments that federated and central runs share."""
     parser.add_argument("preset", nargs="?", help=f"{', '.join(presets)}, or a TOML file")
-    parser.add_argument("--variant", default="", help="only this variant of the preset")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run (or the runs) in a folder")
-    parser.add_argument("--tensorboard", action="store_true", help="event files in the run's folder, in tensorboard/")
+    parser.add_argument("--variant", default="", help="run only this variant of the preset")
+    parser.add_argument("--resume", metavar="FOLDER", help="resume the run (or the runs) in a folder")
     parser.add_argument(
-        "--mlflow", metavar="URI", nargs="?", const="", help="track in MLflow, in the store at URI or its default one"
+        "--tensorboard", action="store_true", help="write event files to tensorboard/ in the run's folder"
+    )
+    parser.add_argument(
+        "--mlflow",
+        metavar="URI",
+        nargs="?",
+        const="",
+        help="track the run in MLflow, in the store at URI or its default one",
     )
     add_settings(parser)
 

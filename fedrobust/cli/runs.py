@@ -23,8 +23,8 @@ COLOURS = {"completed": "green", "running": "cyan", "interrupted": "yellow", "fa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fedrobust runs`."""
     add = parser.add_argument
-    add("folders", nargs="*", type=Path, metavar="FOLDER", help=f"where to look [{' and '.join(USUAL)}]")
-    add("--failed", action="store_true", help="only those that failed, with the line they failed with")
+    add("folders", nargs="*", type=Path, metavar="FOLDER", help=f"folders to look in [{' and '.join(USUAL)}]")
+    add("--failed", action="store_true", help="list only failed runs, with their errors")
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -84,9 +84,9 @@ def _by_other_settings(cfg: RunConfig, engine: str) -> Iterator[tuple[str, str]]
         (is_central, _keys("workers", besides=("threads",)), "only a federation uses it"),
         (engine == "local", _keys("workers", besides=("threads",)), "only engines ray and flwr use it"),
         (data.own, _keys("partition", besides=("held-out",)), "the clients' images are their own (data.own)"),
-        (not from_data_sets, ["data.dir"], f"{data.name} comes with scikit-learn and reads no folder"),
+        (not from_data_sets, ["data.dir"], f"{data.name} comes with scikit-learn and is not read from a folder"),
         (not cfg.pool.fraction, ["pool.share", "pool.mode"], "only a pool uses it: set pool.fraction above 0"),
-        (bool(cfg.local.steps), ["local.epochs"], f"local.steps = {cfg.local.steps} counts instead: set that to 0"),
+        (bool(cfg.local.steps), ["local.epochs"], f"local.steps = {cfg.local.steps} is used instead: set it to 0"),
         (
             not model.backward_activation,
             ["model.backward-phase"],
@@ -156,12 +156,12 @@ def limit_cases(cfg: RunConfig) -> list[str]:
             (
                 strategy == "fedprox" and not cfg.strategy.proximal_mu,
                 "strategy.proximal-mu = 0",
-                "nothing pulls on the clients' weights: fedprox is fedavg",
+                "the proximal term has no weight: fedprox is fedavg",
             ),
             (
                 strategy == "trimmed-mean" and not cfg.strategy.trim_fraction,
                 "strategy.trim-fraction = 0",
-                "nothing is cut: trimmed-mean is the plain mean",
+                "no values are cut: trimmed-mean is the plain mean",
             ),
         )
         if holds

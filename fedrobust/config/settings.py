@@ -450,13 +450,13 @@ class RunConfig(Section, frozen=True):
                 "write 8/255, not 8)"
             )
         if self.attack.random_start == "n-fgsm" and self.attack.name != "fgsm":
-            raise ValueError("attack.random-start = 'n-fgsm': is for attack.name fgsm only")
+            raise ValueError("attack.random-start = 'n-fgsm': allowed only with attack.name fgsm")
         if self.data.own and self.data.classes:
-            raise ValueError(f"data.classes = {self.data.classes!r}: is not for data.own; leave it unset")
+            raise ValueError(f"data.classes = {self.data.classes!r}: cannot be combined with data.own; leave it unset")
         if self.kind == "central" and (self.central.images == "pool") != (self.pool.fraction > 0):
             raise ValueError(
-                f"pool.fraction = {self.pool.fraction:g}, central.images = {self.central.images!r}: a central run has "
-                "all the data and no pool, or the pool alone (central.images pool, pool.fraction above 0)"
+                f"pool.fraction = {self.pool.fraction:g}, central.images = {self.central.images!r}: a central run uses "
+                "all the data and no pool, or only the pool (central.images pool, pool.fraction above 0)"
             )
         if self.central.patience and not self.data.validation_fraction:
             raise ValueError(
@@ -464,7 +464,7 @@ class RunConfig(Section, frozen=True):
                 "above 0, or central.patience 0"
             )
         if self.kind == "central" and self.strategy.name != "fedavg":
-            raise ValueError(f"strategy.name = {self.strategy.name!r}: a central run has no strategy; leave it unset")
+            raise ValueError(f"strategy.name = {self.strategy.name!r}: a central run uses no strategy; leave it unset")
         return self
 
     @property

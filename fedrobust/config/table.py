@@ -17,7 +17,7 @@ def rewritten(pyproject: str) -> str:
     pattern = rf"^\[{re.escape(TABLE)}\]\n.*?(?=^\[(?!{re.escape(TABLE)}\.)|\Z)"
     text, count = re.subn(pattern, lambda _: table + "\n", pyproject, flags=re.DOTALL | re.MULTILINE)
     if count != 1:
-        raise ValueError(f"pyproject.toml: [{TABLE}] stands in it {count} times, expected once")
+        raise ValueError(f"pyproject.toml: [{TABLE}] occurs {count} times; expected once")
     return text
 
 

@@ -21,7 +21,7 @@ def checked_labels(x: Tensor, y: Tensor, num_classes: int, name: str = "samples"
     """
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y):
         raise DataError(
-            f"{name}: rows {list(x.shape)} with labels {list(y.shape)}; [n, d] and [n] are needed, a label for each row"
+            f"{name}: rows {list(x.shape)} with labels {list(y.shape)}; expected [n, d] and [n], a label for each row"
         )
     if not x.isfinite().all():
         row, column = (~x.isfinite()).nonzero()[0].tolist()
@@ -42,6 +42,6 @@ def checked_labels(x: Tensor, y: Tensor, num_classes: int, name: str = "samples"
 def check_weights(radius: float, beta: float) -> None:
     """Raise ConfigError unless radius is a number ≥ 0 and beta one above 0: with beta = 0 no optimum is attained."""
     if not 0 <= radius < float("inf"):
-        raise ConfigError(f"radius = {radius}: must be a number from 0 on")
+        raise ConfigError(f"radius = {radius}: must be a number of at least 0")
     if not 0 < beta < float("inf"):
         raise ConfigError(f"beta = {beta}: must be a number above 0")

@@ -168,7 +168,7 @@ def trained_on(cfg: RunConfig, labels: np.ndarray) -> np.ndarray:
     """
     shards = make_split(cfg, labels).clients
     if not shards:
-        raise ConfigError("the run's clients train on images of their own (data.own), which are not here")
+        raise ConfigError("the run's clients train on their own images (data.own), which are not on this machine")
     return np.unique(np.concatenate([shard.train for shard in shards]))
 
 

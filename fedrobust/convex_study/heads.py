@@ -43,7 +43,7 @@ def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     """Return name and module of the last linear layer. Raise ConfigError if there is none."""
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not found:
-        raise ConfigError(f"{type(model).__name__} has no linear layer, so no head to replace")
+        raise ConfigError(f"{type(model).__name__} has no linear layer that could be replaced")
     return found[-1]
 
 
@@ -92,13 +92,15 @@ def projection_of(head: nn.Linear, raw: Tensor, y: Tensor, components: int) -> P
     """
     distances = linear_distances(head, raw, y)
     if not (distances > 0).any():
-        raise ConfigError("the model is right for none of the training images: its features have no scale")
+        raise ConfigError("the model classifies no training image correctly, so its features have no scale")
     weight, double = head.weight.double(), raw.double()
     _, sizes, rows = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
     basis = rows[sizes > 1e-6 * sizes[0]].T
     most = min(raw.shape) - basis.shape[1]
     if components > most:
-        raise ConfigError(f"{components} components: {len(raw)} images leave at most {most} beside the head's own rows")
+        raise ConfigError(
+            f"{components} components: {len(raw)} images allow at most {most} besides the head's own rows"
+        )
     centre = double.mean(0)
     if components:
         rest = double - centre

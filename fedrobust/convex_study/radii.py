@@ -71,7 +71,7 @@ class Plan:
         solvers: Mapping[str, Any] = RELU_SOLVERS
         if self.activation == "polynomial":
             if self.norm != "l2":
-                raise ConfigError("--norm linf: polynomial networks are trained in l2; take --activation relu")
+                raise ConfigError("--norm linf: polynomial networks are trained in l2; use --activation relu")
             if self.loss not in SOLVERS:
                 raise ConfigError(f"--loss {self.loss}: polynomial networks take {' or '.join(SOLVERS)}")
             solvers = SOLVERS[self.loss]

@@ -62,7 +62,7 @@ def open_or_build(name: str, fingerprint: str, build: Callable[[], tuple[Split, 
         lock.release()
     cached = _open(folder)
     if cached is None:
-        raise _unwritable(OSError("what was written does not read back"))
+        raise _unwritable(OSError("the written data cannot be read back"))
     return cached
 
 
@@ -110,7 +110,7 @@ def _write(folder: Path, train: Split, test: Split) -> None:
         _flush(file)
     written = _open(staging)
     if written is None or content_digest(*written[:2]) != digest:
-        raise OSError("what was written does not read back")
+        raise OSError("the written data cannot be read back")
     if folder.exists():  # damaged; the memory maps that others hold of it stay valid
         shutil.rmtree(folder)
     staging.rename(folder)

@@ -69,7 +69,7 @@ def read_folder(folder: Path, spec: DatasetSpec, say: Callable[[str], object] = 
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one folder per class in it")
     images, labels = [], []
-    passed: dict[str, list[str]] = {"hidden": [], "outside the classes' folders": [], "of no format that is read": []}
+    passed: dict[str, list[str]] = {"hidden": [], "outside the classes' folders": [], "in no known format": []}
     suffixes = _suffixes()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         inside = path.relative_to(folder)
@@ -78,12 +78,12 @@ def read_folder(folder: Path, spec: DatasetSpec, say: Callable[[str], object] = 
         elif len(inside.parts) == 1:
             passed["outside the classes' folders"].append(str(inside))
         elif path.suffix.lower() not in suffixes:
-            passed["of no format that is read"].append(str(inside))
+            passed["in no known format"].append(str(inside))
         else:
             labels.append(_label(folder / inside.parts[0], spec))
             images.append(_read(path, spec))
     if any(passed.values()):
-        say(f"{folder}: passed over {_counted(passed)}")
+        say(f"{folder}: skipped {_counted(passed)}")
     if not images:
         raise DataError(f"{folder}: no images; expected <class>/<name>.png, .jpg or another format that Pillow reads")
     return canonical(Split(np.stack(images), np.array(labels, dtype=np.int64)))
@@ -126,7 +126,7 @@ def load_pool(path: Path, cfg: RunConfig) -> Split:
     arrays, facts = load_model(path)
     for key, value in _identity(cfg).items():
         if facts.get(key) != value:
-            raise DataError(f"{path}: made for {key} = {facts.get(key)}, the run has {value}; take its own pool")
+            raise DataError(f"{path}: made for {key} = {facts.get(key)}, the run has {value}; use the pool of this run")
     pool = Split(arrays["images"], arrays["labels"])
     check_piece(DATASETS[cfg.data.name], str(path), pool)
     return pool
@@ -142,7 +142,7 @@ def _identity(cfg: RunConfig) -> dict[str, str | int | float]:
 
 def _named(variable: str, what: str) -> Path:
     if not os.environ.get(variable):
-        raise DataError(f"{variable} is not set: data.own wants {what} on each client's machine")
+        raise DataError(f"{variable} is not set: data.own needs {what} on each client's machine")
     return Path(os.environ[variable])
 
 
@@ -152,5 +152,5 @@ def _label(folder: Path, spec: DatasetSpec) -> int:
     if folder.name.isdecimal() and int(folder.name) < len(spec.class_names):
         return int(folder.name)
     raise DataError(
-        f"{folder}: is no class; allowed: {', '.join(spec.class_names)}, or 0 to {len(spec.class_names) - 1}"
+        f"{folder}: is not a class; allowed: {', '.join(spec.class_names)}, or 0 to {len(spec.class_names) - 1}"
     )

@@ -71,8 +71,8 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     rest, validation = _compose(universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation")))
     if cfg.data.validation_fraction and not len(validation):
         raise ConfigError(
-            f"data.validation-fraction = {cfg.data.validation_fraction:g}: of {len(universe)} training images that is "
-            "none; raise it or data.train-images, or set it to 0: the best round is then the last"
+            f"data.validation-fraction = {cfg.data.validation_fraction:g}: of {len(universe)} training images this is "
+            "no image; raise it or data.train-images, or set it to 0: the best round is then the last"
         )
     pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool"), whole=len(universe)))
     if cfg.kind == "central":

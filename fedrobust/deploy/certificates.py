@@ -46,7 +46,7 @@ def make_certificates(folder: Path, server_names: Sequence[str], num_clients: in
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: {error.strerror}; the folder must belong to user {os.getuid()}, "
-            "as whom this runs (in a container: FEDROBUST_UID)"
+            "who runs this command (in a container: FEDROBUST_UID)"
         ) from error
 
 
@@ -86,7 +86,7 @@ class Authority:
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
         _private(self._key_path, _pem(key))
         _public(self.path, builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
-        changes.append(f"{self.path}: made, for {AUTHORITY_DAYS} days")
+        changes.append(f"{self.path}: made, valid for {AUTHORITY_DAYS} days")
 
     def leaf(self, stem: Path, names: list[x509.GeneralName], changes: list[str]) -> None:
         """Make `<stem>.crt` and `.key` for a server of these names; keep them if they have the same names and are still
@@ -96,7 +96,7 @@ class Authority:
         if not why:
             return
         if not self._key_path.exists():
-            raise ConfigError(f"{stem}.crt: {why}, but {self._key_path} is not here; put it back for this command")
+            raise ConfigError(f"{stem}.crt: {why}, but {self._key_path} is missing; put it back to run this command")
         authority_key = serialization.load_pem_private_key(self._key_path.read_bytes(), None)
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
         key = ec.generate_private_key(_NEW)
@@ -112,11 +112,11 @@ class Authority:
         _private(stem.with_suffix(".key"), _pem(key))
         signed = builder.sign(authority_key, hashes.SHA384())
         _public(stem.with_suffix(".crt"), signed.public_bytes(serialization.Encoding.PEM))
-        changes.append(f"{stem}.crt: {why}; made, for {LEAF_DAYS} days: {', '.join(map(_shown, names))}")
+        changes.append(f"{stem}.crt: {why}; made, valid for {LEAF_DAYS} days: {', '.join(map(_shown, names))}")
 
     def _why_renew(self, path: Path, names: list[x509.GeneralName]) -> str:
         if not path.exists() or not path.with_suffix(".key").exists():
-            return "was not there"
+            return "did not exist"
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         try:
             certificate.verify_directly_issued_by(self.certificate)

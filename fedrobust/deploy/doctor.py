@@ -98,7 +98,10 @@ def _keys(client: Client) -> str:
     for name in ("ca.crt", "node.key", "node.pub", "superexec.secret", "runtime.crt", "runtime.key"):
         path = client.bundle / name
         if not path.exists():
-            raise CheckFailed(f"{path} is not there", "copy the whole bundle certs/client-<n> from where certs made it")
+            raise CheckFailed(
+                f"{path} does not exist",
+                "copy the complete bundle certs/client-<n> from the machine on which fedrobust certs made it",
+            )
         if not os.access(path, os.R_OK):
             owner = path.stat().st_uid
             raise CheckFailed(f"{path} belongs to user {owner}, this is {os.getuid()}", f"chown -R {os.getuid()} it")
@@ -109,8 +112,8 @@ def _keys(client: Client) -> str:
     private = serialization.load_ssh_private_key((client.bundle / "node.key").read_bytes(), None)
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     if not (client.bundle / "node.pub").read_bytes().startswith(public):
-        raise CheckFailed("node.key and node.pub are not a pair", "copy the whole bundle anew")
-    return f"{client.bundle} is whole"
+        raise CheckFailed("node.key and node.pub are not a pair", "copy the complete bundle again")
+    return f"{client.bundle} is complete"
 
 
 def _tls(client: Client) -> str:
@@ -130,7 +133,8 @@ def _tls(client: Client) -> str:
         ) from error
     except (ssl.SSLError, OSError) as error:
         raise CheckFailed(
-            f"no TLS on {client.host}:{client.port} ({error})", "is it the fleet's port, and the server not insecure?"
+            f"no TLS on {client.host}:{client.port} ({error})",
+            "check the port (FLEET_PORT), and that the server uses TLS",
         ) from error
     days = (datetime.fromtimestamp(ends, UTC) - datetime.now(UTC)).days
     return f"the certificate is for {client.host}, for {days} more days"
@@ -141,16 +145,18 @@ def _version(client: Client) -> str:
     there = _ask(client, "/version").read().decode().split()
     if there[:1] != ["flwr"]:
         raise CheckFailed(
-            "the server does not say its version", f"{client.host}:{client.port} must be the server's proxy"
+            "the server does not report its version", f"{client.host}:{client.port} must be the server's proxy"
         )
     if there[1] != here:
-        raise CheckFailed(f"flwr {there[1]} there, {here} here", "use one lock on all machines: build the same commit")
+        raise CheckFailed(
+            f"the server has flwr {there[1]}, this machine {here}", "install the same commit on all machines"
+        )
     return f"flwr {here} on both sides"
 
 
 def _clock(client: Client) -> str:
     there = _ask(client, "/version").getheader("Date")
-    assert there, "HTTP servers date their answers"
+    assert there, "HTTP servers send the time with their answers"
     ahead = (datetime.now(UTC) - parsedate_to_datetime(there)).total_seconds()
     if not -BEHIND < ahead < AHEAD:
         raise CheckFailed(
@@ -165,7 +171,7 @@ def _control(client: Client) -> str:
     if status != 404:
         raise CheckFailed(
             f"the Control API answers here (status {status})",
-            "whoever reaches it can run code: publish the proxy's port alone",
+            "anyone who reaches it can run code: publish only the proxy's port",
         )
     return "the Control API cannot be reached from here"
 
@@ -176,7 +182,7 @@ def _device(client: Client) -> str:
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi"):
             raise CheckFailed(
-                "a GPU is here, PyTorch cannot use it", "use the profile gpu, and NVIDIA's container toolkit"
+                "this machine has a GPU that PyTorch cannot use", "use the profile gpu, and NVIDIA's container toolkit"
             )
         return "no GPU; it trains on the CPU"
     free, total = torch.cuda.mem_get_info()
@@ -192,7 +198,7 @@ def _data(client: Client) -> str:
         try:
             own = read_folder(client.own, spec, passed.append)
         except UserError as error:
-            raise CheckFailed(str(error), "mount the folder (OWN), and mend what is said of it") from error
+            raise CheckFailed(str(error), "mount the folder (OWN), and correct the error") from error
         classes = f"{len(set(own.labels.tolist()))} of {len(spec.class_names)} classes of {client.data}"
         return "; ".join([f"{client.own}: {len(own):,} images of {classes}", *passed])
     try:
@@ -210,7 +216,9 @@ def _disk(client: Client) -> str:
     if not os.access(near, os.W_OK):
         raise CheckFailed(f"{folder} cannot be written", "set FEDROBUST_CACHE to a folder that can")
     if (free := shutil.disk_usage(near).free) < MIN_FREE:
-        raise CheckFailed(f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are wanted; make room")
+        raise CheckFailed(
+            f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are needed; free some space"
+        )
     return f"{folder}: {free / 2**30:.0f} GiB free"
 
 
@@ -247,4 +255,4 @@ def _ask(client: Client, path: str) -> HTTPResponse:
         connection.request("GET", path)
         return connection.getresponse()
     except (OSError, HTTPException) as error:
-        raise CheckFailed("not seen: the server does not answer", "mend what is above first") from error
+        raise CheckFailed("not checked: the server does not answer", "correct the failures above first") from error

@@ -42,7 +42,7 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
     before = folder.record()
     number = folder.path / RUN_NUMBER
     with command(superlink, folder.path / LOG) as flower:
-        if number.exists():  # whoever waited for it may be gone while it goes on: two would write one folder
+        if number.exists():  # the earlier process may be gone while its run continues: two would write one folder
             _stop(flower, number.read_text())
         run_id = flower.submit(cfg)
         number.write_text(run_id)
@@ -55,7 +55,8 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
         raise RunFailed(why_failed(folder, before, details))
     if folder.record().get("state") != "completed":
         raise RunFailed(
-            f"{folder.path}: the run completed, but not here; the ServerApp and this command must see one folder"
+            f"{folder.path}: the run completed, but its files are not here; the ServerApp and this command "
+            "must use one folder"
         )
 
 
@@ -95,6 +96,6 @@ def command(superlink: SuperLink, log: Path) -> Iterator[Flower]:
         home = Path(name).resolve()
         ca = superlink.root_certificates
         if ca is not None and not os.access(ca, os.R_OK):
-            raise ConfigError(f"{ca}: cannot be read; name the authority's certificate, or say --insecure")
+            raise ConfigError(f"{ca}: cannot be read; name the authority's certificate, or use --insecure")
         write_connection(home, superlink.address, ca)
         yield Flower(home, flwr_environment(home, superlink.address), log)

@@ -172,7 +172,8 @@ def _check_temporary_folder() -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"{name} = {folder!r}: Ray cannot write there ({error.strerror}); set RAY_TMPDIR to another; {OTHERWISE}"
+            f"{name} = {folder!r}: Ray cannot write there ({error.strerror}); set RAY_TMPDIR to another "
+            f"folder; {OTHERWISE}"
         ) from error
 
 
@@ -188,7 +189,7 @@ def _check_cluster(address: str) -> None:
             code = error.code().name.lower().replace("_", " ")  # type: ignore[attr-defined]
             raise ConfigError(
                 f"workers.address = {address!r}: no Ray cluster answers there ({code}); start it with `ray start "
-                f"--head`, whose port is 6379 unless it says otherwise; {OTHERWISE}"
+                f"--head`, whose default port is 6379; {OTHERWISE}"
             ) from None
 
 
@@ -199,6 +200,6 @@ def check_room(cfg: RunConfig) -> None:
     for kind, amount in wanted.items():
         if amount > has.get(kind, 0) + 1e-6:
             raise ConfigError(
-                f"workers.num = {workers.num} with {workers.threads} threads and {workers.num_gpus:g} GPUs each: wants "
+                f"workers.num = {workers.num} with {workers.threads} threads and {workers.num_gpus:g} GPUs each: needs "
                 f"{amount:g} {kind}s, the Ray cluster has {has.get(kind, 0):g}"
             )

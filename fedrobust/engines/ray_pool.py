@@ -92,7 +92,7 @@ class RayGrid(SimulationGrid):
         done: dict[int, Message | ray.ObjectRef] = {}
         try:
             for position in range(len(messages)):
-                # book what has come meanwhile, so that the actors go on while the caller is at work with a reply
+                # store finished replies now, so that the actors continue while the caller handles a reply
                 while running and self._collect(queue, running, done, until=0.0):
                     pass
                 self._feed(queue, running, position + window)

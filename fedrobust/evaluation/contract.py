@@ -144,7 +144,7 @@ def admitted(
     for name, module in model.named_modules():
         if module.training:
             raise ConfigError(
-                f"the model is in train mode ({name or 'as a whole'}): call .eval() before handing it over"
+                f"the model is in train mode ({name or 'as a whole'}): call .eval() before the evaluation"
             )
     model = placed(model, data.batch(index[:2])[0], dataset.num_classes, gradients=gradients)
     _check_pixels(model, dataset, data, index[:NUM_IMAGES])
@@ -167,7 +167,7 @@ def _check_pixels(model: nn.Module, dataset: Dataset, data: DeviceImages, index:
                 continue  # it checks its input: it does not expect these
             if kind == CONTRACT and not logits.isfinite().all():
                 raise ConfigError(
-                    "the model's logits are not finite on natural images: its accuracy would mean nothing"
+                    "the model's logits are not finite on natural images: its accuracy would have no meaning"
                 )
             accuracy[kind] += (logits.argmax(1) == y).sum().item() / len(index)
     contract, *others = accuracy.items()

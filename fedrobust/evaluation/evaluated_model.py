@@ -87,13 +87,13 @@ def load_evaluated_model(
     told = {"model": model_name, "data": data_name, "classes": classes}
     facts |= {key: value for key, value in told.items() if value}
     if not facts.get("data") or (model is None and not facts.get("model")):
-        raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
+        raise ConfigError(f"{name}: does not name its data set; name it with --data" + " and --model" * (model is None))
     folder = data_dir or (cfg.data.dir if cfg else "")
     dataset = _dataset(str(facts["data"]), folder or None, str(facts.get("classes", "")))
     if model is None:
         model = _build(name, facts, dataset, arrays)
         if "mean" not in facts and not cfg:
-            notes.append(f"{name}: says no mean and std; its images are normalised by those of {dataset.name}")
+            notes.append(f"{name}: has no mean and std; images are normalised by those of {dataset.name}")
     if cfg and cfg.kind == "federated":
         try:
             clients = _clients(RunFolder(path), cfg, dataset)
@@ -111,7 +111,7 @@ def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", d
     """
     name = type(model).__name__
     if not data_name:
-        raise ConfigError(f"{name}: a module does not say which data it is for; name a data set, such as cifar10")
+        raise ConfigError(f"{name}: a module does not name its data set; name one, such as cifar10")
     _check_lazy(name, model)
     dataset = _dataset(data_name, data_dir or None, classes)
     facts = {"data": data_name, "classes": classes}
@@ -133,7 +133,7 @@ def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
     """Return `EvaluatedModel.clients` from the run's partition. Raises ConfigError if that cannot be computed again."""
     labels = dataset.train.labels
     if not len(labels):
-        raise ConfigError("since the training images are not there")
+        raise ConfigError("since the training images are missing")
     if folder.record().get("data_digest", dataset.digest) != dataset.digest:
         raise ConfigError("since these are not the data that the run was trained on")
     owned = [labels[client.own] for client in make_split(cfg, labels).clients]
@@ -220,4 +220,4 @@ def _import(name: str) -> nn.Module:
 def _check_lazy(name: str, model: nn.Module) -> None:
     """Raise ConfigError for layers whose shapes are still unknown."""
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
-        raise ConfigError(f"{name}: has lazy layers without weights yet; show the model some images first")
+        raise ConfigError(f"{name}: has lazy layers without weights; run the model on some images first")

@@ -69,7 +69,7 @@ class EvaluationFolder:
         for key, value in settings.items():
             if found.get(key) != value:
                 there = f"{self.path}: holds an evaluation with {key} = {found.get(key)}"
-                raise ConfigError(f"{there}, not {value}; name another with --out")
+                raise ConfigError(f"{there}, not {value}; name another folder with --out")
 
     def attack(self, name: str) -> AttackState | None:
         """Return the progress of an attack; None if it has not begun. Raise RunFailed for a corrupt file."""

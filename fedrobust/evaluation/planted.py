@@ -155,5 +155,5 @@ def has_readout(model: nn.Module) -> bool:
 
 def _linear_layers(model: nn.Module) -> list[nn.Linear]:
     if not has_readout(model):
-        raise ConfigError("planted examples need a linear layer at the end of the model; leave that check out")
+        raise ConfigError("planted examples need a linear layer at the end of the model; leave this check out")
     return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -24,21 +24,21 @@ Settings = tuple[str, dict[str, Any]]  # an attack's name in its registry, and h
 
 SUITE: dict[str, str] = {
     "fgsm": "One step of size epsilon from the image; in the l2 norm the fast gradient method.",
-    "pgd-K": "K steps from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.",
-    "pgd-KxR": "PGD-K from R starts.",
-    "pgd-KxR-decay": "The same, or pgd-K-decay, with steps that shrink linearly to 0.",
-    "bim-K": "K steps from the image itself.",
-    "mim-K": "K steps with momentum.",
+    "pgd-K": "PGD: K steps from a uniform start in the ball, as PGD-20 in CalFAT and most federated papers.",
+    "pgd-KxR": "PGD: K steps from each of R starts.",
+    "pgd-KxR-decay": "PGD with step sizes that fall linearly to 0; also pgd-K-decay.",
+    "bim-K": "BIM: K steps from the image itself.",
+    "mim-K": "MIM: K steps with momentum.",
     "cw": "The margin loss under PGD for linf, Carlini and Wagner's own attack for l2.",
-    "deepfool": "The nearest boundary, by linearisation.",
+    "deepfool": "DeepFool: steps to the nearest boundary of the linearised model.",
     "apgd-ce": "Auto-PGD on the cross-entropy.",
     "apgd-t": "Auto-PGD on the targeted DLR loss, one stage per target class.",
     "fab-t": "FAB, one stage per target class.",
-    "square": "Square, 5,000 queries and no gradient; square-Q makes Q of them.",
-    "autoattack": "The four before this in a chain: AutoAttack, standard version.",
-    "gaussian-noise": "No attack but a control.",
-    "uniform-noise": "No attack but a control.",
-    CERTIFIED: "No attack but the exact worst case in the whole l2 ball: what no attack can break (model polynomial).",
+    "square": "Square Attack with 5,000 queries and no gradient; square-Q makes Q queries.",
+    "autoattack": "AutoAttack, standard version: apgd-ce, apgd-t, fab-t and square in a chain.",
+    "gaussian-noise": "Gaussian noise: not an attack but a control.",
+    "uniform-noise": "Uniform noise: not an attack but a control.",
+    CERTIFIED: "The exact worst case in the whole l2 ball, a bound for every attack (model polynomial).",
 }
 
 
@@ -79,8 +79,8 @@ def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
     """
     if name in ("apgd-t", "autoattack") and num_classes < DLR_CLASSES:
         raise ConfigError(
-            f"{name}: its targeted DLR loss wants {DLR_CLASSES} classes or more, not {num_classes}; "
-            "take apgd-ce, fab-t and square"
+            f"{name}: its targeted DLR loss needs {DLR_CLASSES} classes or more, not {num_classes}; "
+            "use apgd-ce, fab-t and square"
         )
     targets = range(1, min(NUM_TARGETS, num_classes - 1) + 1)
     autoattack: dict[str, list[Settings]] = {
@@ -136,7 +136,7 @@ def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float 
     """
     if name == CERTIFIED:
         if threat.norm != "l2":
-            raise ConfigError(f"{CERTIFIED}: is for norm l2, not {threat.norm}")
+            raise ConfigError(f"{CERTIFIED}: allowed only for norm l2, not {threat.norm}")
         return EvaluationAttack(name, (Stage(name, partial(worst_images, radius=threat.epsilon)),))
     stages: dict[str, Stage] = {}
     for attack, settings in parse_attack(name, num_classes):

@@ -41,7 +41,7 @@ def classify(model: nn.Module, data: DeviceImages, index: Tensor, *, batch_size:
         loss.append(F.cross_entropy(logits, y, reduction="none"))
     natural = Natural(torch.cat(right), torch.cat(loss))
     if not natural.loss.isfinite().all():  # NaN where any logit is not finite
-        raise RunFailed("the model's logits are not finite on natural images: its accuracy means nothing")
+        raise RunFailed("the model's logits are not finite on natural images: its accuracy has no meaning")
     return natural
 
 

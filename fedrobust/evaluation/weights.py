@@ -42,7 +42,7 @@ def load_pickled(path: Path) -> Arrays:
         if told := re.search(r"GLOBAL ([\w.]+)|TorchScript", str(error)):
             raise ConfigError(
                 f"{path}: holds more than weights ({told[1] or told[0]}); not loaded, since that could execute code: "
-                "save model.state_dict() alone"
+                "save only model.state_dict()"
             ) from error
         raise RunFailed(f"{path}: corrupt or not a file of torch.save ({one_line(error)}); not loaded") from error
     return {name: as_array(value) for name, value in _state_dict(path, found).items()}
@@ -56,7 +56,7 @@ def _state_dict(path: Path, found: Any) -> Mapping[str, Tensor]:
             return inside
         inside = next((inside[key] for key in NESTED if isinstance(inside.get(key), Mapping)), None)
     keys = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
-    raise ConfigError(f"{path}: no state dict in it, but {keys}; save model.state_dict() alone")
+    raise ConfigError(f"{path}: no state dict in it, but {keys}; save only model.state_dict()")
 
 
 def fitted(arrays: Arrays, own: Mapping[str, np.ndarray | Tensor]) -> Arrays:

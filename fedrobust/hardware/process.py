@@ -114,7 +114,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and there and (device.index or 0) >= torch.cuda.device_count():
         there = False
     if not there:
-        raise ConfigError(f"device = {name!r}: not on this machine; use auto, or a device that is there")
+        raise ConfigError(f"device = {name!r}: not on this machine; use auto, or an existing device")
     return device
 
 

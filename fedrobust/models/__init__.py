@@ -75,7 +75,7 @@ def build_model(
     if num_classes < 2:
         raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
     if not len(mean) == len(std) == image_shape[0]:
-        raise ValueError(f"{image_shape[0]} channels want as many means and stds, not {len(mean)} and {len(std)}")
+        raise ValueError(f"{image_shape[0]} channels need as many means and stds, not {len(mean)} and {len(std)}")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
@@ -93,4 +93,4 @@ def check_width(name: str, width: float) -> None:
     """Raise ConfigError for a width other than 1 for a network with a fixed width."""
     if width != 1 and not takes_width(lookup("model", MODELS, name)):
         known = ", ".join(other for other, build in MODELS.items() if takes_width(build))
-        raise ConfigError(f"model.width = {width:g}: {name} has one width; those with others: {known}")
+        raise ConfigError(f"model.width = {width:g}: the width of {name} is fixed; models with a variable one: {known}")

@@ -113,21 +113,25 @@ class Activation:
 # The first eleven are Dang et al.'s, the others Smooth Adversarial Training's and its kin's
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation("max(0, x).", lambda _: nn.ReLU(inplace=True)),
-    "rrelu": Activation("x, below 0 times a random slope in [1/8, 1/3], in eval mode 11/48.", lambda _: nn.RReLU()),
+    "rrelu": Activation(
+        "x for x ≥ 0, else x times a random slope in [1/8, 1/3], in eval mode 11/48.", lambda _: nn.RReLU()
+    ),
     "softplus": Activation("log(1 + eˣ).", lambda _: nn.Softplus()),
     "gelu": Activation("x Φ(x).", lambda _: nn.GELU()),
-    "selu": Activation("1.0507 x, below 0 1.0507 · 1.6733 (eˣ − 1).", lambda _: nn.SELU()),
-    "celu": Activation("x, below 0 α (exp(x/α) − 1): smooth for every α.", lambda alpha: nn.CELU(alpha), 1.0),
+    "selu": Activation("1.0507 x for x ≥ 0, else 1.0507 · 1.6733 (eˣ − 1).", lambda _: nn.SELU()),
+    "celu": Activation("x for x ≥ 0, else α (exp(x/α) − 1): smooth for every α.", lambda alpha: nn.CELU(alpha), 1.0),
     "silu": Activation("x σ(x), also called Swish.", lambda _: nn.SiLU()),
     "hardsilu": Activation("x min(max(x + 3, 0), 6) / 6, also called Hardswish.", lambda _: nn.Hardswish()),
     "hardtanh": Activation("x cut off at −1 and 1.", lambda _: nn.Hardtanh()),
     "telu": Activation("x tanh(eˣ).", lambda _: TeLU()),
     "mish": Activation("x tanh(log(1 + eˣ)).", lambda _: nn.Mish()),
-    "elu": Activation("x, below 0 α (eˣ − 1): smooth for α = 1 alone.", lambda alpha: nn.ELU(alpha), 1.0),
+    "elu": Activation("x for x ≥ 0, else α (eˣ − 1): smooth only for α = 1.", lambda alpha: nn.ELU(alpha), 1.0),
     "parametric-softplus": Activation("log(1 + exp(αx)) / α.", lambda alpha: nn.Softplus(beta=alpha), 10.0),
-    "smooth-relu": Activation("x − log(αx + 1) / α, 0 below 0.", lambda alpha: SmoothReLU(alpha), 1.0),
+    "smooth-relu": Activation("x − log(αx + 1) / α for x ≥ 0, else 0.", lambda alpha: SmoothReLU(alpha), 1.0),
     "smooth-relu-learned": Activation(
-        "The same, α learned per layer from there on.", lambda alpha: SmoothReLU(alpha, learned=True), 400.0
+        "SmoothReLU with α learned per layer from model.activation-alpha on.",
+        lambda alpha: SmoothReLU(alpha, learned=True),
+        400.0,
     ),
     "pssilu": Activation("x (σ(|α|x) − |β|) / (1 − |β|), α and β learned per layer.", lambda _: PSSiLU()),
     "polynomial": Activation("0.09 x² + 0.5 x + 0.47.", lambda _: Polynomial()),
@@ -152,14 +156,18 @@ def activation_maker(
     chosen = lookup("activation", ACTIVATIONS, parametrised)
     if alpha is not None and chosen.alpha is None:
         takers = ", ".join(other for other, entry in ACTIVATIONS.items() if entry.alpha is not None)
-        raise ConfigError(f"model.activation-alpha = {alpha:g}: {parametrised} takes none; those that do: {takers}")
+        raise ConfigError(
+            f"model.activation-alpha = {alpha:g}: {parametrised} has no α; activations with one: {takers}"
+        )
     value = alpha if alpha is not None else chosen.alpha or 0.0
     if not backward:
         return lambda: chosen.make(value)
     if lookup("activation", ACTIVATIONS, activation) is not ACTIVATIONS["relu"]:
-        raise ConfigError(f"model.backward-activation = {backward!r}: is for model.activation relu, not {activation}")
+        raise ConfigError(
+            f"model.backward-activation = {backward!r}: allowed only with model.activation relu, not {activation}"
+        )
     if backward in ("relu", "rrelu") or any(p.requires_grad for p in chosen.make(value).parameters()):
-        raise ConfigError(f"model.backward-activation = {backward!r}: must be smooth and have nothing to learn")
+        raise ConfigError(f"model.backward-activation = {backward!r}: must be smooth and have no parameters")
     return lambda: SmoothBackward(chosen.make(value), phase)
 
 

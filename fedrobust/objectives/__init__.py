@@ -52,8 +52,8 @@ def check_start(name: str, random_start: str) -> None:
     """Raise ConfigError if this objective's attack starts at a point where its loss has no gradient."""
     if name in ATTACK_BY_DIVERGENCE and random_start == "zero":
         raise ConfigError(
-            f"attack.random-start = 'zero': objective {name} attacks by a divergence, whose gradient is zero there; "
-            "take gaussian or uniform"
+            f"attack.random-start = 'zero': objective {name} maximises a divergence, whose gradient is zero there; "
+            "use gaussian or uniform"
         )
 
 

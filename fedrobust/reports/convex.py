@@ -124,7 +124,7 @@ def write_convex(
         f"Networks trained at {NORMS[norm]} radius r, on the test samples of {name}: accuracy in percent, certified / "
         f"under PGD, {over_seeds(summary)}; of objectives, in parentheses, that "
         "over initialisations within a seed. gap: to the certified lower bound on the optimum, of ReLU networks that "
-        f"over the sampled patterns; – where there is none. Unit of radii: {unit}."
+        f"over the sampled patterns; – if there is none. Unit of radii: {unit}."
     )
     write_tables(folder, rows, summary, note, {**origin, "samples": name})
     betas = list(dict.fromkeys(row["beta"] for row in summary))
@@ -194,7 +194,7 @@ def write_heads(folder: Path, rows: Sequence[Row], summary: Sequence[Row], name:
         f"Heads on the features of {name}, trained at l2 radius r in feature space: accuracy of the whole network in "
         "percent, natural and under attacks on pixels, and of its features, certified in feature space, which says "
         f"nothing of pixels; {over_seeds(summary)}. Unit of radii: {UNIT}. gap: to the certified lower bound on the "
-        "optimum; – where there is none."
+        "optimum; – if there is none."
     )
     write_tables(folder, rows, summary, note, {**origin, "run": name})
     betas = list(dict.fromkeys(row["beta"] for row in summary if row["beta"] is not None))

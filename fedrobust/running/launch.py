@@ -69,7 +69,7 @@ def resumed_runs(
     """
     for key in settings:
         if not key.startswith(RESUMABLE):
-            raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
+            raise ConfigError(f"{key}: cannot change in a resumed run; settings that can: {', '.join(RESUMABLE)}")
     folders = [] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
     folders = folders or [folder_of_run(folder)]
     if not (folders[0] / "config.toml").exists():
@@ -87,7 +87,7 @@ def resumed_runs(
         flat = started.to_flat() | dict(settings) | {"run-dir": str(path), "resume": True}
         if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
             raise ConfigError(
-                f"num-rounds: cannot change in a resumed run whose rate follows it (central.schedule = "
+                f"num-rounds: cannot change in a resumed run whose learning rate depends on it (central.schedule = "
                 f"{started.central.schedule!r})"
             )
         runs[path.name] = with_absolute_paths(RunConfig.from_flat(flat))

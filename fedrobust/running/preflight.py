@@ -150,7 +150,7 @@ def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
             (f"evaluation.attacks has {CERTIFIED!r}", CERTIFIED in split_list(cfg.evaluation.attacks)),
         ):
             if asked:
-                raise ConfigError(f"{name}: is for model.name polynomial with attack.norm l2")
+                raise ConfigError(f"{name}: allowed only with model.name polynomial and attack.norm l2")
     if convex and cfg.objective.awp_gamma:
         raise ConfigError(f"objective.awp-gamma = {cfg.objective.awp_gamma:g}: must be 0 for objective convex")
     if cfg.model.name != "polynomial":
@@ -158,9 +158,12 @@ def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
     # each round takes the roots of (Z, Z′) anew: what is kept of the last round's roots belongs to others
     for refused, line in (
         (cfg.model.activation != "polynomial", f"model.activation = {cfg.model.activation!r}: must be polynomial"),
-        (cfg.model.input_size, f"model.input-size = {cfg.model.input_size}: must be 0, balls are those of the pixels"),
-        (cfg.precision == "bfloat16", f"precision = {cfg.precision!r}: must be auto, all is in float64"),
-        (device.type == "mps", f"device = {cfg.device!r}: has no float64; take cpu or cuda"),
+        (cfg.model.input_size, f"model.input-size = {cfg.model.input_size}: must be 0, because balls are in pixels"),
+        (
+            cfg.precision == "bfloat16",
+            f"precision = {cfg.precision!r}: must be auto, because the model computes in float64",
+        ),
+        (device.type == "mps", f"device = {cfg.device!r}: has no float64; use cpu or cuda"),
         (central and cfg.local.momentum, f"local.momentum = {cfg.local.momentum:g}: must be 0 in a central run"),
         (central and cfg.central.average != "none", f"central.average = {cfg.central.average!r}: must be none"),
     ):

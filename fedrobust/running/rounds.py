@@ -89,7 +89,7 @@ class Rounds(ABC):
             context = self.evaluator.context
             begun_with = self.folder.record().get("data_digest", context.dataset.digest)
             if self.cfg.resume and begun_with != context.dataset.digest:
-                raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: other data than those that the run began with")
+                raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: these are not the data with which the run began")
             self.folder.update_record(
                 device=str(context.device),
                 precision=str(context.precision).removeprefix("torch."),

@@ -77,7 +77,7 @@ def planned_sweep(
     """
     for key, instead in (("run-dir", "out"), ("seed", "seeds")):
         if key in overrides:
-            raise ConfigError(f"--{key}: a sweep has many; use --{instead}")
+            raise ConfigError(f"--{key}: a sweep has several; use --{instead}")
     grid = load_study(study)
     if seeds is not None:
         grid = grid.with_seeds(seeds)

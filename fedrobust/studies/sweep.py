@@ -72,7 +72,7 @@ def claimed(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{folder}: another sweep, or a run that one has left, is at work in it") from None
+            raise ConfigError(f"{folder}: another sweep, or a run that it started, uses this folder") from None
         yield file.fileno()
 
 

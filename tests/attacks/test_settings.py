@@ -90,7 +90,7 @@ def test_without_a_generator_noise_is_that_of_seed_0_and_the_log_says_so(name, c
     assert not torch.equal(first, attack(model, x, y, generator=torch.Generator().manual_seed(1)))
     (line,) = [record.getMessage() for record in caplog.records]
     function = (ATTACKS | EVALUATION_ATTACKS)[name].__name__
-    assert line == f"{function}: no generator is given; its noise is drawn from a fresh one with seed 0"
+    assert line == f"{function}: no generator is given; noise is drawn from a new one with seed 0"
 
 
 def test_nothing_is_said_where_nothing_is_drawn(caplog) -> None:

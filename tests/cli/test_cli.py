@@ -140,7 +140,7 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("rum", "unknown command 'rum'; did you mean 'run'?"),
         ("--verison", "unknown setting 'verison'; did you mean 'version'?"),
         ("sweep", "the following arguments are required: study"),
-        ("sweep sharing --parallel many", "--parallel: must be a whole number from 0 on, not 'many'"),
+        ("sweep sharing --parallel many", "--parallel: must be a whole number of at least 0, not 'many'"),
         ("walk", "unknown command 'walk'; known: run, central"),
         ("run missing.toml", "missing.toml: no such file"),
         ("partition --partition.concentration 0.01 --num-clients 100", "raise partition.concentration"),
@@ -206,7 +206,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(here, number, send, wait_un
         for left in [process, *filter(_is_at_work, started)]:
             left.kill()
     assert process.returncode == 130
-    assert "go on with: fedrobust run --resume mine" in out
+    assert "resume with: fedrobust run --resume mine" in out
     assert "Traceback" not in out
     assert "SIGTERM" not in out
     assert folder.record()["state"] == "interrupted"

@@ -95,7 +95,7 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert main(arguments) == 0
     assert "client-0/node.key: made" in capsys.readouterr().out
     assert main(arguments) == 0
-    assert capsys.readouterr().out.endswith("all there, nothing to renew\n")
+    assert capsys.readouterr().out.endswith("complete, nothing to renew\n")
     assert main(["certs", "--server", "x", "--clients", "0"]) == 2
 
 
