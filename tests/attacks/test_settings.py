@@ -46,7 +46,7 @@ def test_make_attack_errors() -> None:
         ("pgd", {"norm": "l1"}, "must be one of linf, l2"),
         ("pgd", {"steps": 0}, "steps and restarts ≥ 1"),
         ("pgd", {"step_size": 0.0}, "step_size > 0"),
-        ("pgd", {"restarts": 2, "random_start": "zero"}, "all restarts the same"),
+        ("pgd", {"restarts": 2, "random_start": "zero"}, "all restarts equal"),
         ("pgd", {"random_start": "n-fgsm"}, "must be zero, uniform or gaussian"),
         ("pgd", {"decay": "fast"}, "must be one of none, linear, cosine"),
         ("mim", {"momentum": -1.0}, "momentum ≥ 0"),

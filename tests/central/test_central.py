@@ -247,14 +247,14 @@ def test_the_command_from_a_preset_to_a_report(here, capsys):
         ("quickstart --variant calfat", "strategy.name = 'calfat': a central run uses no strategy"),
         (
             "quickstart --variant fedavg --pool.fraction 0.2",
-            "a central run uses all the data and no pool, or the pool alone",
+            "a central run uses all the data and no pool, or only the pool",
         ),
         ("quickstart --variant fedavg --central.milestones 0.7,0.5", "must be ascending shares between 0 and 1"),
         (
             "quickstart --variant fedavg --central.patience 2 --data.validation-fraction 0",
             "central.patience = 2: needs validation images",
         ),
-        ("quickstart --variant fedavg --objective.name trades --attack.random-start zero", "take gaussian or uniform"),
+        ("quickstart --variant fedavg --objective.name trades --attack.random-start zero", "use gaussian or uniform"),
         ("quickstart --engine ray", "unknown setting 'engine'"),
         ("", "no preset is given; known: central-smoke"),
     ],

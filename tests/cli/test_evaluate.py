@@ -73,7 +73,7 @@ def test_of_a_folder_every_completed_run_below_it_is_evaluated(run, capsys, tmp_
     for name in ("first", "second", "broken"):
         RunFolder(tmp_path / name).update_record(state="failed")
     assert evaluate(tmp_path, *FEW) == 2
-    assert "no run that completed" in capsys.readouterr().err
+    assert "no completed run" in capsys.readouterr().err
 
 
 def test_transfer_from_another_model(run, capsys):

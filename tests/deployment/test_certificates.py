@@ -72,7 +72,7 @@ def test_what_ends_soon_is_renewed_and_the_authority_must_be_there_for_it(made, 
     hidden = made / "ca.key"
     key = hidden.read_bytes()
     hidden.unlink()
-    with pytest.raises(ConfigError, match=r"server\.crt: ends on \d{4}-\d\d-\d\d, but .*ca\.key is not here"):
+    with pytest.raises(ConfigError, match=r"server\.crt: ends on \d{4}-\d\d-\d\d, but .*ca\.key is missing"):
         make_certificates(made, ["fl.example.org", "10.0.0.5"], 2)
     hidden.write_bytes(key)
     assert len(make_certificates(made, ["fl.example.org", "10.0.0.5"], 2)) == 3

@@ -174,7 +174,7 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path, caplog):
     split = read_folder(tmp_path, DATASETS["digits"])
     assert np.bincount(split.labels).tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 3]
     assert caplog.messages == [
-        f"{tmp_path}: passed over 5 hidden (.DS_Store, .ipynb_checkpoints/0.png, 3/._0.png, ...), "
+        f"{tmp_path}: skipped 5 hidden (.DS_Store, .ipynb_checkpoints/0.png, 3/._0.png, ...), "
         "1 outside the classes' folders (readme.txt), "
         "5 in no known format (3/labels.csv, 3/scan.dcm, 8/a.h5, ...)"
     ]

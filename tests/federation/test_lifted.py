@@ -141,7 +141,10 @@ def test_a_pull_on_the_roots_keeps_clients_near_the_global_model(convex, federat
             {"attack__norm": "linf"},
             "objective.name = 'convex': allowed only with model.name polynomial and attack.norm l2",
         ),
-        ({"attack__norm": "linf", "objective__name": "at"}, "evaluation.attacks has 'certified': is for model.name"),
+        (
+            {"attack__norm": "linf", "objective__name": "at"},
+            "evaluation.attacks has 'certified': allowed only with model.name",
+        ),
         ({"model__activation": "relu"}, "model.activation = 'relu': must be polynomial"),
         ({"model__input_size": 16}, "model.input-size = 16: must be 0"),
         ({"precision": "bfloat16"}, "precision = 'bfloat16': must be auto"),
