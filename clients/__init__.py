@@ -1,3 +1,3 @@
-"""The client's side: a Flower ClientApp and the local adversarial training behind it. No package imports it except the
-engines, by name.
+"""The client's side: a Flower ClientApp (`app`) and the work of one client (`local`). Only Flower and the engines load
+it, by name; no package imports it.
 """

@@ -2,6 +2,8 @@
 
 `PARTITIONS` maps the names that users type to partitioners, all with one signature: ``(labels [N], num_clients, rng, *,
 options) -> num_clients`` ascending int64 index arrays, disjoint, seeded by `rng` alone.
+
+Every package may import it; it imports none of them.
 """
 
 from partitions.assembly import Indices, Partitioner, PartitionError, Rng

@@ -2,6 +2,9 @@
 
 The attacks in ATTACKS maximise a `loss` that they are given, so objectives train with them. The attacks in
 EVALUATION_ATTACKS have a goal of their own and are used for evaluation only.
+
+`contract` has their rules, `ball` the norms and projections; every other file is one attack. `data`, `engines` and the
+packages above may import it.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""The command line: parse, call the library, print. A user's mistake ends in one line and an exit code. No package
-imports it.
+"""The command line: parse, call the library, print. A user's mistake ends in one line and an exit code. There is one
+file per command. No package imports it.
 """
 
 from __future__ import annotations

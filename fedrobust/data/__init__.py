@@ -2,6 +2,8 @@
 
 `import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. Code that needs
 PyTorch lies in `fedrobust.data.device` (a split as tensors on a device, and augmentation).
+
+`split` assigns images to the server and the clients. `convex` and the packages above may import it.
 """
 
 import difflib

@@ -2,6 +2,8 @@
 
 One ServerApp and one ClientApp run under each. Both are loaded by the names Flower itself uses
 (`[tool.flwr.app.components]` in pyproject.toml; a test holds them equal), so that no import runs upwards.
+
+Only this package imports Flower and Ray, besides the two apps. `convex` and the packages above may import it.
 """
 
 from __future__ import annotations

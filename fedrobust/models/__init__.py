@@ -1,4 +1,8 @@
-"""Models: they map pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing is random in eval mode."""
+"""Models: they map pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing is random in eval mode.
+
+`activations` has the nonlinearities, `layers` the normalisation, `folded` the faster form for attacks; every other file
+is a family of models. `objectives`, `evaluation` and the packages above may import it.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence

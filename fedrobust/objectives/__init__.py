@@ -2,6 +2,8 @@
 
 `attack_mode` is the model's mode while it is attacked; afterwards every module is back in its own mode. The caller
 wraps the whole objective in autocast if it wants to; losses are computed in float32 in any case.
+
+`training`, `convex_study`, `reports` and the packages above may import it.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,8 @@
 A preset is a TOML file beside this one: `description`, settings as in `RunConfig`, and optionally `[variants.<name>]`
 tables, each with a few more keys; running the preset runs every variant. A table `[alternatives.<name>]` is a variant
 that runs only if it is asked for by name.
+
+`data`, `engines` and the packages above may import it.
 """
 
 from __future__ import annotations

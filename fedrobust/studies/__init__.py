@@ -18,6 +18,8 @@ A study is a TOML file beside this one, or anywhere:
     pool.fraction = [0, 0.1, 0.4]
 
 Its runs are every combination of choices, axes and seeds.
+
+`running` and the packages above may import it.
 """
 
 from __future__ import annotations
