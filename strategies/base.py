@@ -83,6 +83,9 @@ class FederatedStrategy(FlowerFedAvg):
     Messages to a client: a TRAIN message holds the records "arrays" (the global model) and "config"
     ("server-round", "learning-rate", "objective", "proximal-mu"); the reply holds one ArrayRecord like it and one
     MetricRecord with "num-examples" and scalar metrics. EVALUATE is the same without arrays in the reply.
+
+    Args:
+        cfg: the run's complete settings; section `strategy` has the shares of clients per phase, limits and timeouts.
     """
 
     settings: ClassVar[frozenset[str]] = frozenset()

@@ -56,7 +56,7 @@ def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 class FedAvg(FederatedStrategy):
-    """The strategy w ← Σ_k n_k w_k / Σ_k n_k over the accepted clients, n_k the images client k trained on.
+    """Federated averaging: w ← Σ_k n_k w_k / Σ_k n_k over the accepted clients, n_k the images client k trained on.
 
     McMahan et al. 2017 (arXiv 1602.05629), algorithm 1. With the objective `at` (the default here) it is FAT,
     Zizzo et al. 2020 (arXiv 2012.01791). With one client that holds all data it is centralised training.

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: list[str]) -> int:
     """Parse and carry out the command; return its exit code. If that is not 0, print lines on standard error."""
-    parser = Parser(prog="fedrobust", description=fedrobust.__doc__)
+    parser = Parser(prog="fedrobust", description=(fedrobust.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen, run = parser, None

@@ -393,7 +393,11 @@ class Workers(Section, frozen=True):
 
 
 class RunConfig(Section, frozen=True):
-    """The complete settings of one run. `to_flat` and `from_flat` are inverse."""
+    """The complete settings of one run: a frozen tree of sections, checked when it is made.
+
+    Each field's description has its unit and its limits; `fedrobust list settings` prints them. `to_flat` and
+    `from_flat` are inverse.
+    """
 
     kind: Literal["federated", "central"] = Field(
         default="federated",
