@@ -79,6 +79,6 @@ def dominant(
             f"{num_clients} clients, with nobody left for the other {1 - dominant_share:.2%} of it; "
             "use fewer classes per client or more clients"
         )
-    others = np.maximum(num_clients - owners, 1)  # where all own a class there is nobody to read it
+    others = np.maximum(num_clients - owners, 1)  # if all clients own a class, the value is not used
     proportions = np.where(owns, dominant_share / owners, (1 - dominant_share) / others)
     return deal(members, split_counts(proportions, np.array([len(member) for member in members])), rng)

@@ -87,7 +87,7 @@ def admit_metrics(reply: Message, *, allow_empty: bool = False) -> tuple[float, 
 def _all_fit(array: np.ndarray) -> bool:
     """Return whether all values are finite and small enough to average."""
     if array.dtype.kind == "f":
-        # one pass instead of two where all is well: no value is larger than the root of their sum of squares
+        # one pass instead of two in the usual case: no value is larger than the root of their sum of squares
         flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             if np.dot(flat, flat) <= MAX_VALUE**2:

@@ -9,7 +9,7 @@ from fedrobust.losses import cross_entropy, targeted_dlr
 
 RHO = 0.75  # share of steps that must raise the loss
 MOMENTUM = 0.75  # weight of the new direction; the rest goes to the last move
-EAGER = ("cpu",)  # device types on which the batch shrinks after every step: elsewhere the host would have to wait
+EAGER = ("cpu",)  # device types on which the batch shrinks after every step: on others the host would have to wait
 
 
 def checkpoints(steps: int) -> dict[int, int]:

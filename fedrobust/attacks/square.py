@@ -139,7 +139,7 @@ def square(
             if norm == "linf":
                 x_new = _square(x_best, clean, epsilon, signs(c, 1, 1), window(max(side, 1), *dice[query][:2]))
             else:
-                side = min(max(side, 3) | 1, h, w)  # odd, where the image has room
+                side = min(max(side, 3) | 1, h, w)  # odd, if the image has room
                 to, away = (window(side, *dice[query][i : i + 2]) for i in (0, 2))
                 pattern = bump(side, dice[query][4] > 0.5).to(x) * signs(b, c, 1, 1)[work.index]
                 x_new = clean + move_mass(x_best - clean, epsilon, pattern, to, away)

@@ -112,7 +112,7 @@ def _complain(line: str) -> None:
 
 
 def _flush() -> None:
-    if sys.stdout:  # None where the shell has closed it
+    if sys.stdout:  # None if the shell has closed it
         sys.stdout.flush()
 
 

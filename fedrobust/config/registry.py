@@ -18,7 +18,7 @@ from fedrobust.errors import ConfigError
 
 T = TypeVar("T")
 
-# kind → where its registry lies, in the order `fedrobust list` shows them
+# kind → dotted path of its registry, in the order in which `fedrobust list` prints them
 REGISTRIES = {
     "strategies": "strategies:STRATEGIES",
     "objectives": "fedrobust.objectives:OBJECTIVES",

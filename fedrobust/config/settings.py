@@ -21,7 +21,7 @@ from fedrobust.errors import ConfigError
 
 WORST_CASE = "worst-case"  # all attacks of a suite of more than one: an image stands if none of them broke it
 
-# A radius in [0, 1] pixel units, written "8/255"; "" where the field may be unset.
+# A radius in [0, 1] pixel units, written "8/255"; "" if the field may be unset.
 Radius = Annotated[Ratio, BeforeValidator(Ratio)]
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

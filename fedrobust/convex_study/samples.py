@@ -187,5 +187,5 @@ def _of_images(name: str, classes: str, images: int, seed: int, data_dir: str) -
         parts[2] - centre,
         parts[3],
         dataset.class_names,
-        "1 where pixels lie in [0, 1]",
+        "1 with pixels in [0, 1]",
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-# Read by Ray when it is imported or started: report nothing; leave CUDA_VISIBLE_DEVICES as it is where no GPU is asked;
+# Read by Ray when it is imported or started: report nothing; keep CUDA_VISIBLE_DEVICES if no GPU is requested;
 # give the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time).
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

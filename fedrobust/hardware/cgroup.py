@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/")
-UNLIMITED = 1 << 60  # bytes; version 1 writes a number of about this size where there is no limit
+UNLIMITED = 1 << 60  # bytes; version 1 writes a number of about this size if there is no limit
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:

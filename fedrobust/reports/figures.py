@@ -15,7 +15,7 @@ from fedrobust.reports.results import Overview
 # file → title and text, in the order of a page
 WORDS = {
     "sharing.png": (
-        "What sharing buys",
+        "Accuracy against the size of the pool",
         "Natural and {robust} accuracy of the best models on the test set against the size of the pool. Lines are "
         "means over seeds, bands one standard deviation.",
     ),
@@ -31,7 +31,7 @@ WORDS = {
     "curves.png": (
         "Learning curves",
         "Accuracy on the validation slice over the rounds. Lines are means over seeds, bands one standard deviation "
-        "where they do not hide each other; a dot is the best round of a single run.",
+        "if they do not hide each other; a dot is the best round of a single run.",
     ),
     "clients.png": (
         "Clients",
@@ -41,7 +41,7 @@ WORDS = {
     ),
     "drift.png": (
         "Drift",
-        "How far the clients' updates go, and how well they agree: 1 where all are alike, 0 where they cancel. Lines "
+        "Client drift: the size of the updates, and their agreement: 1 if all are equal, 0 if they cancel. Lines "
         "are means over seeds, bands one standard deviation.",
     ),
 }
@@ -78,6 +78,6 @@ def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
         if draw[name](folder / name)
     ]
     return drawn + [
-        Drawn(path, "Who holds which labels", f"Class counts of each client, pool included: {text}.")
+        Drawn(path, "Labels of each client", f"Class counts of each client, pool included: {text}.")
         for path, text in draw_partitions(groups, folder)
     ]

@@ -114,7 +114,7 @@ def page(overview: Overview, figures: Sequence[Drawn]) -> str:
         "</div>",
         "<h2>Runs</h2>",
         *_results(overview),
-        "<h2>Where the numbers come from</h2>",
+        "<h2>Sources of the numbers</h2>",
         *(run_details(run, f"run-{number}") for number, run in enumerate(overview.runs, 1)),
         f"</main><script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
     ]

@@ -129,7 +129,7 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         n = len(seeds)
         rows.append({**dict(zip(keys, values, strict=True)), "n": n})
         for name in names:
-            means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
+            means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN if one has none
             rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
     found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
     # natural accuracy stays: a table of accuracies without any would be none

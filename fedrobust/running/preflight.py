@@ -92,7 +92,7 @@ def check_folder(cfg: RunConfig) -> None:
     """Check that the run's folder can be made, or that no process writes it if the run is resumed.
 
     Raises:
-        ConfigError: it lies in another run's, cannot be written, or is in use.
+        ConfigError: it is inside another run's folder, cannot be written, or is in use.
     """
     folder = RunFolder(cfg.run_dir)
     if cfg.resume:

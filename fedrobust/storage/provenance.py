@@ -18,7 +18,7 @@ import torch
 from fedrobust.hardware.process import available_cores
 
 PACKAGES = ("fedrobust", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "safetensors")
-OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # named where they are installed
+OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # recorded if they are installed
 
 
 def provenance() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fedrobust.convex.network import Lifted, lift, recover
 from fedrobust.convex.problem import Problem, Solution, nothing, solution
 from fedrobust.convex.solvers.sdp import Model, as_numpy, solve_with
 
-VIOLATED = 1e-6  # a cut is added where it would change the hinge by more
+VIOLATED = 1e-6  # a cut is added if it would change the hinge by more
 
 
 def solve_cutting_set(
