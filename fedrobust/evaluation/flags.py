@@ -163,8 +163,8 @@ class Pair:
 
     def __str__(self) -> str:
         counts = zip(self._names, self._standing, self._alone, strict=True)
-        said = (f"{stand} stand under {name}, which alone broke {alone}" for name, stand, alone in counts)
-        return f"of {self._images} images {'; '.join(said)}"
+        said = (f"{stand} robust against {name}, {alone} misclassified only under it" for name, stand, alone in counts)
+        return f"{self._images} images: {'; '.join(said)}"
 
 
 def _clearly(ahead: int, behind: int) -> bool:

@@ -136,7 +136,7 @@ build_resnet18 = _builder(
 )
 build_resnet18_imagenet = _builder(
     "resnet18-imagenet",
-    "ResNet-18 with its own 7×7 stem of stride 2 and max pooling: what Dang et al.'s architecture change starts from.",
+    "ResNet-18 with its own 7×7 stem of stride 2 and max pooling: the starting point of Dang et al.'s architecture.",
     BasicBlock,
     (2, 2, 2, 2),
     imagenet_stem=True,

@@ -36,7 +36,7 @@ WORDS = {
     "clients.png": (
         "Clients",
         "Natural and {robust} accuracy on the clients' own held-out images, from the worst client to the best, when "
-        "clients were last asked. Of one run, the small figure is the client's number; over several, places in the "
+        "clients were last asked. For one run the small figure is the client's number; over several, places in the "
         "order are averaged.",
     ),
     "drift.png": (

@@ -34,7 +34,7 @@ PLACES = ("run-dir", "data.dir", "init", "resume")  # of a machine, not of a run
 
 OVER_SEEDS = (
     "Accuracy on the test set in percent, mean ± standard deviation over n seeds. The best round was chosen on the "
-    "validation slice; without one it is the last. Worst client: on its own held-out images, where clients were asked "
+    "validation slice; without one it is the last. Worst client: on its own held-out images, if clients were asked "
     "in that model's round."
 )
 
