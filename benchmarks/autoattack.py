@@ -78,20 +78,20 @@ def _child(
 
     keep_freed_memory()
     torch.set_num_threads(threads)
-    subject = load_evaluated_model(checkpoint)
-    labels = subject.dataset.test.labels
+    evaluated = load_evaluated_model(checkpoint)
+    labels = evaluated.dataset.test.labels
     index = torch.from_numpy(subset(labels, images, numpy_stream(0, "evaluated", "test")))
-    x, y = on_device(subject.dataset, "test", "cpu").batch(index)
+    x, y = on_device(evaluated.dataset, "test", "cpu").batch(index)
     with torch.no_grad():
-        natural = (subject.model(x).argmax(1) == y).float().mean().item()
+        natural = (evaluated.model(x).argmax(1) == y).float().mean().item()
     run: Callable[..., Tensor] = _public if name == "public" else _ours
     ready()
     started, cpu = perf_counter(), cpu_seconds()
-    x_adv = run(subject.model, x.contiguous(), y, float(Ratio(epsilon)), norm, seed, public)
+    x_adv = run(evaluated.model, x.contiguous(), y, float(Ratio(epsilon)), norm, seed, public)
     seconds, cpu = perf_counter() - started, cpu_seconds() - cpu
     size = (x_adv - x).flatten(1).norm(float("inf") if norm == "linf" else 2, dim=1).max().item()
     with torch.no_grad():
-        robust = (subject.model(x_adv).argmax(1) == y).float().mean().item()
+        robust = (evaluated.model(x_adv).argmax(1) == y).float().mean().item()
     report({"seconds": seconds, "cpu_seconds": cpu, "natural": natural, "robust": robust, "largest_change": size})
 
 

@@ -1,1 +1,3 @@
-"""The client's end of the wire: a Flower ClientApp, and local adversarial training behind it."""
+"""The client's side: a Flower ClientApp (`app`) and the work of one client (`local`). Only Flower and the engines load
+it, by name; no package imports it.
+"""

@@ -1,4 +1,4 @@
-"""The ClientApp: messages in, messages out. What a client does with them is in `clients.local`."""
+"""The ClientApp: it receives and answers messages. `clients.local` has what a client computes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ app = ClientApp()
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Which partition this node holds. Nothing about its data."""
+    """Return the number of the partition that this node holds, and nothing about its data."""
     answer = {key: int(context.node_config[key]) for key in ("partition-id", "num-partitions")}
     return Message(RecordDict({"metrics": MetricRecord({**answer})}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Local adversarial training from the global model; replies with the new weights and metrics."""
+    """Train from the global model on the client's images; return the new weights and metrics."""
     with _client(context) as client:
         state, metrics = client.train(_weights(message), _instructions(message))
     arrays = to_record({key: value.numpy() for key, value in state.items()})
@@ -37,7 +37,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Natural and robust accuracy of the global model on this client's own held-out images."""
+    """Evaluate the global model's natural and robust accuracy on the client's own held-out images."""
     with _client(context) as client:
         metrics = client.evaluate(_weights(message), _instructions(message).server_round)
     return Message(RecordDict({"metrics": MetricRecord({**metrics})}), reply_to=message)
@@ -45,7 +45,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @contextmanager
 def _client(context: Context) -> Iterator[LocalClient]:
-    """The client, at work: with its threads, and no longer than the server waits."""
+    """Yield the client with its CPU threads, for at most the time that the server waits."""
     cfg = RunConfig.from_flat(context.run_config)
     with limited(cfg.strategy.timeout), threads(cfg.workers.threads):
         client = LocalClient(cfg, int(context.node_config["partition-id"]))

@@ -1,4 +1,4 @@
-"""What one client does: its shard, its class counts, local training and evaluation. No messages here."""
+"""One client's work: its shard, its class counts, local training and evaluation. No messages here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE_IMAGES = 256  # of a client's training images, for accuracies that its obj
 
 @dataclass(frozen=True)
 class Instructions:
-    """What the strategy decides per round."""
+    """Per-round settings that the strategy sends to a client."""
 
     server_round: int
     learning_rate: float
@@ -31,7 +31,7 @@ class Instructions:
 class LocalClient:
     """The client that holds partition `partition` of a run.
 
-    Which images it has follows from the run's seed and the labels, or they are its own (`data.own`); its class counts
+    Its images follow from the run's seed and the labels, or are its own (`data.own`). Its class counts
     are computed here and stay here.
     """
 
@@ -48,10 +48,11 @@ class LocalClient:
     def train(
         self, weights: dict[str, Tensor], instructions: Instructions
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Train from `weights` on the shard; the new weights and the metrics.
+        """Train from `weights` on the shard; return the new weights and the metrics.
 
         Metrics: "num-examples" (images of the shard), loss, natural_accuracy and adversarial_accuracy while
-        training (of a probe after training where the objective does not see them), seconds, images, steps.
+        training (measured on some images after training if the objective does not compute them), seconds, images,
+        steps.
         """
         cfg, context = self.cfg, self.context
         attack = training_attack(cfg)
@@ -73,7 +74,7 @@ class LocalClient:
         return context.weights(), self._metrics(summary, EvaluationAttack("training", (Stage("training", attack),)))
 
     def evaluate(self, weights: dict[str, Tensor], server_round: int) -> dict[str, float]:
-        """Metrics of `weights` on the client's own held-out images; "num-examples" 0 and nothing else without any."""
+        """Return the metrics of `weights` on the client's own held-out images; only "num-examples" 0 if it has none."""
         if not len(self.shard.held_out):
             return {"num-examples": 0}
         evaluation = evaluate(

@@ -1,4 +1,4 @@
-"""`python -m fedrobust`."""
+"""`python -m fedrobust`: the command line."""
 
 import sys
 

@@ -42,7 +42,7 @@ ATTACKS = ("fgsm", "pgd-20", "autoattack")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run by its folder: settings, metrics as pandas tables, models.
+    """A run, read from its folder: settings, metrics as pandas tables, models.
 
     Attributes:
         folder: the folder of the run; `fedrobust run --resume FOLDER` takes it, too.
@@ -100,9 +100,9 @@ class Evaluation:
     """The result of `evaluate`.
 
     Attributes:
-        record: all that evaluation.json holds: model, threat, accuracies with intervals, flags, checks.
-        images: a row per image: its index in the test set, its label, and whether it is right without an attack
-            ("natural"), under each attack, and under all of them ("worst-case").
+        record: the content of evaluation.json: model, threat, accuracies with intervals, flags, checks.
+        images: a row per image: its index in the test set, its label, and whether it is classified correctly without an
+            attack ("natural"), under each attack, and under all of them ("worst-case").
         examples: adversarial images of the suite, float32 [n, C, H, W] in [0, 1], in the order of `images`.
         folder: the folder of the evaluation; None if `out` was not given.
     """
@@ -118,7 +118,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """The share of images that is right: "natural", under each attack, and "worst-case"."""
+        """The share of images that are classified correctly: "natural", under each attack, and "worst-case"."""
         return {name: row["accuracy"] for name, row in self.record["accuracy"].items()}
 
     @property
@@ -167,13 +167,13 @@ def run(
         resume: the folder of an interrupted run, in place of a preset; of the settings only those may be given that a
             resumed run can change, such as `num_rounds`.
         on_round: called with each row of rounds.jsonl as it is written, in a thread of its own.
-        settings: over the preset's, such as `num_rounds=10, pool__fraction=0.1`. `run_dir` names the run's folder; if
-            it is left out, that is a new one below runs/ in the current folder.
+        settings: override the preset's, such as `num_rounds=10, pool__fraction=0.1`. `run_dir` names the run's folder;
+            if it is left out, that is a new one below runs/ in the current folder.
 
     Raises:
         ConfigError: a setting is unknown, out of range or without an effect, or the data are not there. Nothing has
-            begun then.
-        RunFailed: the run could not end; what it had reached lies in its folder.
+            been started then.
+        RunFailed: the run ended early; its folder holds the results up to then.
     """
     from fedrobust.running.follow import Following
     from fedrobust.running.launch import carry_out, planned, quiet_flower_and_ray, resumed_runs
@@ -183,7 +183,7 @@ def run(
     given = flat_settings(settings)
     if resume:
         if preset or variant:
-            raise ConfigError("run: a resumed run has its settings; give resume alone, without a preset or a variant")
+            raise ConfigError("run: a resumed run keeps its settings; give only resume, without a preset or a variant")
         runs = resumed_runs(Path(resume), given)
         if len(runs) > 1:
             raise ConfigError(f"resume = {str(resume)!r}: holds several runs ({', '.join(runs)}); name one of them")
@@ -254,7 +254,7 @@ def evaluate(
             `torch.nn.Module` from pixels in [0, 1], [B, C, H, W], to logits, [B, K], in eval mode.
         attacks: the suite by name: see `fedrobust list suite`.
         epsilon: radius in pixel units, such as "8/255"; the run's, or 8/255 without a run.
-        norm: norm that bounds the perturbation; the run's, or l∞ without a run.
+        norm: norm that bounds the perturbation; the run's, or "linf" without a run.
         step_size: step of PGD, BIM and MIM in pixel units; epsilon / 4 if it is left out.
         num_images: class-balanced number of test images; 0 takes all.
         which: a run's best or last model.
@@ -262,12 +262,12 @@ def evaluate(
         architecture, data: model and data set by name, for weights or a module that do not say.
         classes: classes of the data set that are kept, by name or number, comma-separated.
         data_dir: folder of the data in the Hub's parquet layout.
-        seed: seed of the choice of images and of random starts.
-        batch_size: images per batch; 0 takes what fits the device.
+        seed: seed for the choice of images and for random starts.
+        batch_size: images per batch; 0 takes the largest number that fits the device.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        checks: whether the probes beside the suite are made, which most warnings need.
+        checks: also run the probes that most warnings need.
         out: folder for the evaluation's files; an interrupted one resumes there. None writes none.
-        watch: called with the attack at work and the share of it that is done.
+        watch: called with the running attack's name and its completed share, 0 to 1.
 
     Raises:
         ConfigError: an unknown attack, a radius out of range, a model that does not fit the data or takes no gradients.
@@ -283,7 +283,7 @@ def evaluate(
 
     names = tuple(dict.fromkeys(split_list(attacks) if isinstance(attacks, str) else map(str, attacks)))
     if not names:
-        raise ConfigError("attacks: names no attack")
+        raise ConfigError("attacks: no attack is given")
     for name in names:
         parse_attack(name)
     where = pick_device(device)
@@ -331,15 +331,15 @@ def sweep(
 
     Args:
         study: a study's name (`fedrobust list studies`) or the path of a TOML file.
-        seeds: other seeds than the study's.
-        only: the runs that are wanted, each "axis=value,...".
+        seeds: seeds to use instead of the study's.
+        only: select runs, each selection written "axis=value,...".
         out: folder of the runs; sweeps/STUDY in the current folder if it is left out. An interrupted sweep resumes.
         engine: as in `run`.
         parallel: runs at once; 0 takes one per core, or one per GPU.
-        settings: over those of every run, as in `run`.
+        settings: override those of every run, as in `run`.
 
     Raises:
-        ConfigError: a setting, the engine or the data; nothing has begun then.
+        ConfigError: a setting, the engine or the data; nothing has been started then.
         RunFailed: a run failed or is unreadable, after all others have ended; the line names each.
     """
     from fedrobust.running.sweeping import begun, planned_sweep
@@ -400,10 +400,10 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def threat_of(cfg: RunConfig | None, epsilon: str | float | None, norm: str | None) -> Any:
-    """Return the threat that is asked for, else the one a run was trained for, else 8/255 in l∞.
+    """Return the requested threat; by default the one that a run was trained for, else 8/255 in l∞.
 
     Raises:
-        ConfigError: a radius that is no number, not above 0, or above 1 in l∞.
+        ConfigError: a radius that is not a number, not above 0, or above 1 in l∞.
     """
     from fedrobust.evaluation.suite import Threat
 
@@ -417,7 +417,7 @@ def threat_of(cfg: RunConfig | None, epsilon: str | float | None, norm: str | No
 
 
 class _OnRound:
-    """A function that is called with each row, as a watcher of a run."""
+    """A watcher of a run that calls a function with each row."""
 
     name = "on_round"
 
@@ -425,10 +425,10 @@ class _OnRound:
         self._function = function
 
     def begin(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Do nothing: rows of an earlier process are not handed on again."""
+        """Do nothing: rows of an earlier process are not passed on again."""
 
     def round(self, row: dict[str, Any]) -> None:
-        """Hand the row on."""
+        """Pass the row on."""
         self._function(row)
 
     def end(self) -> None:
@@ -438,19 +438,21 @@ class _OnRound:
 def _one_config(
     preset: str | Path | RunConfig, variant: str, given: Mapping[str, Any], engine: str
 ) -> tuple[str, RunConfig]:
-    """Return label and config of the one run that is asked for.
+    """Return label and config of the one requested run.
 
     Raises:
         ConfigError: there are several, or none; or a setting that is given has no effect.
     """
     if isinstance(preset, RunConfig):
         if variant:
-            raise ConfigError(f"variant = {variant!r}: a config has none; give a preset by name")
+            raise ConfigError(f"variant = {variant!r}: a config has no variants; give a preset by name")
         cfg = RunConfig.from_flat({**preset.to_flat(), **given})
         refuse_unused({"run": cfg}, {*preset.given, *given}, engine=engine)
         return "run", cfg
     if not str(preset):
-        raise ConfigError("run: which preset? give a name, the path of a TOML file, a RunConfig, or resume=FOLDER")
+        raise ConfigError(
+            "run: no preset is given; give a name, the path of a TOML file, a RunConfig, or resume=FOLDER"
+        )
     named: Preset = load_preset(str(preset))
     configs = named.configs(given, variant)
     if len(configs) > 1:
@@ -485,7 +487,7 @@ def _evaluated_model(
 
 @contextmanager
 def _folder_for(out: str | Path | None) -> Any:
-    """Yield the folder `out`, or one that is gone after the block."""
+    """Yield the folder `out`, or a temporary one that is deleted after the block."""
     if out is not None:
         yield Path(out)
         return

@@ -1,8 +1,8 @@
-"""Errors that are a user's to mend: each message is one line that says what, where and what is allowed."""
+"""Errors that a user can correct: each message is one line that says what is wrong, where, and what is allowed."""
 
 
 class UserError(Exception):
-    """Something the user can change; the command line prints the message alone and exits with `exit_code`."""
+    """An error that the user can correct; the command line prints only the message and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -14,7 +14,7 @@ class ConfigError(UserError):
 
 
 class RunFailed(UserError):
-    """The run cannot go on; what it had reached lies in its folder."""
+    """A run that cannot continue; its folder holds the results up to then."""
 
 
 class DataError(UserError, ValueError):

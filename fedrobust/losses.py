@@ -1,7 +1,7 @@
-"""Losses, per example and on logits: `loss(logits, target) -> [B]`; whoever calls reduces.
+"""Losses, per example and on logits: `loss(logits, target) -> [B]`; the caller reduces.
 
 Larger is worse for the classifier in each of them, so that every loss can be trained on and attacked with.
-They compute in the precision of the logits: hand over `logits.float()` under autocast.
+They compute in the precision of the logits: pass `logits.float()` under autocast.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """−log softmax(z)_y; with smoothing −Σ_k q_k log softmax(z)_k, q_y = 1 − (K−1)α/K and α/K elsewhere.
+    """Compute −log softmax(z)_y; with smoothing −Σ_k q_k log softmax(z)_k, q_y = 1 − (K−1)α/K, else α/K.
 
     Args:
         logits: z, [B, K].
@@ -18,20 +18,20 @@ def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Te
         label_smoothing: α in [0, 1]; the soft labels of Dang et al. and of Smooth Adversarial Training (0.1).
 
     Returns:
-        [B], at least 0. Limit cases: log K where all logits are equal; α = 0, hard labels.
+        [B], at least 0. Limit cases: log K if all logits are equal; α = 0, hard labels.
     """
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """max_{k≠y} z_k − z_y: positive exactly where the prediction is wrong, minus the classification margin.
+    """Compute max_{k≠y} z_k − z_y: positive exactly if the prediction is wrong, minus the classification margin.
 
     Carlini and Wagner 2017, f6, untargeted and without the cut at 0. Unlike cross-entropy it does not
     saturate on confident models.
 
     Args:
         logits: z, [B, K] with K ≥ 2.
-        y: labels, [B] of int64.
+        y: labels, [B], int64.
 
     Returns:
         [B], unbounded. Limit case: for K = 2, z_{1−y} − z_y.
@@ -42,18 +42,18 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """(max_{k≠y} z_k − z_y) / (z_(1) − z_(3)), z_(i) the i-th largest: the difference of logits ratio.
+    """Compute the difference of logits ratio, (max_{k≠y} z_k − z_y) / (z_(1) − z_(3)), z_(i) the i-th largest.
 
-    Croce and Hein 2020, equation 6, with their code's 1e-12 below the line. Like cross-entropy it does not
-    change when a constant is added to all logits; unlike it, nor when all are scaled, so that no temperature
+    Croce and Hein 2020, equation 6, with 1e-12 added to the denominator, as in the authors' code. Like cross-entropy it
+    does not change when a constant is added to all logits; unlike it, nor when all are scaled, so that no temperature
     can hide the gradient.
 
     Args:
         logits: z, [B, K] with K ≥ 3.
-        y: labels, [B] of int64.
+        y: labels, [B], int64.
 
     Returns:
-        [B], at least −1, positive exactly where the prediction is wrong. Limit case: 0 where all are equal.
+        [B], at least −1, positive exactly if the prediction is wrong. Limit case: 0 if all logits are equal.
 
     Raises:
         ValueError: fewer than 3 classes.
@@ -65,17 +65,17 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """(z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), z_(i) the i-th largest: DLR towards the class t.
+    """Compute DLR towards the class t: (z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), z_(i) the i-th largest.
 
-    Croce and Hein 2020, equation 7, with their code's 1e-12 below the line. Neither shift nor scale of the
-    logits changes it.
+    Croce and Hein 2020, equation 7, with 1e-12 added to the denominator, as in the authors' code. Neither shift nor
+    scale of the logits changes it.
 
     Args:
         logits: z, [B, K] with K ≥ 4.
         y, target: labels and the classes to move to, [B] of int64.
 
     Returns:
-        [B], positive exactly where the target beats the label. Limit case: 0 where target = y.
+        [B], positive exactly if the target's logit is above the label's. Limit case: 0 if target = y.
 
     Raises:
         ValueError: fewer than 4 classes.
@@ -88,7 +88,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ_k p_k (log p_k − log q_k), p = softmax(reference), q = softmax(z).
+    """Compute KL(p ‖ q) = Σ_k p_k (log p_k − log q_k), p = softmax(reference), q = softmax(z).
 
     The order of TRADES (Zhang et al. 2019, official code): the reference is the natural prediction.
     Gradients flow to both arguments; detach the reference to attack.
@@ -97,43 +97,43 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
         logits, reference_logits: [B, K], finite.
 
     Returns:
-        [B], at least 0 up to rounding. Limit case: 0, with zero gradient, where both predict the same;
-        an attack on it must therefore start beside x.
+        [B], at least 0 up to rounding. Limit case: 0, with zero gradient, if both predict the same; an attack on it
+        must therefore not start at x.
     """
     log_q, log_p = F.log_softmax(logits, dim=1), F.log_softmax(reference_logits, dim=1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def log_class_counts(class_counts: Tensor) -> Tensor:
-    """log(n_c + 1e-7), absent classes counted as 1: CalFAT's prior, from its official code.
+    """Compute log(n_c + 1e-7), absent classes counted as 1: CalFAT's prior, from its official code.
 
     Args:
-        class_counts: how many examples of each class a client trains on, [K], on the model's device.
+        class_counts: number of training examples of the client in each class, [K], on the model's device.
 
     Returns:
-        [K] of float32. Counts instead of shares shift all logits by one constant, which no softmax sees.
+        [K] of float32. Counts instead of shares shift all logits by one constant, which does not change the softmax.
     """
     return torch.log(class_counts.float().clamp(min=1) + 1e-7)
 
 
 def calibrate(logits: Tensor, *, log_counts: Tensor, temperature: float = 0.1) -> Tensor:
-    """q = z + τ log n (CalFAT, Chen et al. 2022; τ = 0.1 in its code). [B, K] → [B, K]."""
+    """Compute q = z + τ log n (CalFAT, Chen et al. 2022; τ = 0.1 in its code). [B, K] → [B, K]."""
     return logits + temperature * log_counts
 
 
 def calibrated_cross_entropy(
     logits: Tensor, y: Tensor, *, log_counts: Tensor, temperature: float = 0.1, scale: float = 10.0
 ) -> Tensor:
-    """−log softmax(s (z + τ log n))_y: CalFAT's outer loss (Chen et al. 2022, official code).
+    """Compute −log softmax(s (z + τ log n))_y: CalFAT's outer loss (Chen et al. 2022, official code).
 
     With the defaults s τ = 1: the logit adjustment of Menon et al. (2021) on 10 z. Predict with plain logits.
 
     Args:
         logits: z, [B, K].
-        y: labels, [B] of int64.
-        log_counts: `log_class_counts` of the client, [K].
-        temperature: τ ≥ 0.
-        scale: s > 0.
+        y: labels, [B], int64.
+        log_counts: result of `log_class_counts` for the client, [K].
+        temperature: factor τ ≥ 0 on the log counts.
+        scale: factor s > 0 on the calibrated logits.
 
     Returns:
         [B], at least 0. Limit case: with a uniform prior, the cross-entropy of s z.
@@ -144,12 +144,12 @@ def calibrated_cross_entropy(
 def calibrated_kl_divergence(
     logits: Tensor, reference_logits: Tensor, *, log_counts: Tensor, temperature: float = 0.1
 ) -> Tensor:
-    """KL(softmax q(x) ‖ softmax q(x′)), q = z + τ log n: CalFAT's inner loss, without the factor s.
+    """Compute KL(softmax q(x) ‖ softmax q(x′)), q = z + τ log n: CalFAT's inner loss, without the factor s.
 
     Args:
         logits, reference_logits: plain z(x′) and z(x), [B, K].
-        log_counts: `log_class_counts` of the client, [K].
-        temperature: τ ≥ 0.
+        log_counts: result of `log_class_counts` for the client, [K].
+        temperature: factor τ ≥ 0 on the log counts.
 
     Returns:
         [B], at least 0 up to rounding. Limit case: with a uniform prior, `kl_divergence`.

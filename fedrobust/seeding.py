@@ -1,8 +1,8 @@
 """One root seed, many independent named streams.
 
-A stream is named by words and numbers: `stream(7, "client", partition, server_round)`. It depends on nothing but
-its name, so that neither the order in which clients run, nor their number, nor a resumed run changes it:
-a checkpoint needs no generator states, only the seed.
+A stream is named by words and numbers: `stream(7, "client", partition, server_round)`. It depends only on its name, so
+that neither the order in which clients run, nor their number, nor a resumption changes it: a checkpoint needs no
+generator states, only the seed.
 """
 
 import zlib
@@ -14,29 +14,29 @@ import torch
 
 
 def stream_seed(seed: int, *name: str | int) -> np.random.SeedSequence:
-    """SeedSequence of the stream `name` below the root `seed` (words enter by their CRC-32)."""
+    """Return the SeedSequence of the stream `name` below the root `seed` (words enter by their CRC-32)."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in name]
     return np.random.SeedSequence([seed, *words])
 
 
 def numpy_stream(seed: int, *name: str | int) -> np.random.Generator:
-    """NumPy generator of the stream `name`."""
+    """Return the NumPy generator of the stream `name`."""
     return np.random.default_rng(stream_seed(seed, *name))
 
 
 def int_stream(seed: int, *name: str | int) -> int:
-    """A 63-bit seed for libraries that take one number."""
+    """Return a 63-bit seed for libraries that take one number."""
     return int(stream_seed(seed, *name).generate_state(1, np.uint64)[0] >> 1)
 
 
 def torch_stream(seed: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Torch generator on `device` of the stream `name`."""
+    """Return the torch generator on `device` of the stream `name`."""
     return torch.Generator(device=device).manual_seed(int_stream(seed, *name))
 
 
 @contextmanager
 def seeded_layers(seed: int, *name: str | int, device: torch.device) -> Iterator[None]:
-    """Inside the block PyTorch's global generator is the stream `name`; afterwards it goes on as it was.
+    """Use the stream `name` as PyTorch's global generator inside the block; afterwards restore its state.
 
     Layers that are random in train mode (RReLU, dropout) draw from it.
     """

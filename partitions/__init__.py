@@ -1,7 +1,9 @@
-"""Who holds what: labels in, one index array per client out. NumPy only.
+"""Partitions: they take labels and return one index array per client. NumPy only.
 
-`PARTITIONS` maps the names users type to partitioners, all of one shape: ``(labels [N], num_clients, rng, *,
+`PARTITIONS` maps the names that users type to partitioners, all with one signature: ``(labels [N], num_clients, rng, *,
 options) -> num_clients`` ascending int64 index arrays, disjoint, seeded by `rng` alone.
+
+Every package may import it; it imports none of them.
 """
 
 from partitions.assembly import Indices, Partitioner, PartitionError, Rng

@@ -1,4 +1,4 @@
-"""Partitions: the types and checks that every scheme shares, and the way from class shares to index arrays."""
+"""Types and checks that every scheme shares, and the conversion of class shares to index arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class PartitionError(ValueError):
-    """A split that cannot be made: one line that says what, where, and what is allowed.
+    """A split that cannot be made: one line that says what is wrong, where, and what is allowed.
 
     Settings go by the names users type: ``num-clients``, ``partition.concentration``, ``pool.fraction``.
     """
@@ -25,26 +25,26 @@ def require(ok: bool, setting: str, value: object, allowed: str) -> None:
 
 Indices: TypeAlias = NDArray[np.int64]
 Rng: TypeAlias = np.random.Generator | np.random.RandomState
-"""Both NumPy generators: `RandomState` reproduces published splits, `Generator` is for everything else."""
+"""NumPy generators: `RandomState` reproduces published splits, `Generator` is for everything else."""
 
 Partitioner: TypeAlias = Callable[..., list[Indices]]
-"""``(labels [N], num_clients, rng, *, options) -> num_clients`` disjoint, ascending index arrays."""
+"""Function ``(labels [N], num_clients, rng, *, options) -> num_clients`` disjoint, ascending index arrays."""
 
 
 def is_whole(value: object) -> bool:
-    """Whether `value` is an integer, Python's or NumPy's; a bool is not."""
+    """Return whether `value` is an integer, Python's or NumPy's; a bool is not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_finite(value: object) -> bool:
-    """Whether `value` is a finite real number, Python's or NumPy's; a bool is not."""
+    """Return whether `value` is a finite real number, Python's or NumPy's; a bool is not."""
     return isinstance(value, int | float | np.integer | np.floating) and (
         not isinstance(value, bool) and math.isfinite(value)
     )
 
 
 def checked_labels(labels: ArrayLike) -> Indices:
-    """Labels as int64 ``[N]``. Raises `PartitionError` unless they are one row of integers, none negative."""
+    """Return labels as int64 ``[N]``. Raise `PartitionError` unless they are one row of integers, none negative."""
     array = np.asarray(labels)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise PartitionError(f"labels: {array.dtype} of shape {array.shape}; allowed are N > 0 integers in one row")
@@ -54,7 +54,7 @@ def checked_labels(labels: ArrayLike) -> Indices:
 
 
 def checked(labels: ArrayLike, num_clients: int) -> Indices:
-    """`checked_labels`, and `PartitionError` unless there are 1 to N clients."""
+    """Return the `checked_labels`; raise `PartitionError` unless there are 1 to N clients."""
     array = checked_labels(labels)
     require(
         is_whole(num_clients) and 1 <= num_clients <= len(array),
@@ -87,7 +87,7 @@ def check_dirichlet(
 def retries_exhausted(
     concentration: float, num_clients: int, min_samples: int, max_retries: int, best: int
 ) -> PartitionError:
-    """The error after `max_retries` draws, of which the best left its smallest client with `best` samples."""
+    """Return the error after `max_retries` draws; in the best, the smallest client had `best` samples."""
     return PartitionError(
         f"partition.min-samples = {min_samples}: in {max_retries} draws of Dir({concentration:g}) the "
         f"smallest of {num_clients} clients held at most {best}; raise partition.concentration, or lower "
@@ -96,13 +96,13 @@ def retries_exhausted(
 
 
 def dirichlet_proportions(rng: Rng, concentration: float, num_clients: int, size: int) -> NDArray[np.float64]:
-    """`size` draws of Dir(concentration, ..., concentration) over the clients. ``-> [size, num_clients]``.
+    """Draw from Dir(concentration, ..., concentration) over the clients `size` times. ``-> [size, num_clients]``.
 
     Rows are finite, non-negative and sum to 1. NumPy divides gamma draws by their sum. Below a concentration
     of about 0.001 all of them may underflow (`RandomState` then returns NaN), near the largest float they
     overflow (a row of zeros). Such a row is replaced by the distribution's own limit: all on one client drawn
-    uniformly for concentration -> 0, equal parts for concentration -> infinity. Sound rows, and the random
-    stream as long as all rows are sound, are NumPy's.
+    uniformly for concentration -> 0, equal parts for concentration -> infinity. Valid rows, and the random stream as
+    long as all rows are valid, are NumPy's.
     """
     drawn = np.asarray(rng.dirichlet(np.full(num_clients, float(concentration)), size), dtype=np.float64)
     broken = np.flatnonzero(~(np.abs(drawn.sum(axis=1) - 1) < 1e-6))  # a comparison with NaN is False
@@ -115,14 +115,14 @@ def dirichlet_proportions(rng: Rng, concentration: float, num_clients: int, size
 
 
 def class_members(labels: Indices) -> list[Indices]:
-    """The ascending indices of each class present, in ascending order of class. ``[N] -> C arrays``."""
+    """Return the ascending indices of each class present, in ascending order of class. ``[N] -> C arrays``."""
     counts = np.bincount(labels)
     by_class = np.argsort(labels, kind="stable").astype(np.int64)
     return np.split(by_class, np.cumsum(counts[counts > 0])[:-1])
 
 
 def split_counts(proportions: np.ndarray, totals: np.ndarray) -> Indices:
-    """Whole samples per class and client from proportions.
+    """Compute whole samples per class and client from proportions.
 
     ``[C, K], [C] -> [C, K]``; each row sums to its total. The *cumulative* proportions are rounded to the
     nearest sample, so no count is off by one sample or more and nothing is left over.
@@ -143,9 +143,9 @@ def deal(members: list[Indices], counts: Indices, rng: Rng) -> list[Indices]:
 
 
 def parts_of(owner: Indices, num_clients: int) -> list[Indices]:
-    """The ascending int64 indices that each client owns. ``[N] -> K parts``.
+    """Return the ascending int64 indices that each client owns. ``[N] -> K parts``.
 
-    Raises `PartitionError` if a client owns nothing: it could not train.
+    Raise `PartitionError` if a client owns nothing: it could not train.
     """
     sizes = np.bincount(owner, minlength=num_clients)
     if sizes.min() == 0:

@@ -35,16 +35,25 @@ def dirichlet(
     samples of it. All counts are drawn anew, at most `max_retries` times, until the smallest client has
     `min_samples`; samples are dealt once, to the draw that is kept.
 
-    labels: ``[N]`` class numbers. concentration: finite, above 0; small is skewed. min_samples: 1 to N // K.
-    Returns one ascending index array per client; together they hold each of the N samples once.
-
     Source: Yurochkin et al. 2019 (arXiv 1905.12022); Li et al. 2022 (NIID-Bench, arXiv 2102.02079). Hsu et
     al. 2019 (arXiv 1909.06335) draw over classes for each client instead, which keeps the sizes equal.
     Deviation: retries are bounded, and split points are rounded to the nearest sample rather than down.
     Limit cases: concentration -> infinity gives every client N / K samples in the population's class mix;
     concentration -> 0 gives each class to one client.
 
-    Raises `PartitionError` for settings out of range, and when no draw had enough for its smallest client.
+    Args:
+        labels: class numbers of the samples, ``[N]``, integers of at least 0.
+        num_clients: number K of clients, 1 to N.
+        rng: source of all random draws.
+        concentration: concentration of the Dirichlet distribution, finite, above 0; small values skew the labels.
+        min_samples: fewest samples that a client may hold, 1 to N // K.
+        max_retries: largest number of draws, at least 1.
+
+    Returns:
+        K ascending int64 index arrays, one per client; together they hold each of the N samples once.
+
+    Raises:
+        PartitionError: a setting is out of range, or no draw had `min_samples` for its smallest client.
     """
     labels = checked(labels, num_clients)
     check_dirichlet(len(labels), num_clients, concentration, min_samples, max_retries)

@@ -1,4 +1,4 @@
-"""Label skew with the quantity skew held back, as CalFAT splits."""
+"""Label skew with limited quantity skew, as CalFAT splits."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,20 +31,29 @@ def dirichlet_balanced(
     """Spread each class in Dirichlet proportions over those clients that hold fewer than N / K samples.
 
     For each class c in ascending order: shuffle its samples; p ~ Dir(concentration); p[k] = 0 for each client
-    k that already holds N / K samples; renormalise; cut at floor(cumsum(p) * n_c). All of it again, at most
+    k that already holds N / K samples; renormalise; cut at floor(cumsum(p) * n_c). Repeat all of it, at most
     `max_retries` times, until the smallest client has `min_samples`.
-
-    labels: ``[N]`` class numbers. concentration: finite, above 0. min_samples: 1 to N // K. Returns one
-    ascending index array per client; together they hold each of the N samples once.
 
     Source: CalFAT (Chen et al. 2022, arXiv 2205.14926), whose code follows NIID-Bench (arXiv 2102.02079); the
     order of random draws is theirs. Limit case: 10 classes of 5,000, 5 clients, concentration 0.1 and
     ``RandomState(2021)`` give the published sizes 4418, 14309, 12312, 7479, 11482.
-    Deviations: retries are bounded. If underflow leaves all clients below N / K with proportion 0, theirs
-    divides 0 by 0; here p is drawn again over those clients alone, which is the same distribution. Theirs
-    shuffles each client's samples at the end; here they ascend.
+    Deviations: retries are bounded. If underflow leaves all clients below N / K with proportion 0, the published
+    code divides 0 by 0; here p is drawn again over only those clients, which is the same distribution. The
+    published code shuffles each client's samples at the end; here they ascend.
 
-    Raises `PartitionError` for settings out of range, and when no draw had enough for its smallest client.
+    Args:
+        labels: class numbers of the samples, ``[N]``, integers of at least 0.
+        num_clients: number K of clients, 1 to N.
+        rng: source of all random draws.
+        concentration: concentration of the Dirichlet distribution, finite, above 0; small values skew the labels.
+        min_samples: fewest samples that a client may hold, 1 to N // K.
+        max_retries: largest number of draws, at least 1.
+
+    Returns:
+        K ascending int64 index arrays, one per client; together they hold each of the N samples once.
+
+    Raises:
+        PartitionError: a setting is out of range, or no draw had `min_samples` for its smallest client.
     """
     labels = checked(labels, num_clients)
     check_dirichlet(len(labels), num_clients, concentration, min_samples, max_retries)
@@ -60,7 +69,7 @@ def dirichlet_balanced(
 
 
 def _draw_owners(members: list[Indices], num_samples: int, num_clients: int, rng: Rng, concentration: float) -> Indices:
-    """One owner per sample ``[N]``: one pass over the classes."""
+    """Draw one owner per sample ``[N]``: one pass over the classes."""
     clients = np.arange(num_clients)
     sizes = np.zeros(num_clients, dtype=np.int64)
     owner = np.empty(num_samples, dtype=np.int64)

@@ -27,23 +27,31 @@ def dominant(
 ) -> list[Indices]:
     """Give each class mostly to the clients that own it, and a little to everyone else.
 
-    Client k owns the `classes_per_client` classes from k * classes_per_client on, counted round and round
-    (modulo C). Of a class with o owners each owner gets dominant_share / o of the samples and each of the
-    other K - o clients (1 - dominant_share) / (K - o); which samples is random, how many is not. With 5
-    clients, two classes each of ten, a client holds 92 % of its own two classes and 2 % of each of the other
-    eight: 92 + 4 * 2 = 100. With equal classes and equally many owners each, `dominant_share` is also the
-    share of a client's *data* in its dominant classes.
-
-    labels: ``[N]`` class numbers, C classes present. dominant_share: above 0, at most 1. Returns one
-    ascending index array per client; together they hold each of the N samples once.
+    Client k owns the `classes_per_client` classes from k * classes_per_client on, counted modulo C. If a class has
+    o owners, each owner gets dominant_share / o of the samples and each of the other K - o clients
+    (1 - dominant_share) / (K - o). The samples are random, their numbers are not. With 5 clients, two classes each
+    of ten, a client holds 92 % of its own two classes and 2 % of each of the other eight: 92 + 4 * 2 = 100. With
+    equal classes and equally many owners each, `dominant_share` is also the share of a client's *data* in its
+    dominant classes.
 
     Source: SFAT (Zhu et al. 2023, arXiv 2303.00250), 5 clients on CIFAR-10, and its code's 2 % for each other
     client. Deviations: other numbers of clients by the rule above; there the cut is by blocks of sorted
     samples, here by class, with counts to the nearest sample.
     Limit cases: dominant_share = o / K is an even split; at 1 a client holds its own classes only.
 
-    Raises `PartitionError` for settings out of range, if a class would have no owner, if all clients would
-    own one (nobody is left for the rest), and if a client would hold no sample.
+    Args:
+        labels: class numbers of the samples, ``[N]``, integers of at least 0.
+        num_clients: number K of clients, 1 to N.
+        rng: source of all random draws.
+        dominant_share: share of a class's samples that its owners hold, above 0, at most 1.
+        classes_per_client: number of classes that each client owns, from C / K, rounded up, to the number C of classes.
+
+    Returns:
+        K ascending int64 index arrays, one per client; together they hold each of the N samples once.
+
+    Raises:
+        PartitionError: a setting is out of range, a class would have no owner, all clients would own one (nobody
+            is left for the rest), or a client would hold no sample.
     """
     labels = checked(labels, num_clients)
     members = class_members(labels)
@@ -71,6 +79,6 @@ def dominant(
             f"{num_clients} clients, with nobody left for the other {1 - dominant_share:.2%} of it; "
             "use fewer classes per client or more clients"
         )
-    others = np.maximum(num_clients - owners, 1)  # where all own a class there is nobody to read it
+    others = np.maximum(num_clients - owners, 1)  # if all clients own a class, the value is not used
     proportions = np.where(owns, dominant_share / owners, (1 - dominant_share) / others)
     return deal(members, split_counts(proportions, np.array([len(member) for member in members])), rng)

@@ -9,21 +9,28 @@ from partitions.assembly import Indices, Rng, checked, class_members, is_whole, 
 
 
 def shards(labels: ArrayLike, num_clients: int, rng: Rng, *, classes_per_client: int = 2) -> list[Indices]:
-    """Cut the samples into K * classes_per_client shards of one class each; deal each client as many.
+    """Cut the samples into K * classes_per_client shards of one class each; give each client equally many.
 
-    A client sees at most `classes_per_client` classes; fewer if it is dealt two shards of one class. Each
-    class gets shards in proportion to its samples, so that the largest shard is as small as can be, and its
-    samples go to its shards at random in equal parts.
-
-    labels: ``[N]`` class numbers, C classes present. Returns one ascending index array per client; together
-    they hold each of the N samples once.
+    A client has at most `classes_per_client` classes; fewer if it gets two shards of one class. Each class gets
+    shards in proportion to its samples, so that the largest shard is as small as possible, and its samples go to
+    its shards at random in equal parts.
 
     Source: McMahan et al. 2017 (arXiv 1602.05629), section 3. Deviation: there the sorted samples are cut
-    into equal shards, which straddle classes where the numbers do not divide; here a shard never does, and
-    shard sizes differ instead. Limit case: where K * classes_per_client is a multiple of C and classes are
+    into equal shards, which contain several classes if the numbers do not divide; here a shard never does, and
+    shard sizes differ instead. Limit case: if K * classes_per_client is a multiple of C and classes are
     equal, the two agree and all shards have the same size (up to 1).
 
-    Raises `PartitionError` unless 1 <= classes_per_client <= C and C <= K * classes_per_client <= N.
+    Args:
+        labels: class numbers of the samples, ``[N]``, integers of at least 0.
+        num_clients: number K of clients, 1 to N.
+        rng: source of all random draws.
+        classes_per_client: number of shards per client, 1 to the number C of classes, so that C <= K * it <= N.
+
+    Returns:
+        K ascending int64 index arrays, one per client; together they hold each of the N samples once.
+
+    Raises:
+        PartitionError: num_clients or classes_per_client is out of range.
     """
     labels = checked(labels, num_clients)
     members = class_members(labels)
@@ -48,7 +55,7 @@ def shards(labels: ArrayLike, num_clients: int, rng: Rng, *, classes_per_client:
 
 
 def _apportion(sizes: list[int], num_shards: int) -> list[int]:
-    """Shards per class: 1 each, and every further one of `num_shards` goes where shards are largest.
+    """Return shards per class: 1 each, and every further one of `num_shards` goes to the class with the largest shards.
 
     No class gets more shards than samples while num_shards <= sum(sizes): a class down to shards of one
     sample is chosen only when all are.

@@ -1,7 +1,8 @@
-"""A class-balanced pool that all clients share (Zhao et al. 2018, arXiv 1806.00582), and ways to mix it in.
+"""A class-balanced pool that all clients share (Zhao et al. 2018, arXiv 1806.00582), and ways to add it to their
+images.
 
-All indices count in the whole training set. The pool is taken off before partitioning, so a partition of the
-rest is mapped back: ``own = [rest[part] for part in iid(labels[rest], num_clients, rng)]``.
+All indices count in the whole training set. The pool is removed before partitioning, so a partition of the rest is
+mapped back: ``own = [rest[part] for part in iid(labels[rest], num_clients, rng)]``.
 """
 
 from difflib import get_close_matches
@@ -16,15 +17,24 @@ MODES = ("add", "replace", "control")
 
 
 def draw_pool(labels: ArrayLike, fraction: float, rng: Rng, *, whole: int | None = None) -> tuple[Indices, Indices]:
-    """Take ``round(fraction * whole)`` samples, equally many of each class, off those that are left for training.
+    """Draw a pool of ``round(fraction * whole)`` samples, equally many of each class, from those left for training.
 
-    labels: ``[N]`` class numbers of the samples that are left. whole: size of the whole training set, which
-    `fraction` is a share of; N unless a part was taken off before, as for validation. fraction: 0 to 0.4 (the paper's
-    beta; its G is class-uniform).
-    Returns ``(pool, rest)``: ascending, disjoint, together all N. Class counts of the pool differ by at most
-    1; which classes get the odd ones is random. Limit case: fraction 0 is an empty pool.
-    Raises `PartitionError` for a fraction out of range, if fewer than the pool and one sample more are left, and for
-    a class with too few samples, by its number.
+    Class counts of the pool differ by at most 1; the classes with one sample more are random. Limit case: fraction 0
+    is an empty pool.
+
+    Args:
+        labels: class numbers of the samples that are left, ``[N]``.
+        fraction: size of the pool as a share of the whole training set, 0 to 0.4 (the paper's beta; its G is
+            class-uniform).
+        rng: source of all random draws.
+        whole: size of the whole training set; N unless a part was removed before, as for validation.
+
+    Returns:
+        ``(pool, rest)``: ascending and disjoint, together all N.
+
+    Raises:
+        PartitionError: the fraction is out of range, fewer than the pool and one sample more are left, or a class,
+            which is named, has too few samples.
     """
     labels = checked_labels(labels)
     _check_fraction(fraction)
@@ -41,11 +51,21 @@ def draw_pool(labels: ArrayLike, fraction: float, rng: Rng, *, whole: int | None
 
 
 def client_share(pool: Indices, labels: ArrayLike, share: float, rng: Rng) -> Indices:
-    """One client's random part of the pool: ``round(share * len(pool))`` samples, equally many of each class.
+    """Draw one client's random part of the pool: ``round(share * len(pool))`` samples, equally many of each class.
 
-    share: above 0, at most 1 (the paper's alpha). Returns ascending indices out of `pool`; class counts
-    differ by at most 1. Limit case: share 1 is the whole pool. Raises `PartitionError` for a share out of
-    range, or if `pool` itself is so unbalanced that a class has too few.
+    Limit case: share 1 is the whole pool.
+
+    Args:
+        pool: indices of the pool.
+        labels: class numbers of all samples.
+        share: share of the pool, above 0, at most 1 (the paper's alpha).
+        rng: source of all random draws.
+
+    Returns:
+        Ascending indices out of `pool`; class counts differ by at most 1.
+
+    Raises:
+        PartitionError: the share is out of range, or `pool` is so unbalanced that a class has too few.
     """
     require(is_finite(share) and 0 < share <= 1, "pool.share", share, "above 0, at most 1")
     pool = np.sort(pool)
@@ -53,21 +73,30 @@ def client_share(pool: Indices, labels: ArrayLike, share: float, rng: Rng) -> In
 
 
 def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) -> Indices:
-    """The indices one client trains on: its n = ``len(own)`` samples, mixed with its part of the pool.
+    """Return the indices one client trains on: its n = ``len(own)`` samples, mixed with its part of the pool.
 
     - ``add``: own and shared, n + len(shared). More data and less skew (Zhao et al.'s way).
     - ``replace``: n in all: ``round(fraction * n)`` drawn from shared without repetition, the rest from own.
       Less skew at the same size.
-    - ``control``: own and len(shared) further draws *from own*, with repetition. ``add``'s size at the
-      client's own label distribution: what is gained without it is not owed to the pool's classes.
+    - ``control``: own and len(shared) further draws *from own*, with repetition. It has ``add``'s size with the
+      client's own label distribution: a gain without the pool's classes is not due to them.
 
-    own, shared: index arrays with nothing in common. fraction: 0 to 0.4, the size of the pool; ``add`` and
-    ``control`` know it from `shared` already. Returns ascending int64 indices; only ``control`` repeats any.
     Limit case: fraction 0 leaves own as it is, in every mode.
 
-    Raises `PartitionError` for an unknown mode, a fraction out of range, an empty own, and if ``replace``
-    needs more than `shared` has: to train on less than the fraction asked for would be another experiment
-    under the same name. It cannot happen with pool.share = 1: as n <= N, fraction * n is at most the pool.
+    Args:
+        own: indices of the client's own samples, at least one.
+        shared: indices of its part of the pool, disjoint from `own`.
+        mode: "add", "replace" or "control".
+        fraction: size of the pool, 0 to 0.4; only ``replace`` needs it, the other modes take the size of `shared`.
+        rng: source of all random draws.
+
+    Returns:
+        Ascending int64 indices; only ``control`` repeats any.
+
+    Raises:
+        PartitionError: the mode is unknown, the fraction out of range, own empty, or ``replace`` needs more than
+            `shared` has: training on less than the requested fraction would be another experiment under the same
+            name. It cannot happen with pool.share = 1: as n <= N, fraction * n is at most the pool.
     """
     if mode not in MODES:
         guess = "".join(f"did you mean '{near}'? " for near in get_close_matches(mode, MODES, 1))
@@ -103,7 +132,7 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _draw_balanced(indices: Indices, labels: Indices, size: int, rng: Rng, asked_by: str) -> Indices:
-    """`size` of ascending `indices`, class counts at most 1 apart; `PartitionError` if it cannot be."""
+    """Draw `size` of ascending `indices`, class counts at most 1 apart; raise `PartitionError` if impossible."""
     if size == 0:
         return np.empty(0, dtype=np.int64)
     members = class_members(labels[indices])

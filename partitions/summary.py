@@ -1,4 +1,4 @@
-"""How skewed a partition is, and what its pool costs: numbers only, for tables and figures elsewhere."""
+"""The skew of a partition and the cost of its pool, in numbers for tables and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from partitions.assembly import Indices, PartitionError, checked_labels, is_whol
 
 
 def class_counts(labels: ArrayLike, parts: Sequence[Indices], num_classes: int) -> Indices:
-    """Samples of each class in each part. ``[N], K parts -> [K, num_classes]`` int64.
+    """Count samples of each class in each part. ``[N], K parts -> [K, num_classes]`` int64.
 
-    Repeated indices count as often as they occur. Raises `PartitionError` for a label of num_classes or
+    Repeated indices count as often as they occur. Raise `PartitionError` for a label of num_classes or
     above.
     """
     labels = checked_labels(labels)
@@ -27,9 +27,9 @@ def class_counts(labels: ArrayLike, parts: Sequence[Indices], num_classes: int) 
 
 
 def class_priors(counts: ArrayLike) -> NDArray[np.float64]:
-    """p_k(c) = n_k(c) / n_k. ``[K, C] -> [K, C]``, rows sum to 1.
+    """Compute p_k(c) = n_k(c) / n_k. ``[K, C] -> [K, C]``, rows sum to 1.
 
-    Raises `PartitionError` for a client of no samples.
+    Raise `PartitionError` for a client of no samples.
     """
     counts = np.asarray(counts, dtype=np.float64)
     totals = counts.sum(axis=1, keepdims=True)
@@ -39,11 +39,11 @@ def class_priors(counts: ArrayLike) -> NDArray[np.float64]:
 
 
 def earth_movers_distance(counts: ArrayLike, population: ArrayLike) -> NDArray[np.float64]:
-    """Each client's distance from the population: sum over c of abs(p_k(c) - p(c)). ``[K, C], [C] -> [K]``.
+    """Compute each client's distance from the population: sum over c of abs(p_k(c) - p(c)). ``[K, C], [C] -> [K]``.
 
     `population` is the population's class counts or its distribution. Source: Zhao et al. 2018 (arXiv
     1806.00582), section 3.2. Range 0 to 2: 0 is the population's own mix, 2 is no class in common; a client
-    of one class among C equal ones has 2 * (1 - 1 / C). Raises `PartitionError` for a client or a population
+    of one class among C equal ones has 2 * (1 - 1 / C). Raise `PartitionError` for a client or a population
     of no samples.
     """
     expected = class_priors(np.asarray(population, dtype=np.float64)[None, :])
@@ -52,12 +52,12 @@ def earth_movers_distance(counts: ArrayLike, population: ArrayLike) -> NDArray[n
 
 @dataclass(frozen=True, eq=False)
 class PartitionSummary:
-    """What K clients hold; "training set" is what a client trains on, pool included.
+    """The samples that K clients hold; "training set" includes the pool.
 
     own_sizes, sizes ``[K]``: samples before and after the pool was mixed in.
-    class_counts ``[K, C]``: of the training set.
-    emd_before, emd ``[K]``: distance from the population, of own and of training set.
-    pool_size: samples in the pool. pool_counts ``[K]``: those of them in each client's training set.
+    class_counts ``[K, C]``: samples of each class in the training set.
+    emd_before, emd ``[K]``: distance of own and training set from the population.
+    pool_size: samples in the pool. pool_counts ``[K]``: number of them in each client's training set.
     overlap: for each client the share of its training set (repetitions counted) that at least one other
         client trains on too; the mean over clients, each weighted the same. 0 without a pool.
     bytes_moved: pool images sent to clients times the bytes of one: each once to each client that uses it.
@@ -75,7 +75,7 @@ class PartitionSummary:
 
     @property
     def mean_emd(self) -> float:
-        """Mean of `emd` over clients, each weighted the same."""
+        """Mean of `emd` over clients, each weighted equally."""
         return float(self.emd.mean())
 
     @property
@@ -84,7 +84,7 @@ class PartitionSummary:
         return float(self.emd.max())
 
     def rows(self) -> list[dict[str, int | float]]:
-        """A tidy table: one flat dict per client, same keys in each, ``class_<c>`` for each class c."""
+        """Return a tidy table: one flat dict per client, same keys in each, ``class_<c>`` for each class c."""
         return [
             {
                 "client": client,
@@ -108,11 +108,11 @@ def summarise(
     num_classes: int,
     image_bytes: int,
 ) -> PartitionSummary:
-    """RunEvaluator a partition against the population `labels` ``[N]``.
+    """Summarise a partition against the population `labels` ``[N]``.
 
     own, mixed: per client, its own samples and what it trains on (the same list without a pool), as indices
     into labels, like pool. image_bytes: one image on the wire, at least 0.
-    Raises `PartitionError` for no clients, lists of different lengths, a client of no samples, labels out of
+    Raise `PartitionError` for no clients, lists of different lengths, a client of no samples, labels out of
     range.
     """
     labels = checked_labels(labels)

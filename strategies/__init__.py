@@ -1,4 +1,7 @@
-"""The server's end of the wire: a Flower ServerApp, and one strategy per file, one paper per strategy."""
+"""The server's side: a Flower ServerApp (`app`), the rounds of a federation (`federation`), the base of all strategies
+(`base`), and one strategy per file, one paper per strategy. Only Flower and the engines load it, by name; no package
+imports it.
+"""
 
 from strategies.calfat import CalFAT
 from strategies.fedavg import FedAvg

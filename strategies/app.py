@@ -15,7 +15,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation that the run config describes; every engine and Flower's own runtime call this."""
+    """Run the federation that the run config describes; every engine and Flower's own runtime call this function."""
     cfg = RunConfig.from_flat(context.run_config)
     check_names(cfg)
     if not cfg.run_dir:  # a plain `flwr run .`: below the folder in which Flower's local SuperLink was started

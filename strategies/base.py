@@ -1,4 +1,6 @@
-"""The round that every strategy shares: seeded sampling, a fixed order of replies, the guard, a row per client."""
+"""The parts of a round that every strategy shares: seeded sampling, a fixed order of replies, the guard, a row per
+client.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +25,24 @@ ABSENT = "its SuperNode is not there"
 
 
 def num_asked(cfg: RunConfig, fraction: float) -> int:
-    """Clients asked in a phase that takes this fraction of them, at least one."""
+    """Return the number of clients asked in a phase for this fraction of them, at least one."""
     return max(1, round(fraction * cfg.num_clients))
 
 
 def sample(cfg: RunConfig, phase: str, server_round: int, fraction: float) -> list[int]:
-    """Partitions asked in a phase of a round, ascending: a function of the seed, the phase and the round alone."""
+    """Return the partitions asked in a phase of a round, ascending; they depend only on the seed, the phase and the
+    round.
+    """
     size = num_asked(cfg, fraction)
     chosen = numpy_stream(cfg.seed, "sample", phase, server_round).choice(cfg.num_clients, size, replace=False)
     return sorted(int(partition) for partition in chosen)
 
 
 def in_order(asked: Mapping[int, Message], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
-    """(partition, reply) of all that were asked, in ascending order of partition; None where no reply came.
+    """Yield (partition, reply) of all that were asked, in ascending order of partition; None if no reply came.
 
-    Our engines answer in this order, so nothing waits; Flower's answer in any order. A reply to no question
-    of this phase, or a second one, is dropped: nothing counts twice.
+    Our engines answer in this order, so nothing waits; Flower's answer in any order. A reply that answers no message of
+    this phase, or a second one, is dropped: nothing counts twice.
     """
     partition_of = {message.metadata.message_id: partition for partition, message in asked.items()}
     waiting = sorted(asked)
@@ -55,7 +59,7 @@ def in_order(asked: Mapping[int, Message], replies: Iterable[Message]) -> Iterat
 
 
 def content_of(reply: Message | None) -> Message:
-    """A reply that has content. Raises Rejected with the reason where it has none."""
+    """Return a reply that has content. Raise Rejected with the reason if it has none."""
     if reply is None:
         raise Rejected("no reply in time")
     if reply.has_error():
@@ -64,7 +68,7 @@ def content_of(reply: Message | None) -> Message:
 
 
 def status_of(reply: Message | None) -> str:
-    """What became of a reply that is not used."""
+    """Return the status of a reply that is not used."""
     if reply is None:
         return "missing"
     return "failed" if reply.has_error() else "rejected"
@@ -74,28 +78,31 @@ Row = dict[str, Any]
 
 
 class FederatedStrategy(FlowerFedAvg):
-    """Base of all strategies: everything but how admitted updates become the next model.
+    """Base of all strategies: everything except how accepted updates become the next model.
 
-    What it asks of a client: a TRAIN message holds the records "arrays" (the global model) and "config"
+    Messages to a client: a TRAIN message holds the records "arrays" (the global model) and "config"
     ("server-round", "learning-rate", "objective", "proximal-mu"); the reply holds one ArrayRecord like it and one
     MetricRecord with "num-examples" and scalar metrics. EVALUATE is the same without arrays in the reply.
+
+    Args:
+        cfg: the run's complete settings; section `strategy` has the shares of clients per phase, limits and timeouts.
     """
 
     settings: ClassVar[frozenset[str]] = frozenset()
-    """Settings of section `strategy` that are this rule's own."""
+    """Settings of section `strategy` that only this rule takes."""
     objective: ClassVar[str] = "at"
-    """What the clients train with unless `objective.name` says otherwise."""
+    """Objective of the clients unless `objective.name` sets another."""
     fixed_objective: ClassVar[bool] = False
-    """Whether `objective` belongs to the method, so that no other may be asked for."""
+    """True if `objective` belongs to the method, so that no other is allowed."""
     averages: ClassVar[bool] = False
-    """Whether the next model is the mean of the admitted updates by `weight`."""
+    """True if the next model is the mean of the accepted updates by `weight`."""
 
     def __init__(self, cfg: RunConfig, **flower: Any) -> None:
         asked = cfg.objective.name
         if self.fixed_objective and asked not in ("", self.objective):
             raise ConfigError(
                 f"objective.name = {asked!r}: strategy {cfg.strategy.name} trains with {self.objective!r} only; "
-                f"leave it unset, or take another strategy"
+                f"leave it unset, or use another strategy"
             )
         objective = asked or self.objective
         check_start(objective, cfg.attack.random_start)
@@ -118,18 +125,18 @@ class FederatedStrategy(FlowerFedAvg):
         self.nodes = Nodes(cfg)
         self.reference: dict[str, np.ndarray] = {}
         self.client_rows: list[Row] = []
-        """One row per client asked in the current phase: what it answered, and what became of it."""
+        """Rows of the clients asked in the current phase: the answer of each, and its status."""
         self.drift = Drift({})
-        """Of the current round."""
+        """Client drift in the current round."""
         self._asked: dict[int, Message] = {}
 
     @classmethod
     def least_updates(cls, cfg: RunConfig) -> int:
-        """Updates without which the rule means nothing; `strategy.min-replies` may ask for more."""
+        """Return the number of updates that the rule needs; `strategy.min-replies` may require more."""
         return 1
 
     def instructions(self, server_round: int) -> dict[str, str | float]:
-        """What the clients are told this round, beside the model and the round's number."""
+        """Return the clients' instructions for this round, besides the model and the round's number."""
         return {
             "learning-rate": self.cfg.local.learning_rate,
             "objective": self.cfg.objective.name or self.objective,
@@ -137,18 +144,18 @@ class FederatedStrategy(FlowerFedAvg):
         }
 
     def weight(self, update: Update) -> float:
-        """The weight of an update in the mean, or in that of drift alone where the strategy takes none.
+        """Return the weight of an update in the mean; if the strategy takes no mean, its weight in the drift.
 
-        A function of the update: it is asked for more than once.
+        It must depend only on the update: it is called more than once.
         """
         return 1.0
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the strategy carries from round to round, for a checkpoint; {} where that is nothing."""
+        """Return the state that the strategy keeps from round to round, for a checkpoint; {} if there is none."""
         return {}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Put back what `state` gave."""
+        """Restore the state that `state` returned."""
 
     # -- asking -----------------------------------------------------------------------------------------------
 
@@ -199,10 +206,10 @@ class FederatedStrategy(FlowerFedAvg):
     # -- answers ----------------------------------------------------------------------------------------------
 
     def accepted_updates(self, server_round: int, replies: Iterable[Message]) -> Iterator[Update]:
-        """Updates the guard lets through, in ascending order of partition, as soon as their turn has come.
+        """Yield updates that the guard accepts, in ascending order of partition, as soon as possible.
 
         Raises:
-            RunFailed: at the end, when there were fewer than `strategy.min-replies`, or than the rule needs.
+            RunFailed: at the end, if there were fewer than `strategy.min-replies`, or than the rule needs.
         """
         count = 0
         for partition, reply in in_order(self._asked, replies):
@@ -224,7 +231,7 @@ class FederatedStrategy(FlowerFedAvg):
             raise RunFailed(f"round {server_round}: {counted}, {self.min_replies} are needed{seen}")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Mean over images and worst client of every metric the clients measured on their own held-out images."""
+        """Return mean over images and worst client of every metric that clients measured on held-out images."""
         for partition, reply in in_order(self._asked, replies):
             row: Row = {"round": server_round, "phase": "evaluate", "client": partition}
             try:
@@ -240,19 +247,19 @@ class FederatedStrategy(FlowerFedAvg):
         return MetricRecord({**self.means(), **worst})
 
     def means(self) -> dict[str, float]:
-        """Mean of every measured metric in the client_rows, weighted by the clients' numbers of images."""
+        """Return the mean of every measured metric in the client_rows, weighted by the clients' numbers of images."""
         rows, keys = self._measured()
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
 
     def _measured(self) -> tuple[list[Row], list[str]]:
-        """Rows of the client_rows that count, and the metrics to average: those that every one of them has."""
+        """Return the rows of the client_rows that count, and the metrics to average: those that all of them have."""
         rows = [row for row in self.client_rows if row["status"] == "ok" and row["num_examples"]]
         keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
         return rows, [key for key in keys if all(key in row for row in rows)]
 
 
 def _client_row(row: Row, num_examples: float, metrics: dict[str, float]) -> Row:
-    """The row of an admitted reply; a client's metric never takes the place of what the server knows."""
+    """Return the row of an accepted reply; a client's metric never replaces what the server knows."""
     known = row | {"status": "ok", "num_examples": num_examples}
     return known | metrics | known

@@ -9,7 +9,7 @@ class CalFAT(FedAvg):
 
     w ← (1/K) Σ_k w_k, each client's softmax calibrated by its own class prior (`fedrobust.objectives`, "calfat").
     Chen, Liu, Ma, Lyu, NeurIPS 2022 (arXiv 2205.14926), with the unweighted mean of the official code.
-    It asks a client to know its class counts; they never leave it. The objective belongs to the method.
+    Clients must know their class counts, which never leave them. The objective belongs to the method.
     """
 
     objective = "calfat"

@@ -1,4 +1,4 @@
-"""How far clients and server move in a round, and how far the clients agree."""
+"""Client drift: how far clients and server move in a round, and how far the clients agree."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ BLOCK = 1 << 13  # elements: they stay in the cache, and BLAS takes one thread, 
 
 
 class Drift:
-    """Of one round from the global model w: Δ_k = w_k − w of the admitted updates, weighted by p_k with Σ p_k = 1.
+    """The drift of one round from the global model w: Δ_k = w_k − w of the accepted updates, weighted by p_k with Σ p_k
+    = 1.
 
-    Norms are l2 over all floating-point arrays of the model but the running statistics of batch norm: no gradient moves
-    them, and where activations are large they would be all there is of the norm. One pass per update, and no update is
-    kept: Σ p_k Δ_k = Δ̄, so the mean cosine of the updates with Δ̄, weighted by p_k ‖Δ_k‖, is ‖Δ̄‖ / Σ p_k ‖Δ_k‖.
+    Norms are l2 over all floating-point arrays of the model except the running statistics of batch norm: no gradient
+    moves them, and with large activations they would dominate the norm. One pass per update, and no update is kept: Σ
+    p_k Δ_k = Δ̄, so the mean cosine of the updates with Δ̄, weighted by p_k ‖Δ_k‖, is ‖Δ̄‖ / Σ p_k ‖Δ_k‖.
     """
 
     def __init__(self, reference: Arrays) -> None:
@@ -29,17 +30,17 @@ class Drift:
         self._norms = self._weights = 0.0
 
     def add(self, arrays: Arrays, weight: float) -> float:
-        """‖Δ_k‖ of one update."""
+        """Add one update; return its ‖Δ_k‖."""
         norm = self._distance(arrays)
         self._norms += weight * norm
         self._weights += weight
         return norm
 
     def of_round(self, after: Arrays, *, averaged: bool) -> dict[str, float]:
-        """The round's columns, with the next model `after`.
+        """Return the round's columns, with the next model `after`.
 
         `update_norm` = Σ p_k ‖Δ_k‖; `step_norm` = ‖after − w‖; where `after` is the mean of the updates also
-        `cosine`, from 0 (they cancel) to 1 (they agree), left out where no client moved.
+        `cosine`, from 0 (they cancel) to 1 (they agree), left out if no client moved.
         """
         step = self._distance(after)
         if not self._weights:
@@ -51,7 +52,7 @@ class Drift:
         return columns
 
     def _distance(self, arrays: Arrays) -> float:
-        """‖arrays − w‖; both in range, as the guard has seen to it, so that no square overflows."""
+        """Compute ‖arrays − w‖; the guard has checked the range of both, so that no square overflows."""
         squares = 0.0
         for key, reference in self._reference.items():
             buffer = self._buffers[reference.itemsize > 4]

@@ -17,7 +17,7 @@ BLOCK = 1 << 15  # elements whose float64 products stay in the cache
 
 
 class WeightedMean:
-    """sum_k w_k x_k / sum_k w_k, summed in float64 in the order of `add`.
+    """The running mean sum_k w_k x_k / sum_k w_k, summed in float64 in the order of `add`.
 
     With one term the result is that term, bit for bit (w x and w x / w are exact in float64 for float32 x and
     integer w below 2^29). Integer arrays are averaged, rounded and stay integers.
@@ -29,7 +29,7 @@ class WeightedMean:
         self.total = 0.0
 
     def add(self, arrays: Mapping[str, np.ndarray], weight: float) -> None:
-        """Add one term; keys and shapes are the reference's (the guard has seen to it)."""
+        """Add one term; keys and shapes are the reference's (the guard has checked them)."""
         for key, value in arrays.items():
             total, terms = self._sums[key].reshape(-1), value.reshape(-1)
             for start in range(0, total.size, BLOCK):
@@ -38,7 +38,8 @@ class WeightedMean:
         self.total += weight
 
     def result(self) -> Arrays:
-        """The mean, in the reference's dtypes, once: the sums are given up one by one, as they are twice the size.
+        """Return the mean, in the reference's dtypes, once: the sums are freed one by one, as they take twice the
+        memory.
 
         Raises:
             ZeroDivisionError: nothing was added.
@@ -49,13 +50,13 @@ class WeightedMean:
 
 
 def to_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`array` in `dtype`; integers are rounded, not cut off."""
+    """Return `array` in `dtype`; integers are rounded, not truncated."""
     # an ufunc makes a scalar of an array without axes, such as batch norm's counter
     return np.asarray(np.rint(array) if dtype.kind in "iu" else array).astype(dtype)
 
 
 class FedAvg(FederatedStrategy):
-    """w ← Σ_k n_k w_k / Σ_k n_k over the admitted clients, n_k the images client k trained on.
+    """Federated averaging: w ← Σ_k n_k w_k / Σ_k n_k over the accepted clients, n_k the images client k trained on.
 
     McMahan et al. 2017 (arXiv 1602.05629), algorithm 1. With the objective `at` (the default here) it is FAT,
     Zizzo et al. 2020 (arXiv 2012.01791). With one client that holds all data it is centralised training.

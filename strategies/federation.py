@@ -1,4 +1,4 @@
-"""One federation: rounds in which clients train and a strategy combines what they send."""
+"""A federation's rounds: clients train, and a strategy combines their updates."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from strategies.base import FederatedStrategy
 
 
 class Federation(Rounds):
-    """Runs the rounds of a strategy over a grid.
+    """The rounds of a strategy over a grid.
 
     Raises:
-        ConfigError: the config is of another kind of run.
+        ConfigError: the config is for another kind of run.
     """
 
     launcher = "flwr"
 
     def __init__(self, cfg: RunConfig, grid: Grid) -> None:
         if cfg.kind != "federated":
-            raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
+            raise ConfigError(f"kind = {cfg.kind!r}: this is a {cfg.kind} run; use fedrobust {cfg.kind}")
         super().__init__(cfg)
         self.grid = grid
         self.strategy: FederatedStrategy = resolve("strategies", cfg.strategy.name)(cfg)
 
     def train(self, server_round: int, before: Checkpoint) -> tuple[Arrays, Row, list[Row]]:
-        """Ask, wait, aggregate.
+        """Send instructions, wait for replies, aggregate.
 
         Raises:
             RunFailed: too few usable updates.
@@ -63,13 +63,13 @@ class Federation(Rounds):
         return arrays, row, self.strategy.client_rows
 
     def ask_clients(self, server_round: int, arrays: Arrays) -> tuple[Row, list[Row]]:
-        """The global model on each client's own held-out images, measured there."""
+        """Evaluate the global model at the clients, each on its own held-out images."""
         messages = self.strategy.configure_evaluate(server_round, to_record(arrays), ConfigRecord(), self.grid)
         replies = self.grid.send_and_receive(messages, timeout=self.cfg.strategy.timeout)
         return dict(self.strategy.aggregate_evaluate(server_round, replies) or {}), self.strategy.client_rows
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
-        """With the strategy's state and what the clients remember."""
+        """Return the checkpoint with the strategy's state and the clients' states."""
         clients = self.grid.client_states() if isinstance(self.grid, SimulationGrid) else {}
         return replace(checkpoint, state=self.strategy.state(), clients=clients)
 
@@ -80,7 +80,7 @@ class Federation(Rounds):
                 self.grid.restore_client_states(checkpoint.clients)
 
     def describe(self) -> dict[str, Any]:
-        """The partition, from the labels and not from messages; partition.csv is written, too."""
+        """Return the partition, computed from the labels and not from messages; write partition.csv, too."""
         facts: dict[str, Any] = {"objective": objective_of(self.cfg)}
         if self.cfg.data.own:
             return facts  # who has what is known to nobody but the clients
@@ -97,8 +97,8 @@ class Federation(Rounds):
         before = self.folder.record().get("pool", {}).get("images", size)
         if before != size:
             raise ConfigError(
-                f"pool.fraction = {self.cfg.pool.fraction:g}: is a pool of {size} images, the run began with {before}; "
-                "it cannot be resumed"
+                f"pool.fraction = {self.cfg.pool.fraction:g}: gives a pool of {size} images, but the run began "
+                f"with {before}; it cannot be resumed"
             )
 
     def total(self, rounds: list[Row]) -> dict[str, Any]:
@@ -110,9 +110,9 @@ class Federation(Rounds):
 
 
 def absentees(rows: list[Row]) -> list[str]:
-    """A line for each client that gave no usable answer in half of the rounds it was asked in, or in more.
+    """Return a line for each client that gave no usable answer in at least half of the rounds in which it was asked.
 
-    rows: of clients.jsonl. The line says in how many rounds of which phase, and why the last time.
+    rows: rows of clients.jsonl. The line has the number of rounds, the phase, and the last reason.
     """
     asked: dict[tuple[str, int], list[Row]] = {}
     for row in rows:

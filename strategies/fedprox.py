@@ -7,7 +7,7 @@ class FedProx(FedAvg):
     """FedAvg whose clients add μ/2 ‖w − w_global‖² to their loss; μ is `strategy.proximal-mu`.
 
     Li et al. 2020 (arXiv 1812.06127), equation 2. With μ = 0 it is FedAvg, bit for bit.
-    It asks a client to honour "proximal-mu" in the instructions.
+    Clients must apply "proximal-mu" of the instructions.
     """
 
     settings = frozenset({"proximal_mu"})

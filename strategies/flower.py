@@ -11,7 +11,7 @@ from strategies.guard import WEIGHT_KEY, Update
 
 
 class FlowerStrategy(FederatedStrategy):
-    """Mixin before a Flower strategy: its `aggregate_train` sees admitted replies only, ordered by partition.
+    """A mixin before a Flower strategy: its `aggregate_train` gets only accepted replies, ordered by partition.
 
     A median needs all updates at once, so unlike FedAvg these hold a round's replies in memory.
     """
@@ -27,7 +27,7 @@ class FlowerStrategy(FederatedStrategy):
         return to_record(kept), MetricRecord({**self.means()})
 
     def _uniform(self, update: Update) -> Message:
-        """The reply with names and order of its records as in all others; Flower takes nothing else."""
+        """Return the reply with names and order of its records as in all others, as Flower requires."""
         (record,) = update.reply.content.array_records.values()
         update.reply.content = RecordDict(
             {

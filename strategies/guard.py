@@ -1,4 +1,4 @@
-"""The guard: what a reply must be before it may touch the global model."""
+"""The guard: requirements on a reply before it may change the global model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Arrays = dict[str, np.ndarray]
 
 
 class Rejected(Exception):
-    """Why a reply is not used: one line, for the record."""
+    """The reason why a reply is not used: one line, for the record."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """An admitted reply: decoded arrays, its number of images, its metrics."""
+    """An accepted reply: decoded arrays, its number of images, its metrics."""
 
     partition: int
     reply: Message
@@ -36,11 +36,11 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
     """Check a training reply against the global model `reference`.
 
     It must hold one ArrayRecord with exactly the reference's keys, shapes and dtypes and finite values, and one
-    MetricRecord whose "num-examples" is a number in (0, 1e9]. No value may be NaN, Inf or beyond 1e15, so that no
-    mean, median or distance of admitted updates can overflow. Arrays are decoded without pickle.
+    MetricRecord whose "num-examples" is a number in (0, 1e9]. No value may be NaN, Inf or beyond 1e15, so that no mean,
+    median or distance of accepted updates can overflow. Arrays are decoded without pickle.
 
     Raises:
-        Rejected: with what is wrong; nothing is ever broadcast, cast or repaired.
+        Rejected: the reply is not acceptable; the message says why. Nothing is ever broadcast, cast or repaired.
     """
     num_examples, metrics = admit_metrics(reply)
     if len(reply.content.array_records) != 1:
@@ -67,7 +67,7 @@ def admit(partition: int, reply: Message, reference: Mapping[str, np.ndarray]) -
 
 
 def admit_metrics(reply: Message, *, allow_empty: bool = False) -> tuple[float, dict[str, int | float]]:
-    """The number of images and the scalar metrics of a reply; 0 images only where `allow_empty`."""
+    """Return the number of images and the scalar metrics of a reply; 0 images only if `allow_empty`."""
     if len(reply.content.metric_records) != 1:
         raise Rejected(f"{len(reply.content.metric_records)} metric records, expected 1")
     (record,) = reply.content.metric_records.values()
@@ -83,9 +83,9 @@ def admit_metrics(reply: Message, *, allow_empty: bool = False) -> tuple[float, 
 
 
 def _all_fit(array: np.ndarray) -> bool:
-    """Whether all values are ones to calculate with."""
+    """Return whether all values are finite and small enough to average."""
     if array.dtype.kind == "f":
-        # one pass instead of two where all is well: no value is larger than the root of their sum of squares
+        # one pass instead of two in the usual case: no value is larger than the root of their sum of squares
         flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             if np.dot(flat, flat) <= MAX_VALUE**2:
@@ -94,5 +94,5 @@ def _all_fit(array: np.ndarray) -> bool:
 
 
 def _fits(value: float | np.number) -> bool:
-    """Whether a number is one to calculate with; NaN is not."""
+    """Return whether a number is finite and small enough to average."""
     return abs(value.item() if isinstance(value, np.generic) else value) <= MAX_VALUE

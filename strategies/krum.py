@@ -7,7 +7,7 @@ from strategies.flower import FlowerStrategy
 
 
 class Krum(FlowerStrategy, FlowerKrum):
-    """The one update nearest to its n − f − 2 neighbours, f = `strategy.num-malicious`.
+    """Krum: the one update nearest to its n − f − 2 neighbours, f = `strategy.num-malicious`.
 
     Blanchard et al. 2017 (arXiv 1703.02757), section 4; Flower's implementation. It needs n > f + 2 updates.
     """

@@ -1,4 +1,6 @@
-"""Which node holds which partition. Only the client knows, so it is asked once; real machines go and come back."""
+"""The assignment of nodes to partitions. Only a client knows its partition, so it is asked once; real machines leave
+and return.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,20 @@ logger = logging.getLogger(__name__)
 
 
 class Nodes:
-    """Node ids by partition, for as long as a run goes.
+    """The node ids by partition, during a run.
 
-    The run begins when all `num-clients` nodes are there, or when for `strategy.patience` seconds none came and
-    `strategy.min-clients` are. From then on whoever is away is not asked, and whoever comes is.
+    The run begins when all `num-clients` nodes are connected, or when `strategy.min-clients` are and no further one
+    came for `strategy.patience` seconds. After that, missing nodes are not asked, and returning ones are.
     """
 
     def __init__(self, cfg: RunConfig) -> None:
         self._num_clients, self._timeout = cfg.num_clients, cfg.strategy.timeout
         self._least, self._patience = cfg.strategy.min_clients or cfg.num_clients, cfg.strategy.patience
         self._partition_of: dict[int, int | None] = {}
-        """Of every node that was met; None where it is not one of this run's."""
+        """Partition of every node that was met; None if it is not a node of this run."""
 
     def available(self, grid: Grid, wanted: Collection[int], least: int) -> dict[int, int]:
-        """Partition → node id of those of `wanted` whose nodes are there; fewer than `least` are awaited a while.
+        """Return partition → node id for connected nodes of `wanted`; wait a while if there are fewer than `least`.
 
         Raises:
             RunFailed: before the first round, and too few nodes, too many, or two for one partition.
@@ -47,7 +49,7 @@ class Nodes:
             sleep(0.5)
 
     def _begin(self, grid: Grid, nodes: Iterable[int]) -> None:
-        """Ask all; here everything must be right."""
+        """Ask all nodes; any error ends the run here."""
         for node, answer in self._ask(grid, nodes, self._timeout).items():
             if isinstance(answer, str):
                 raise RunFailed(answer)
@@ -60,7 +62,7 @@ class Nodes:
             raise RunFailed(f"no node answered for partition {missing} ({lacking} of {self._num_clients} are missing)")
 
     def _meet(self, grid: Grid, present: set[int]) -> None:
-        """Ask those that came since; here nothing may end the run. One in place of a node that left takes its place."""
+        """Ask new nodes; no error ends the run here. A node whose predecessor left takes its place."""
         self._partition_of = {n: p for n, p in self._partition_of.items() if p is not None or n in present}
         held = {self._partition_of[node] for node in present & self._partition_of.keys()}
         newcomers = present - self._partition_of.keys()
@@ -70,10 +72,15 @@ class Nodes:
             taken = answer in held
             self._partition_of[node] = None if isinstance(answer, str) or taken else answer
             held.add(self._partition_of[node])
-            logger.warning("a SuperNode came: %s", f"partition {answer}, which another holds" if taken else answer)
+            if taken:
+                logger.warning("ignoring a new SuperNode: partition %s is already held by another node", answer)
+            elif isinstance(answer, str):
+                logger.warning("ignoring a new SuperNode: %s", answer)
+            else:
+                logger.warning("a SuperNode joined: it holds partition %s", answer)
 
     def _ask(self, grid: Grid, nodes: Iterable[int], timeout: float) -> dict[int, int | str]:
-        """Node → its partition, or what is wrong with it; one that does not answer is left out."""
+        """Return node → its partition, or a line on its error; a node that does not answer is left out."""
         messages = [Message(RecordDict({"config": ConfigRecord()}), node, MessageType.QUERY) for node in sorted(nodes)]
         if not messages:
             return {}
@@ -94,16 +101,18 @@ class Nodes:
 
 
 def _wait_for_nodes(grid: Grid, num_clients: int, least: int, patience: float) -> list[int]:
-    """Node ids, once there are `num_clients` of them; they appear one by one, so the wait ends when no more come."""
+    """Return node ids, once there are `num_clients` of them; they appear one by one, so the wait ends when no more
+    come.
+    """
     seen, ends = 0, monotonic() + patience
     while (count := len(node_ids := list(grid.get_node_ids()))) < num_clients and monotonic() < ends:
         if count > seen:
             seen, ends = count, monotonic() + patience
-            logger.warning("%d of %d SuperNodes are there; waiting for more", count, num_clients)
+            logger.warning("%d of %d SuperNodes are connected; waiting for more", count, num_clients)
         sleep(0.2)
     if not least <= count <= num_clients:
         raise RunFailed(
-            f"{count} SuperNodes are there, num-clients is {num_clients}: set num-clients to {count}, or start "
+            f"{count} SuperNodes are connected, num-clients is {num_clients}: set num-clients to {count}, or start "
             f"{num_clients} SuperNodes (simulation: --federation-config 'num-supernodes={num_clients}')"
         )
     return node_ids

@@ -80,7 +80,7 @@ def test_a_config_can_be_pickled_and_hashed():
             {"evaluation.select-by": "worst-case", "evaluation.attacks": "fgsm,fgsm"},
             "must be natural or one of evaluation.attacks (fgsm, fgsm)",
         ),
-        ({"attack.random-start": "n-fgsm"}, "is for attack.name fgsm only"),
+        ({"attack.random-start": "n-fgsm"}, "allowed only with attack.name fgsm"),
         ({"device": "tpu"}, "device = 'tpu'"),
     ],
 )

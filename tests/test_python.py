@@ -98,7 +98,7 @@ def test_a_run_resumes(run, tmp_path):
     assert fr.run(resume=first.folder, num_rounds=2).folder == longer.folder  # complete: nothing to do
     with pytest.raises(fr.ConfigError, match=r"pool\.fraction: cannot change in a resumed run"):
         fr.run(resume=first.folder, pool__fraction=0.1)
-    with pytest.raises(fr.ConfigError, match="give resume alone"):
+    with pytest.raises(fr.ConfigError, match="give only resume"):
         fr.run("quickstart", resume=first.folder)
 
 
@@ -117,7 +117,7 @@ def test_a_config_of_one_s_own(tmp_path):
         (("quickstart",), {"variant": "fedavg", "central__decay": 0.2}, r"central\.decay = 0\.2: has no effect"),
         (("quickstart",), {}, "has several variants; give variant = one of fedavg, calfat"),
         (("quickstar",), {}, "did you mean 'quickstart'"),
-        ((), {}, "which preset"),
+        ((), {}, "no preset is given"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_has_begun(arguments, settings, message, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_module_is_evaluated_in_memory(tmp_path, monkeypatch):
     assert result.accuracy["natural"] == pytest.approx(right, abs=1e-9)
     assert result.folder is None
     assert not list(tmp_path.iterdir())
-    with pytest.raises(fr.ConfigError, match="name a data set"):
+    with pytest.raises(fr.ConfigError, match="does not name its data set"):
         fr.evaluate(model)
 
 
@@ -169,7 +169,7 @@ def test_a_module_is_evaluated_in_memory(tmp_path, monkeypatch):
         ({"epsilon": "a"}, "epsilon = 'a': must be a number or a fraction"),
         ({"norm": "l1"}, "norm = 'l1': must be linf or l2"),
         ({"attacks": "pdg-20"}, "did you mean"),
-        ({"attacks": ()}, "names no attack"),
+        ({"attacks": ()}, "no attack is given"),
     ],
 )
 def test_an_evaluation_s_mistakes(run, settings, message):

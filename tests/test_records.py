@@ -144,7 +144,7 @@ def test_a_disk_that_cannot_be_written_interrupts_a_run_that_goes_on_later(here,
         assert main([*TINY, "--run-dir", "mine"]) == 1
     error, hint = capsys.readouterr().err.splitlines()
     assert error == f"error: {here}/mine/checkpoint.safetensors: File too large"
-    assert hint.endswith("go on with: fedrobust run --resume mine")
+    assert hint.endswith("resume with: fedrobust run --resume mine")
     record = RunFolder("mine").record()
     assert (record["state"], record["error"]) == ("interrupted", error.removeprefix("error: "))
     assert not [name for name in everything_in(here) if name.endswith((".tmp", ".reserve"))]

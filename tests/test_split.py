@@ -203,7 +203,7 @@ def test_the_summary_agrees_with_the_split(quick):
         ({"data__train_images": 1001}, r"data\.train-images = 1001: allowed is at most 1000, or 0"),
         (
             {"data__train_images": 4},
-            r"data\.validation-fraction = 0\.1: of 4 training images that is none; raise it or data\.train-images, or",
+            r"data\.validation-fraction = 0\.1: of 4 training images this is no image; raise it or data\.train-images",
         ),
         (
             {"data__train_images": 10, "data__validation_fraction": 0.5, "pool__fraction": 0.4, "num_clients": 2},

@@ -46,9 +46,9 @@ def here(tmp_path, monkeypatch):
         ("--partition.dominant-share 0.5", "partition scheme dirichlet does not take it, dominant would"),
         ("--pool.mode replace", "only a pool uses it: set pool.fraction above 0"),
         ("--pool.share 0.5", "only a pool uses it"),
-        ("--local.steps 3 --local.epochs 2", "local.epochs = 2: has no effect: local.steps = 3 counts instead"),
+        ("--local.steps 3 --local.epochs 2", "local.epochs = 2: has no effect: local.steps = 3 is used instead"),
         ("--model.backward-phase attack", "only model.backward-activation uses it, which is unset"),
-        ("--data-dir x", "digits comes with scikit-learn and reads no folder"),
+        ("--data-dir x", "digits comes with scikit-learn and is not read from a folder"),
         ("--data.validation-fraction 0 --evaluation.select-by fgsm", "only validation images use it"),
         ("--evaluation.attacks fgsm --evaluation.select-by fgsm --evaluation.step-size 1/255", "only pgd-K, bim-K and"),
         ("--engine local --workers.num 2", "only engines ray and flwr use it"),
@@ -90,7 +90,7 @@ def test_a_setting_that_one_variant_uses_is_taken_and_a_line_says_which_does_not
     runs = chosen_runs(arguments, {"attack.steps": "3", "run-dir": "nowhere"}, lambda _: None)
     assert {label: cfg.attack.steps for label, cfg in runs.items()} == dict.fromkeys(runs, 3)
     assert capsys.readouterr().out == (
-        "fedavg-fgsm: cifar10-smoke sets what this run does not use: attack.step-size, attack.steps\n"
+        "fedavg-fgsm: cifar10-smoke sets settings that this run does not use: attack.step-size, attack.steps\n"
     )
 
 

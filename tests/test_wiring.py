@@ -299,7 +299,7 @@ def test_strategy_min_clients_and_patience(quick, min_clients, begins):
     cfg = quick(**TINY_ARGUMENTS, strategy__min_clients=min_clients, strategy__patience=0.01)
     federation = Federation(cfg, TwoOfThree(cfg, app))
     if not begins:
-        with pytest.raises(RunFailed, match="2 SuperNodes are there, num-clients is 3"):
+        with pytest.raises(RunFailed, match="2 SuperNodes are connected, num-clients is 3"):
             federation.run()
         return
     federation.run()

@@ -1,7 +1,10 @@
 """Attacks: pure functions `(model, x, y, *, epsilon, ..., generator) -> x_adv`.
 
-Those of ATTACKS raise a `loss` that they are given, so that objectives train with them; those of EVALUATION_ATTACKS
-have an aim of their own, and measure.
+The attacks in ATTACKS maximise a `loss` that they are given, so objectives train with them. The attacks in
+EVALUATION_ATTACKS have a goal of their own and are used for evaluation only.
+
+`contract` has their rules, `ball` the norms and projections; every other file is one attack. `data`, `engines` and the
+packages above may import it.
 """
 
 from collections.abc import Callable
@@ -60,15 +63,16 @@ EVALUATION_ATTACKS: dict[str, Callable[..., Tensor]] = {
 
 
 def make_attack(name: str, **settings: Any) -> Attack:
-    """The attack of ATTACKS of this name with its settings bound; what only other attacks take is left out.
+    """Return the attack of this name from ATTACKS with its settings bound; settings that only other attacks take are
+    left out.
 
     Raises:
         ConfigError: unknown name.
-        ValueError: a setting that no attack takes, or one missing that this attack needs.
+        ValueError: a setting that no attack takes, or a missing one that this attack needs.
     """
     return bind_settings("attack", ATTACKS, name, settings)
 
 
 def make_evaluation_attack(name: str, **settings: Any) -> Callable[..., Tensor]:
-    """As `make_attack`, of both registries: `(model, x, y, *, generator) -> x_adv`."""
+    """Return an attack as `make_attack` does, from both registries: `(model, x, y, *, generator) -> x_adv`."""
     return bind_settings("attack", ATTACKS | EVALUATION_ATTACKS, name, settings)

@@ -9,13 +9,13 @@ from fedrobust.losses import cross_entropy, targeted_dlr
 
 RHO = 0.75  # share of steps that must raise the loss
 MOMENTUM = 0.75  # weight of the new direction; the rest goes to the last move
-EAGER = ("cpu",)  # device types on which the batch shrinks after every step: elsewhere the host would have to wait
+EAGER = ("cpu",)  # device types on which the batch shrinks after every step: on others the host would have to wait
 
 
 def checkpoints(steps: int) -> dict[int, int]:
-    """After which of `steps` steps the step size is reconsidered → how many steps lie since the last time.
+    """Return the steps after which the step size is reconsidered, each with the number of steps since the last one.
 
-    The public code's: 22 % of the steps, each later interval 3 % of them shorter, at least 6 %.
+    As in the public code: first after 22 % of the steps; each later interval is 3 % of them shorter, at least 6 %.
     """
     interval, step, found = max(int(0.22 * steps), 1), 0, {}
     while (step := step + interval) <= steps:
@@ -25,7 +25,10 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 
 def ranked_class(logits: Tensor, rank: int) -> Tensor:
-    """The class that ranks (rank + 1)-th: rank 0 is the prediction. [B, K] → [B]; ValueError outside 0 … K − 1."""
+    """Return the class that ranks (rank + 1)-th: rank 0 is the prediction. [B, K] → [B].
+
+    Raises:
+        ValueError: a rank outside 0 … K − 1."""
     if not 0 <= rank < logits.shape[1]:
         raise ValueError(f"rank {rank}: must be at least 0 and below the number of classes, {logits.shape[1]}")
     return logits.sort(dim=1).indices[:, -1 - rank]
@@ -44,31 +47,33 @@ def apgd(
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """z = Π(x_t + η d_t), x_{t+1} = Π(x_t + ¾ (z − x_t) + ¼ (x_t − x_{t−1})), d_t and Π as of PGD.
+    """Maximise the loss by gradient steps with momentum whose size adapts to each image.
 
-    Croce and Hein 2020, algorithm 1. η starts at 2 epsilon. At each of the `checkpoints` it is halved, and the
-    search goes back to the best point, for an image where fewer than ¾ of the steps since the last one raised
-    the loss, or where neither η nor the best loss has changed since. The start is uniform in the ball.
+    z = Π(x_t + η d_t), x_{t+1} = Π(x_t + ¾ (z − x_t) + ¼ (x_t − x_{t−1})), d_t and Π as in `pgd`.
+
+    Croce and Hein 2020, algorithm 1. η starts at 2 epsilon. At each of the `checkpoints` η is halved for an image, and
+    its search restarts from its best point, if fewer than ¾ of the steps since the last checkpoint raised the loss, or
+    if neither η nor the best loss has changed since. The start is uniform in the ball.
 
     With `target_rank` = r > 0 it raises `targeted_dlr` towards the class that ranks (r + 1)-th at x instead of
-    `loss`: APGD-T of AutoAttack is r = 1 … 9. Images that are wrong at x then stay as they are.
+    `loss`: APGD-T of AutoAttack is r = 1 … 9. Images that are misclassified at x then stay as they are.
 
-    An image leaves the batch at its first misclassified point, so that one pass forward and one back per step are
-    done for the rest only; after the last step, forward alone. Elsewhere than on the CPU the batch shrinks at the
-    checkpoints. The others come back at their highest loss (the public code returns x for them).
-    Deviations from the public code: l2 starts in the ball, not on its surface (with d pixels, a (1/d)-th away);
-    the first step counts as raising the loss where it does, there wherever the loss is positive.
-    Limit case: epsilon = 0 returns x.
+    An image leaves the batch at its first misclassified point, so that one pass forward and one back per step are done
+    for the rest only; after the last step, only forward. On devices other than the CPU the batch shrinks only at the
+    checkpoints. Images that are never misclassified are returned at their highest loss (the public code returns x for
+    them). Deviations from the public code: l2 starts in the ball, not on its surface (with d pixels, a (1/d)-th away);
+    the first step counts as raising the loss if it does; in the public code, if the loss is positive. Limit case:
+    epsilon = 0 returns x.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: labels, [B] of int64.
-        epsilon: radius ≥ 0 in pixel units.
-        steps: at least 1.
-        target_rank: 0, or below the number of classes, of which there must then be 4 or more.
-        loss: (logits in float32, y) -> [B], to be raised.
-        generator: of the start, on the device of x.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: labels, [B], int64.
+        epsilon: radius in pixel units, at least 0.
+        steps: number of steps, at least 1.
+        target_rank: rank of the target class, below the number of classes, which must be 4 or more; 0 is untargeted.
+        loss: the loss to maximise, (logits in float32, y) -> [B].
+        generator: source of the random start, on the device of x.
             None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
@@ -133,5 +138,5 @@ def apgd(
 
 
 def _towards_target(logits: Tensor, goal: Tensor) -> Tensor:
-    """`targeted_dlr` with label and target in one tensor [B, 2]."""
+    """Compute `targeted_dlr` with label and target in one tensor [B, 2]."""
     return targeted_dlr(logits, *goal.unbind(1))

@@ -1,4 +1,4 @@
-"""Balls around x within [0, 1]: norms per image, where attacks start, how they step, how they come back."""
+"""Balls around x within [0, 1]: norms per image, starting points, steps and projections of the attacks."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ GAUSSIAN_START = 0.001  # standard deviation, in pixels: TRADES' and CalFAT's
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """[B] as [B, 1, ...], to go with images [B, ...]."""
+    """Reshape values [B] to [B, 1, ...], so that they broadcast over images [B, ...]."""
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
 def image_norm(v: Tensor, order: float) -> Tensor:
-    """‖v_i‖ of that order per example, over all its pixels: [B, ...] → [B]."""
+    """Return the norm ‖v_i‖ of the given order per example, over all its pixels: [B, ...] → [B]."""
     return torch.linalg.vector_norm(v, order, dim=tuple(range(1, v.ndim)))
 
 
 class Ball(ABC):
-    """{x′ in [0, 1] : ‖x′ − x‖ ≤ epsilon} per example.
+    """The set {x′ in [0, 1] : ‖x′ − x‖ ≤ epsilon} per example.
 
     Methods whose name ends in _ change `x_adv` in place and return it.
 
     Args:
-        x: [B, ...] floating point, in [0, 1]; left as it is.
-        epsilon: radius ≥ 0 in pixel units.
+        x: images, [B, ...], floating point, in [0, 1]; not changed.
+        epsilon: radius in pixel units, at least 0.
 
     Raises:
         ValueError: negative epsilon, or x is not floating point.
@@ -49,12 +49,12 @@ class Ball(ABC):
         """Return a new tensor: x itself ("zero"), a uniform draw from the ball, clipped to [0, 1] ("uniform"),
         or x + N(0, sigma²), neither clipped nor projected ("gaussian").
 
-        The official codes of TRADES and CalFAT take their first gradient beside [0, 1], too: clipping would put half
-        of the black and white pixels back on x. The first step projects. The noise is drawn in logical order, so that
-        it does not depend on the memory format of x.
+        The official codes of TRADES and CalFAT do not clip either: their first gradient may be taken outside [0, 1].
+        Clipping would set half of the black and white pixels back to x. The first step projects. The noise is drawn in
+        logical order, so that it does not depend on the memory format of x.
 
         Raises:
-            ValueError: another kind, or noise is wanted and there is no generator to draw it from.
+            ValueError: an unknown kind, or a kind that draws noise without a generator.
         """
         x_adv = self.x.clone()
         if kind == "zero":
@@ -69,28 +69,28 @@ class Ball(ABC):
 
     @abstractmethod
     def step_(self, x_adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        """One step of length `step_size` in the steepest direction of this norm, then `project_`.
+        """Move `x_adv` by `step_size` in the steepest direction of this norm, then `project_`.
 
-        The length is one number, or one per image, [B, 1, ...]. A gradient that is not finite leads nowhere: NaN is no
-        direction in either norm, as the sign of NaN is 0.
+        The length is one number, or one per image, [B, 1, ...]. A gradient that is not finite moves nothing, in either
+        norm.
         """
 
     @abstractmethod
     def project_(self, x_adv: Tensor) -> Tensor:
-        """Back to the ball and to [0, 1]."""
+        """Project `x_adv` onto the ball and clip it to [0, 1]."""
 
     @abstractmethod
     def distance(self, x_adv: Tensor) -> Tensor:
-        """‖x_adv − x‖ per example, [B]."""
+        """Return ‖x_adv − x‖ per example, [B]."""
 
     def enclose(self, x_adv: Tensor) -> Tensor:
-        """`x_adv`, bit for bit where it lies in the ball, projected where it does not."""
+        """Return `x_adv` unchanged, bit for bit, for examples inside the ball, and projected for the others."""
         outside = per_image(self.distance(x_adv) > self.epsilon, x_adv)
         return torch.where(outside, self.project_(x_adv.clone()), x_adv)
 
     @abstractmethod
     def _uniform(self, generator: torch.Generator) -> Tensor:
-        """Noise, uniform in the whole ball."""
+        """Draw noise, uniform in the whole ball."""
 
     def _gaussian(self, generator: torch.Generator) -> Tensor:
         return torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device)
@@ -101,7 +101,9 @@ class Ball(ABC):
 
 @final
 class LinfBall(Ball):
-    """Largest pixel change at most epsilon. With [0, 1] it is a box, and projection one clamp, exact."""
+    """A ball of the l∞ norm: each pixel changes by at most epsilon. With [0, 1] it is a box, and projection is one
+    exact clamp.
+    """
 
     def __init__(self, x: Tensor, epsilon: float) -> None:
         super().__init__(x, epsilon)
@@ -125,7 +127,7 @@ class LinfBall(Ball):
 
 @final
 class L2Ball(Ball):
-    """Euclidean change at most epsilon, per example over all its pixels.
+    """A ball of the l2 norm: the Euclidean change over all pixels of an example is at most epsilon.
 
     Projection goes to the ball, then to [0, 1]. Both are convex and clipping moves no pixel away from x, so
     the result is in both and no distance between two points grows; it is not always the nearest such point.
@@ -149,16 +151,16 @@ class L2Ball(Ball):
         return direction.mul_(self.epsilon * radius / self._length(direction))
 
     def _length(self, v: Tensor) -> Tensor:
-        """‖v‖₂ per example, [B, 1, ...]; never zero, so that a zero vector divided by it stays zero."""
+        """Return ‖v‖₂ per example, [B, 1, ...]; never zero, so that a zero vector divided by it stays zero."""
         length = torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True)
         return length.clamp_(min=torch.finfo(v.dtype).tiny)
 
 
 def ball_of(norm: str, x: Tensor, epsilon: float) -> LinfBall | L2Ball:
-    """The ball of this norm.
+    """Return the ball of this norm.
 
     Raises:
-        ValueError: another norm, or as `Ball`.
+        ValueError: an unknown norm, or as for `Ball`.
     """
     if norm not in BALLS:
         raise ValueError(f"norm {norm!r}: must be one of {', '.join(BALLS)}")

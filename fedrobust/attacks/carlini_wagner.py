@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attacks: the l2 one, and the margin form of it that stands for it in l∞."""
+"""Carlini and Wagner's attack for l2, and its margin form under PGD, which is usual for l∞."""
 
 import torch
 from torch import Tensor, nn
@@ -26,28 +26,31 @@ def carlini_wagner(
     confidence: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """l2: min ‖x′ − x‖₂² − c min(margin(x′), κ) over v, x′ = (tanh v + 1) / 2, by Adam; c by bisection per image.
+    """Search for the smallest change with a positive margin (l2), or raise the margin by `pgd` (l∞).
 
-    Carlini and Wagner 2017, section VI, equation for L2, f6. Per search step Adam starts anew at x; c rises tenfold
-    until the image breaks and is bisected from then on. Broken means margin > κ = `confidence`. An image leaves
-    the batch once it is broken within epsilon; what is found outside the ball comes back projected onto it. At most
-    search_steps · steps forward and backward passes. Deviations: c starts at 0.1; no early abort.
+    l2: min ‖x′ − x‖₂² − c min(margin(x′), κ) over v, x′ = (tanh v + 1) / 2, by Adam; c by bisection per image.
+
+    Carlini and Wagner 2017, section VI, equation for L2, f6. Adam restarts at x in each search step; c rises tenfold
+    until the attack succeeds on the image and is bisected from then on. Success means margin > κ = `confidence`. An
+    image leaves the batch once the attack has succeeded within epsilon; points found outside the ball are projected
+    onto it. At most search_steps · steps forward and backward passes. Deviations: c starts at 0.1; no early abort.
 
     linf: the form of the federated and adversarial-training papers: `steps` steps of `pgd` on `margin` from a
-    uniform start, step size epsilon / 4 falling linearly to 0. The paper's own l∞ attack is another; search_steps,
-    learning_rate and confidence do not matter here.
+    uniform start, step size epsilon / 4 falling linearly to 0. The paper's own l∞ attack is a different one;
+    search_steps, learning_rate and confidence have no effect here.
 
     Limit case: epsilon = 0 returns x.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: labels, [B] of int64.
-        epsilon: radius ≥ 0 in pixel units.
-        steps, search_steps: at least 1.
-        learning_rate: above 0, Adam's in v.
-        confidence: κ ≥ 0, in logits.
-        generator: of the start in l∞, on the device of x; not used in l2.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: labels, [B], int64.
+        epsilon: radius in pixel units, at least 0.
+        steps: number of steps of Adam per search step, or of PGD in l∞; at least 1.
+        search_steps: number of values of c that are tried, at least 1.
+        learning_rate: learning rate of Adam, above 0.
+        confidence: κ, the margin that counts as success, in logits; at least 0.
+        generator: source of the random start in l∞, on the device of x; not used in l2.
             None takes a fresh one with seed 0 and says so in the log.
 
     Returns:

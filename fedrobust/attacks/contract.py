@@ -1,6 +1,6 @@
-"""The contract of attacks: pixels in [0, 1] come in; the model, its buffers and the random state stay as they were.
+"""The contract of attacks: pixels lie in [0, 1]; the model, its buffers and the random state stay unchanged.
 
-`WorkingSet` holds the images that an attack still works on.
+`WorkingSet` holds the images that an attack has not finished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROUNDING = 4  # units in the last place by which a pixel may lie outside [0, 1]
 
 
 class Attack(Protocol):
-    """An attack with its settings bound: what `make_attack` returns and objectives and evaluation call."""
+    """An attack with its settings bound, as `make_attack` returns it and objectives and evaluation call it."""
 
     def __call__(
         self,
@@ -44,9 +44,9 @@ class Attack(Protocol):
 def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return the attack with its arguments checked: pixels, inference mode, generator.
 
-    It refuses x outside [0, 1], NaN included, with ValueError. In `torch.inference_mode()` no gradient can be taken, so
-    that mode is left for the attack's time, and x and y are copied if they were made in it. On CUDA the smallest and
-    largest pixel are read once the attack's own work is queued: nobody waits for that.
+    It refuses x outside [0, 1], NaN included, with ValueError. In `torch.inference_mode()` no gradient can be computed,
+    so that mode is left during the attack, and x and y are copied if they were made in it. On CUDA the smallest and
+    largest pixel are read after the attack's own work is queued, so that nothing waits for them.
 
     An attack that draws noise and is given no generator draws from a fresh one with seed 0, so the same call gives the
     same examples; a line in the log says so, once per attack and process.
@@ -73,7 +73,7 @@ def on_pixels(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @cache
 def _log_fresh_generator(name: str) -> None:
-    logger.warning("%s: no generator is given; its noise is drawn from a fresh one with seed %d", name, FRESH_SEED)
+    logger.warning("%s: no generator is given; noise is drawn from a new one with seed %d", name, FRESH_SEED)
 
 
 def _pixel_check(x: Tensor) -> Callable[[], None]:
@@ -102,18 +102,18 @@ def _check_pixels(ends: Tensor) -> None:
     slack = ROUNDING * torch.finfo(ends.dtype).eps
     if not (least >= -slack and most <= 1 + slack):  # NaN is neither
         raise ValueError(
-            f"x: pixels must lie in [0, 1], not in {least:.4g} to {most:.4g}; a normalisation belongs into the model"
+            f"x: pixels must lie in [0, 1], not in {least:.4g} to {most:.4g}; put the normalisation into the model"
         )
 
 
 @contextmanager
 def attack_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """Put all of `model` in eval or train mode; afterwards every module is back in the mode it had itself.
+    """Put all of `model` in eval or train mode; afterwards restore the mode of every module.
 
-    For objectives and evaluation: an attack runs the model in the mode it finds.
+    Objectives and evaluation use it, because an attack runs the model in its current mode.
 
     Raises:
-        ValueError: another mode.
+        ValueError: an unknown mode.
     """
     if mode not in ("eval", "train"):
         raise ValueError(f"attack mode {mode!r}: must be eval or train")
@@ -127,7 +127,7 @@ def attack_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
 
 
 def attacking() -> bool:
-    """Whether the pass at hand is an attack's, for layers that differ there (`models.smooth_backward`)."""
+    """Return whether the current pass belongs to an attack, for layers that differ there (`models.smooth_backward`)."""
     return _ATTACKING.get()
 
 
@@ -135,9 +135,9 @@ def attacking() -> bool:
 def no_side_effects(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Run `model` without lasting effect on its buffers or on the random state of CPU and CUDA `device`.
 
-    Only modules in train mode have such effects; in eval mode this costs nothing. They get copies of their
-    buffers for the time being: the originals are not even written to, so graphs that hold them stay valid.
-    The CUDA generator cannot be read while a CUDA graph is captured; it is then left to the capture.
+    Only modules in train mode have such effects; in eval mode this costs nothing. Inside the block they have copies of
+    their buffers: the originals are not written to, so graphs that hold them stay valid. The CUDA generator cannot be
+    read while a CUDA graph is captured; it is then left to the capture.
     """
     token = _ATTACKING.set(True)
     try:
@@ -149,7 +149,7 @@ def no_side_effects(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def buffers_and_random_state_kept(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """As `no_side_effects`, for passes that are not an attack's."""
+    """Run `model` as in `no_side_effects`, for passes that do not belong to an attack."""
     training = [module for module in model.modules() if module.training]
     if not training:
         yield
@@ -168,9 +168,10 @@ def buffers_and_random_state_kept(model: nn.Module, device: torch.device) -> Ite
 
 
 def forward_backward(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [B, K], loss_i [B] and ∂ Σ_i loss_i / ∂x, all detached; no gradient for a weight is computed or stored.
+    """Return logits [B, K], loss_i [B] and ∂ Σ_i loss_i / ∂x, all detached; no weight gradient is computed or stored.
 
-    Logits and loss are in float32, whatever autocast makes of the model; the gradient has shape and dtype of `x`.
+    Logits and loss are in float32, also if autocast runs the model in bfloat16; the gradient has shape and dtype of
+    `x`.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()  # shares the storage of x: no copy
@@ -181,14 +182,14 @@ def forward_backward(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tupl
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """∂ Σ_i loss_i / ∂x, as of `forward_backward`."""
+    """Return ∂ Σ_i loss_i / ∂x, as `forward_backward` does."""
     return forward_backward(model, x, y, loss)[2]
 
 
 class WorkingSet:
-    """`result` holds an answer for every image; `index` says which of them are still worked on.
+    """The images that an attack has not finished (`index`), and an answer for every image (`result`).
 
-    A model in train mode sees the batch that is left, and its batch norm with it.
+    In train mode, batch norm sees only the remaining images.
 
     Args:
         x: [B, ...], the first answers; copied.
@@ -202,14 +203,14 @@ class WorkingSet:
         return len(self.index)
 
     def drop(self, leave: Tensor, answer: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Take the rows `leave` of `answer` into the result; return the other rows of `answer` and of `state`.
+        """Store the rows `leave` of `answer` in the result; return the other rows of `answer` and of `state`.
 
-        Waits for the device. Where none leaves, nothing is copied.
+        Waits for the device. If no row leaves, nothing is copied.
 
         Args:
-            leave: [len(self)] of bool.
-            answer: [len(self), ...], images.
-            state: anything else with one row per image that is worked on.
+            leave: rows that are finished, [len(self)], bool.
+            answer: images, [len(self), ...].
+            state: other tensors with one row per unfinished image.
         """
         if not leave.any():
             return answer, *state
@@ -219,6 +220,6 @@ class WorkingSet:
         return tuple(rows[stay] for rows in (answer, *state))
 
     def finish(self, answer: Tensor) -> Tensor:
-        """The result, with `answer` for all that are still worked on."""
+        """Return the result, with `answer` for all unfinished images."""
         self.result[self.index] = answer
         return self.result

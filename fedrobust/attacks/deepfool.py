@@ -1,6 +1,6 @@
 """DeepFool: a step over the nearest boundary of the linearised model, repeated until the label changes.
 
-FAB takes the same linearisation (`nearest_boundary`, `move_to_hyperplane`).
+FAB uses the same linearisation (`nearest_boundary`, `move_to_hyperplane`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ EXTRA = 1e-4  # added to each distance by the authors' code, so that a step of l
 
 @torch.enable_grad()
 def nearest_boundary(logits: Tensor, x: Tensor, y: Tensor, rivals: Tensor, norm: str) -> tuple[Tensor, Tensor, Tensor]:
-    """f_k = z_k − z_y and w_k = ∂f_k/∂x of that rival k with the least |f_k| / ‖w_k‖, the dual norm below the line.
+    """Return f_k = z_k − z_y and w_k = ∂f_k/∂x for the rival k with the least |f_k| / ‖w_k‖, in the dual norm.
 
-    That is the distance to the boundary between y and k if the model were linear. One backward pass per rival.
+    The quotient is the distance to the boundary between y and k if the model were linear. One backward pass per rival.
 
     Args:
         logits: z(x) in float32 with its graph, [B, K].
@@ -47,15 +47,15 @@ def nearest_boundary(logits: Tensor, x: Tensor, y: Tensor, rivals: Tensor, norm:
 
 
 def move_to_hyperplane(x: Tensor, normal: Tensor, gap: Tensor, norm: str) -> Tensor:
-    """The shortest d with f + ⟨w, d⟩ = 0 and x + d in [0, 1]; where there is none, the corner that comes nearest.
+    """Return the shortest d with f + ⟨w, d⟩ = 0 and x + d in [0, 1]; if there is none, the corner nearest to the plane.
 
     d_i = ± min(λ s_i, r_i) towards the plane, with r_i the room up to 0 or 1, s_i = 1 (l∞) or |w_i| (l2).
-    ⟨w, d⟩ rises with λ and is concave and piecewise linear: Newton's method from λ = 0 never passes the solution,
-    and has it exactly once no further pixel saturates, after some five rounds where the public code sorts.
-    Limit case: w = 0 moves nothing.
+    ⟨w, d⟩ rises with λ and is concave and piecewise linear: Newton's method from λ = 0 never passes the solution, and
+    reaches it exactly once no further pixel saturates, after about five rounds. The public code sorts instead. Limit
+    case: w = 0 moves nothing.
 
     Args:
-        x: [B, ...] in [0, 1].
+        x: images, [B, ...], with pixels in [0, 1].
         normal: w, [B, ...].
         gap: f, [B].
         norm: "linf" or "l2".
@@ -90,23 +90,26 @@ def deepfool(
     num_candidates: int = 10,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """x_{t+1} = x_t + (1 + overshoot) (|f| / ‖w‖ + 1e-4) u, clipped to [0, 1], until the prediction is not y.
+    """Step over the nearest boundary of the linearised model until the prediction is not y.
+
+    x_{t+1} = x_t + (1 + overshoot) (|f| / ‖w‖ + 1e-4) u, clipped to [0, 1].
 
     Moosavi-Dezfooli et al. 2016, algorithm 2 and section 3.3: f = z_k − z_y and w = ∇f of the nearest rival k
-    (`nearest_boundary`), u = w / ‖w‖₂ (l2), or sign w with ‖w‖₁ below the line (l∞). Images leave the batch once
-    fooled; at most C forward-backward halves per step, C = min(num_candidates, K) − 1. A minimal-norm attack: what
-    it finds outside the ball comes back projected onto it. Limit cases: epsilon = 0 returns x; so do wrong images.
-    Deviations: the label stands for the prediction at x; [0, 1] is kept; logits that are not finite end the search.
+    (`nearest_boundary`), u = w / ‖w‖₂ (l2), or sign w with |f| divided by ‖w‖₁ (l∞). Images leave the batch once
+    misclassified; at most C forward-backward halves per step, C = min(num_candidates, K) − 1. A minimal-norm attack:
+    points that it finds outside the ball are projected onto it. Limit cases: epsilon = 0 returns x; so do images that
+    are misclassified at x. Deviations: the label takes the place of the prediction at x; [0, 1] is kept; logits that
+    are not finite end the search.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: labels, [B] of int64.
-        epsilon: radius ≥ 0 in pixel units.
-        steps: at least 1.
-        overshoot: at least 0.
-        num_candidates: at least 2: the label and the classes with the highest logits at x.
-        generator: not used: nothing is random.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: labels, [B], int64.
+        epsilon: radius in pixel units, at least 0.
+        steps: number of steps, at least 1.
+        overshoot: relative step beyond the boundary, at least 0.
+        num_candidates: number of classes considered, at least 2: the label and those with the highest logits at x.
+        generator: not used; nothing is random.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state are as before.

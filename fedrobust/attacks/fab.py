@@ -1,4 +1,4 @@
-"""FAB, the fast adaptive boundary attack: the smallest change over a boundary, kept near x all along."""
+"""FAB, the fast adaptive boundary attack: the smallest change that crosses a boundary, found close to x."""
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ def fab(
     beta: float = 0.9,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """x_{t+1} = (1 − α) (x_t + η d) + α (x + η d₀), clipped to [0, 1]; if that is misclassified, β of the way back.
+    """Step to the nearest boundary of the linearised model, with a bias towards x.
+
+    x_{t+1} = (1 − α) (x_t + η d) + α (x + η d₀), clipped to [0, 1]; if that is misclassified, β of the way back.
 
     Croce and Hein 2020 (Minimally distorted adversarial examples), algorithm 1, without its final search: d and d₀
     lead x_t and x to the boundary with the nearest rival, linearised at x_t, inside [0, 1] (`nearest_boundary`,
@@ -33,21 +35,22 @@ def fab(
     With `target_rank` = r > 0 the rival is the class that ranks (r + 1)-th at x: one backward pass per step
     instead of K − 1. FAB-T of AutoAttack is r = 1 … 9.
 
-    An image leaves the batch as soon as it is broken within epsilon; one that is only broken outside comes back
-    projected onto the ball, one that never is as it was. Per step: one pass forward and back, and one forward to
-    check. Sharing that one with the next step's gradient does not pay: two thirds and more of the points that are
-    checked are misclassified, and β moves those before the next gradient.
-    The start is x: nothing is random. Limit cases: epsilon = 0 returns x; so do wrong images.
+    An image leaves the batch as soon as it is misclassified within epsilon. One that is misclassified only outside is
+    returned projected onto the ball, one that never is, unchanged. Each step takes one forward and backward pass, and
+    one forward pass to check. Sharing the latter with the next step's gradient does not pay: at least two thirds of the
+    points that are checked are misclassified, and β moves those before the next gradient. The start is x: nothing is
+    random. Limit cases: epsilon = 0 returns x; so do images that are misclassified at x.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: labels, [B] of int64.
-        epsilon: radius ≥ 0 in pixel units.
-        steps: at least 1.
-        target_rank: 0, or below the number of classes.
-        alpha_max, beta: in [0, 1].
-        eta: at least 1.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: labels, [B], int64.
+        epsilon: radius in pixel units, at least 0.
+        steps: number of steps, at least 1.
+        target_rank: rank of the target class, below the number of classes; 0 considers all rivals.
+        alpha_max: largest bias towards x, in [0, 1].
+        eta: extrapolation beyond the boundary, at least 1.
+        beta: factor on the distance to x after a misclassification, in [0, 1].
         generator: not used.
 
     Returns:
@@ -93,7 +96,7 @@ def fab(
 
 
 def _rivals(logits: Tensor, y: Tensor, target_rank: int) -> Tensor:
-    """The classes to move to: the one of that rank, [B, 1], or with 0 all but the label, [B, K − 1]."""
+    """Return the classes to move to: the one of that rank, [B, 1], or with 0 all but the label, [B, K − 1]."""
     if target_rank:
         return ranked_class(logits, target_rank).unsqueeze(1)
     return (y.unsqueeze(1) + torch.arange(1, logits.shape[1], device=y.device)) % logits.shape[1]

@@ -1,4 +1,4 @@
-"""The fast gradient sign method and its randomised kin: one gradient per attack."""
+"""The fast gradient sign method and its randomised variants: one gradient per attack."""
 
 from typing import Literal
 
@@ -26,7 +26,9 @@ def fgsm(
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """x′ = Π(x₀ + α sign ∇ loss(x₀)), α = relative_step · epsilon, Π onto the l∞ ball and [0, 1].
+    """Maximise the loss in one step along the sign of its gradient.
+
+    x′ = Π(x₀ + α sign ∇ loss(x₀)), α = relative_step · epsilon, Π onto the l∞ ball and [0, 1].
 
     By `random_start`, with the default of `relative_step`:
 
@@ -37,16 +39,18 @@ def fgsm(
       de Jorge et al. 2022, algorithm 1 and official code. It leaves the ball, up to 3 epsilon: a training
       attack, never one for evaluation.
 
-    The step is relative, so that PGD's `step_size` is never taken for it.
+    The step is relative to epsilon, so that PGD's `step_size` cannot be mistaken for it.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: whatever `loss` takes as its target, [B] or [B, K].
-        epsilon: radius ≥ 0 in pixel units; 0 returns x.
-        norm: "linf"; one PGD step is the l2 counterpart.
-        loss: (logits in float32, y) -> [B], to be raised.
-        generator: of the noise, on the device of x.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: target of `loss`, [B] or [B, K].
+        epsilon: radius in pixel units, at least 0; 0 returns x.
+        relative_step: step size divided by epsilon, above 0; None takes the default of the random start.
+        random_start: starting point, as above.
+        norm: "linf"; for l2 use one step of PGD.
+        loss: the loss to maximise, (logits in float32, y) -> [B].
+        generator: source of the noise, on the device of x.
             None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
@@ -56,7 +60,7 @@ def fgsm(
         ValueError: a setting out of its range.
     """
     if norm != "linf":
-        raise ValueError(f"fgsm is for norm linf, not {norm!r}: take pgd with steps = 1")
+        raise ValueError(f"fgsm is for norm linf, not {norm!r}: use pgd with steps = 1")
     if random_start not in RELATIVE_STEPS:
         raise ValueError(f"random_start {random_start!r}: must be one of {', '.join(RELATIVE_STEPS)}")
     step = RELATIVE_STEPS[random_start] if relative_step is None else relative_step

@@ -22,22 +22,24 @@ def mim(
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """g_{t+1} = μ g_t + ∇loss(x_t) / ‖∇loss(x_t)‖₁, x_{t+1} = Π(x_t + step_size · d_t), d_t = sign g or g / ‖g‖₂.
+    """Maximise the loss by steps along a running sum of gradients.
+
+    g_{t+1} = μ g_t + ∇loss(x_t) / ‖∇loss(x_t)‖₁, x_{t+1} = Π(x_t + step_size · d_t), d_t = sign g or g / ‖g‖₂.
 
     Dong et al. 2018, algorithm 1 (MI-FGSM) and its l2 form, equation 9; from x. Exactly `steps` forward and
-    backward passes. Deviation: Π onto the ball and [0, 1] after each step, where the paper chooses steps that stay
-    within the ball. Limit cases: μ = 0 is PGD from "zero"; epsilon = 0 returns x.
+    backward passes. Deviation: Π onto the ball and [0, 1] after each step; the paper chooses steps that stay within the
+    ball. Limit cases: μ = 0 is PGD from "zero"; epsilon = 0 returns x.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: whatever `loss` takes as its target, [B] or [B, K].
-        epsilon: radius ≥ 0 in pixel units.
-        step_size: above 0, in pixel units; by default epsilon / steps, as in the paper.
-        steps: at least 1.
-        momentum: μ ≥ 0.
-        loss: (logits in float32, y) -> [B], to be raised.
-        generator: not used: nothing is random.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: target of `loss`, [B] or [B, K].
+        epsilon: radius in pixel units, at least 0.
+        step_size: step size in pixel units, above 0; by default epsilon / steps, as in the paper.
+        steps: number of steps, at least 1.
+        momentum: μ, the weight of the earlier gradients, at least 0.
+        loss: the loss to maximise, (logits in float32, y) -> [B].
+        generator: not used; nothing is random.
 
     Returns:
         A new tensor like x, detached, in the ball and in [0, 1]. The model and all random state are as before.

@@ -1,4 +1,4 @@
-"""Random noise at the same epsilon: the control that every attack has to beat."""
+"""Random noise at the same epsilon: the control that every attack must beat."""
 
 from collections.abc import Callable
 
@@ -21,18 +21,20 @@ def uniform_noise(
     draws: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """x + δ, δ uniform in the ball (l∞: each pixel in [−epsilon, epsilon]; l2: in all of the ball), clipped to [0, 1].
+    """Add noise that is uniform in the ball, and clip to [0, 1].
 
-    Of several draws each image keeps the one with the highest `margin`: one forward pass per draw, and none for a
+    x + δ; l∞: each pixel of δ in [−epsilon, epsilon]; l2: δ in all of the ball.
+
+    With several draws each image keeps the one with the highest `margin`: one forward pass per draw, and none for a
     single draw. Limit case: epsilon = 0 returns x.
 
     Args:
-        model: pixels to logits, run in the mode it is in.
-        x: [B, ...] in [0, 1].
-        y: labels, [B] of int64.
-        epsilon: radius ≥ 0 in pixel units.
-        draws: at least 1.
-        generator: of the noise, on the device of x.
+        model: maps pixels in [0, 1] to logits; it runs in its current mode.
+        x: images, [B, ...], with pixels in [0, 1].
+        y: labels, [B], int64.
+        epsilon: radius in pixel units, at least 0.
+        draws: number of random draws, at least 1.
+        generator: source of the noise, on the device of x.
             None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
@@ -57,7 +59,9 @@ def gaussian_noise(
     draws: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Π(x + δ), δ ~ N(0, σ²) per pixel, σ = epsilon (l∞) or epsilon / √d for d pixels (l2).
+    """Add Gaussian noise, and project onto the ball and [0, 1].
+
+    Π(x + δ), δ ~ N(0, σ²) per pixel, σ = epsilon (l∞) or epsilon / √d for d pixels (l2).
 
     Π goes to the ball, then to [0, 1]. So in l∞ 31.7 % of the pixels lie at ± epsilon; in l2 ‖δ‖₂ is about
     epsilon, and about half of the images lie on the surface. All else as for `uniform_noise`.

@@ -1,4 +1,4 @@
-"""Square Attack: random search with square patches. It sees logits only, so that no masked gradient can fool it."""
+"""Square Attack: random search with square patches. It uses only logits, so masked gradients cannot mislead it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10 000
 def move_mass(
     delta: Tensor, epsilon: float, pattern: Tensor, to: tuple[slice, slice], away: tuple[slice, slice]
 ) -> Tensor:
-    """Algorithm 3: empty the window `away`, and give its mass and what is free of epsilon to a bump in `to`."""
+    """Empty the window `away`, and move its mass and what is left of epsilon to a bump in `to` (algorithm 3)."""
 
     def length(v: Tensor) -> Tensor:
         return torch.linalg.vector_norm(v, dim=(-2, -1), keepdim=True)  # per channel
@@ -36,7 +36,7 @@ def move_mass(
 
 @cache
 def bump(side: int, transposed: bool) -> Tensor:
-    """Two opposite pyramids side by side, [side, side] of length 1; heights fall with the distance to the peak."""
+    """Return two opposite pyramids side by side, [side, side], of norm 1; heights fall with the distance to a peak."""
 
     def pyramid(rows: int) -> Tensor:
         i, j = (torch.arange(rows) - rows // 2).abs(), (torch.arange(side) - side // 2).abs()
@@ -51,7 +51,7 @@ def bump(side: int, transposed: bool) -> Tensor:
 
 
 def bump_grid(x: Tensor, sign: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
-    """Bumps all over the image, five to a side, with a sign per image and channel."""
+    """Return bumps all over the image, five to a side, with a sign per image and channel."""
     b, c, h, w = x.shape
     side, delta = max(min(h, w) // 5, 1), torch.zeros_like(x)
     turned = torch.rand(h // side, w // side, generator=generator, device=x.device).gt(0.5).tolist()
@@ -75,27 +75,26 @@ def square(
     rescale: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Each query changes one square of p h w pixels, at random; a change that raises the `margin` stays.
+    """Search at random: each query changes one square of p h w pixels; a change that raises the `margin` is kept.
 
     Andriushchenko et al. 2020, algorithms 1–3. l∞: from vertical stripes of ± epsilon; a proposal sets a square
     to ± epsilon, one sign per channel. l2: from a grid of bumps; a proposal moves the mass of one window
-    to a bump in another. p starts at p_init and is halved after each of HALVINGS; these are stretched or squeezed
-    from 10 000 queries to `queries` with `rescale` (the paper), and taken as they are without (AutoAttack).
-    Square and signs (in l∞) are the same for all images of a query, as in the public code.
+    to a bump in another. p starts at p_init and is halved after each of HALVINGS; with `rescale` these are scaled from
+    10 000 queries to `queries` (as in the paper), without it they are used as they are (as in AutoAttack). Square and
+    signs (in l∞) are the same for all images of a query, as in the public code.
 
-    An image leaves the batch once its margin is positive. Where a proposal changes nothing, it is not asked for:
-    such a query costs no pass. Deviation: a square can lie at the last row and column, too. Limit case: epsilon = 0
-    returns x.
+    An image leaves the batch once its margin is positive. A proposal that changes nothing is not evaluated: such a
+    query costs no pass. Deviation: a square can lie at the last row and column, too. Limit case: epsilon = 0 returns x.
 
     Args:
-        model: pixels to logits, run in the mode it is in; forward only.
-        x: [B, C, H, W] in [0, 1].
-        y: labels, [B] of int64.
-        epsilon: radius ≥ 0 in pixel units.
-        queries: at least 1, besides the start.
-        p_init: in (0, 1].
-        generator: of all that is random, on the device of x. None takes a fresh one with seed 0 and says so in the log.
-            An image's draws do not depend on which others are left.
+        model: maps pixels to logits; it runs in its current mode, forward only.
+        x: images, [B, C, H, W], with pixels in [0, 1].
+        y: labels, [B], int64.
+        epsilon: radius in pixel units, at least 0.
+        queries: number of queries after the start, at least 1.
+        p_init: initial share of the pixels that a square covers, above 0, at most 1.
+        rescale: scale the schedule of the square's size to `queries`.
+        generator: source of all random draws, on the device of x. An image's draws do not depend on the other images.
             None takes a fresh one with seed 0 and says so in the log.
 
     Returns:
@@ -140,7 +139,7 @@ def square(
             if norm == "linf":
                 x_new = _square(x_best, clean, epsilon, signs(c, 1, 1), window(max(side, 1), *dice[query][:2]))
             else:
-                side = min(max(side, 3) | 1, h, w)  # odd, where the image has room
+                side = min(max(side, 3) | 1, h, w)  # odd, if the image has room
                 to, away = (window(side, *dice[query][i : i + 2]) for i in (0, 2))
                 pattern = bump(side, dice[query][4] > 0.5).to(x) * signs(b, c, 1, 1)[work.index]
                 x_new = clean + move_mass(x_best - clean, epsilon, pattern, to, away)
@@ -156,7 +155,9 @@ def square(
 
 
 def _square(x_best: Tensor, clean: Tensor, epsilon: float, sign: Tensor, at: tuple[slice, slice]) -> Tensor:
-    """± 2 epsilon in the square, clipped to the ball and [0, 1]: from any point of the ball that is its end."""
+    """Return ± 2 epsilon in the square, clipped to the ball and [0, 1]: from any point of the ball this reaches its
+    surface.
+    """
     x_new, inside = x_best.clone(), clean[:, :, *at]
     x_new[:, :, *at] = torch.where(sign > 0, (inside + epsilon).clamp_(max=1), (inside - epsilon).clamp_(min=0))
     return x_new

@@ -1,4 +1,6 @@
-"""The command line: parse, call the library, print. Every mistake of a user's ends in one line and an exit code."""
+"""The command line: parse, call the library, print. A user's mistake ends in one line and an exit code. There is one
+file per command. No package imports it.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +19,44 @@ from fedrobust.errors import ConfigError, UserError
 # command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed
 COMMANDS = {
     "run": ("fedrobust.cli.run", "run a federation: a preset, with any setting as a flag"),
-    "central": ("fedrobust.cli.central", "train on all the data in one place: what a federation is measured by"),
+    "central": ("fedrobust.cli.central", "train on all the data in one place: the reference for a federation"),
     "sweep": (
         "fedrobust.cli.sweep",
-        "all runs of a study, several at once: what sharing data buys, and under which skew",
+        "carry out all runs of a study, several at once",
     ),
-    "partition": ("fedrobust.cli.partition", "show who would hold which labels, as a table and a figure"),
+    "partition": ("fedrobust.cli.partition", "show which client would hold which labels, as a table and a figure"),
     "convex": (
         "fedrobust.cli.convex",
-        "two-layer networks trained to a proven optimum: certified, attacked and clean accuracy against the radius",
+        "train two-layer networks to a proven optimum: certified, attacked and clean accuracy against the radius",
     ),
-    "evaluate": ("fedrobust.cli.evaluate", "how robust a model is: strong attacks, the worst case, and warnings"),
-    "runs": ("fedrobust.cli.runs", "which runs there are, how far they came, what went wrong"),
-    "pack": ("fedrobust.cli.pack", "the measurements of any runs in a few files, without models"),
-    "report": ("fedrobust.cli.report", "what any runs came to, over their seeds: tables, figures, a page"),
-    "certs": ("fedrobust.cli.certs", "the keys of a deployment: an authority, the server's certificate, a bundle each"),
-    "deploy": ("fedrobust.cli.deploy", "a preset's runs on real SuperNodes: submit, follow, and an exit code"),
-    "pool": ("fedrobust.cli.pool", "the shared pool as a file, for clients that hold no public data set"),
-    "doctor": ("fedrobust.cli.doctor", "whether this machine can be a client of a server, and what to do if not"),
-    "list": ("fedrobust.cli.listing", "what there is: strategies, attacks, models, presets, settings ..."),
+    "evaluate": (
+        "fedrobust.cli.evaluate",
+        "measure how robust a model is: strong attacks, the worst case, and warnings",
+    ),
+    "runs": ("fedrobust.cli.runs", "list runs, their progress and their errors"),
+    "pack": ("fedrobust.cli.pack", "write the measurements of runs to a few files, without models"),
+    "report": ("fedrobust.cli.report", "summarise runs over their seeds: tables, figures, a page"),
+    "certs": (
+        "fedrobust.cli.certs",
+        "make the keys of a deployment: an authority, the server's certificate, a bundle per client",
+    ),
+    "deploy": (
+        "fedrobust.cli.deploy",
+        "carry out a preset's runs on real SuperNodes: submit, follow, and an exit code",
+    ),
+    "pool": ("fedrobust.cli.pool", "write the shared pool to a file, for clients that hold no public data set"),
+    "doctor": (
+        "fedrobust.cli.doctor",
+        "check whether this machine can be a client of a server, and say what to do if not",
+    ),
+    "list": ("fedrobust.cli.listing", "list strategies, attacks, models, presets, settings ..."),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`fedrobust COMMAND ...`; exit codes: 0 done, 1 the run failed, 2 wrong settings, 130 interrupted."""
+    """Run `fedrobust COMMAND ...` and return the exit code: 0 done, 1 the run failed, 2 wrong settings, 130
+    interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding has not is shown all the same
@@ -61,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
-    """Parse, carry out the command; its exit code, and lines on standard error where that is not 0."""
+    """Parse and carry out the command; return its exit code. If that is not 0, print lines on standard error."""
     parser = Parser(prog="fedrobust", description=(fedrobust.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=fedrobust.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -79,9 +95,9 @@ def _command(argv: list[str]) -> int:
         arguments, rest = parser.parse_known_args(argv)
         refuse_unknown(rest, chosen)
         if run is None:
-            raise ConfigError(f"which command? known: {', '.join(COMMANDS)}")
+            raise ConfigError(f"no command is given; known: {', '.join(COMMANDS)}")
         return run(arguments)
-    except KeyboardInterrupt:  # before there was anything to go on with
+    except KeyboardInterrupt:  # before there was anything to resume
         _complain("stopped")
         return 130
     except UserError as error:
@@ -91,18 +107,18 @@ def _command(argv: list[str]) -> int:
 
 
 def _complain(line: str) -> None:
-    """Print a line on standard error; if that is not there, the exit code says it alone."""
+    """Print a line on standard error; if that is closed, only the exit code reports the error."""
     with suppress(OSError):
         print(line, file=sys.stderr)
 
 
 def _flush() -> None:
-    if sys.stdout:  # None where the shell has closed it
+    if sys.stdout:  # None if the shell has closed it
         sys.stdout.flush()
 
 
 def _output_error() -> OSError | None:
-    """Return why standard output cannot be written, if so; what is still to be written there is dropped then."""
+    """Return why standard output cannot be written, or None; unwritten output is then dropped."""
     try:
         print(flush=True)  # unbuffered, what could not be written is forgotten
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What arguments are made of: a mistake in one is a line, as everywhere, not a page of usage."""
+"""Types and the parser of command-line arguments: a mistake in one is reported in one line, without the usage text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedrobust.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would print its usage and exit."""
+    """An argument parser that raises ConfigError in the cases in which argparse would print its usage and exit."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help where argparse would keep silent on an output that cannot be written."""
+        """Print help, also to an output that cannot be written: argparse would ignore that error."""
         print(message, end="", file=file)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the nearest of an argument's choices, of which argparse would list all."""
+        """Name the nearest of an argument's choices; argparse would list all of them."""
         if action.choices is not None and value not in action.choices:
             if isinstance(action, argparse._SubParsersAction):
                 raise argparse.ArgumentError(None, unknown("command", value, action.choices))
@@ -31,49 +31,49 @@ class Parser(argparse.ArgumentParser):
 
 
 def count(text: str) -> int:
-    """A whole number from 0 on."""
+    """Parse a whole number of at least 0."""
     try:
         if (value := int(text)) >= 0:
             return value
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse a whole number of at least 1."""
     if text.isdecimal() and int(text):
         return int(text)
-    raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
 
 
 def device(text: str) -> str:
-    """The name of a device."""
+    """Parse the name of a device."""
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         return text
     raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:N or mps, not {text!r}")
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Numbers from 0 on, separated by commas."""
+    """Parse numbers of at least 0, separated by commas."""
     try:
         values = tuple(float(part) for part in split_list(text))
     except ValueError:
         values = ()
     if not values or not all(0 <= value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(f"must be numbers from 0 on, separated by commas, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be numbers of at least 0, separated by commas, not {text!r}")
     return values
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Whole numbers from 0 on, separated by commas."""
+    """Parse whole numbers of at least 0, separated by commas."""
     if not (parts := split_list(text)):
-        raise argparse.ArgumentTypeError(f"must be whole numbers from 0 on, separated by commas, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 0, separated by commas, not {text!r}")
     return tuple(map(count, parts))
 
 
 def ratio(text: str) -> Ratio:
-    """A radius or a step size, such as 8/255."""
+    """Parse a radius or a step size, such as 8/255."""
     try:
         return Ratio(text)
     except ValueError as error:
@@ -81,7 +81,7 @@ def ratio(text: str) -> Ratio:
 
 
 def share(text: str) -> float:
-    """A part of the whole, above 0 and at most 1."""
+    """Parse a share, above 0 and at most 1."""
     try:
         value = float(text.strip().removesuffix("%"))
     except ValueError:

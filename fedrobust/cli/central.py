@@ -1,4 +1,4 @@
-"""`fedrobust central`: a preset's training with all the data in one place, watched and recorded as any run."""
+"""`fedrobust central`: train a preset's model with all the data in one place, displayed and recorded like any run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedrobust.presets import preset_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust central`."""
+    """Add the arguments of `fedrobust central`."""
     parser.usage = (
         "fedrobust central PRESET [--tensorboard] [--mlflow [URI]] [--SETTING VALUE ...]\n"
         "       fedrobust central --resume FOLDER"
@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run, and end with a short table and the folder's path; a federated preset is trained centrally, too."""
+    """Run, and end with a short table and the folder's path; a federated preset is also trained centrally."""
     settings = given_settings(arguments)
     return carry_out(arguments, settings if arguments.resume else {**settings, "kind": "central"})

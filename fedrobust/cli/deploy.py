@@ -1,4 +1,4 @@
-"""`fedrobust deploy`: a preset's runs on real SuperNodes, one after another, each watched live and recorded."""
+"""`fedrobust deploy`: a preset's runs on real SuperNodes, one after another, each displayed live and recorded."""
 
 from __future__ import annotations
 
@@ -24,28 +24,44 @@ if TYPE_CHECKING:  # help is there before the engines are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust deploy`."""
+    """Add the arguments of `fedrobust deploy`."""
     parser.usage = (
         "fedrobust deploy PRESET [--superlink HOST:PORT] [--ca FILE | --insecure] [--register FOLDER] "
         "[--SETTING VALUE ...]\n       fedrobust deploy --resume FOLDER\n       fedrobust deploy --register FOLDER"
     )
     add = parser.add_argument
     add("preset", nargs="?", help=f"{', '.join(preset_names('federated'))}, or a TOML file")
-    add("--variant", default="", help="only this variant of the preset")
+    add("--variant", default="", help="run only this variant of the preset")
     add(
         "--resume",
         metavar="FOLDER",
-        help=f"go on with the run (or the runs) in a folder; may change: {', '.join(RESUMABLE)}",
+        help=f"resume the run (or the runs) in a folder; settings that may change: {', '.join(RESUMABLE)}",
     )
-    add("--superlink", metavar="HOST:PORT", default="127.0.0.1:8000", help="its Control API [%(default)s]")
-    add("--ca", metavar="FILE", type=Path, default=Path("certs/ca.crt"), help="whom to trust there [%(default)s]")
-    add("--insecure", action="store_true", help="no TLS: only where nobody else can listen")
-    add("--register", metavar="FOLDER", type=Path, help="first let the SuperNodes in whose public keys lie there")
+    add(
+        "--superlink",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8000",
+        help="address of the SuperLink's Control API [%(default)s]",
+    )
+    add(
+        "--ca",
+        metavar="FILE",
+        type=Path,
+        default=Path("certs/ca.crt"),
+        help="root certificate to trust there [%(default)s]",
+    )
+    add("--insecure", action="store_true", help="no TLS: only on a network that nobody else can read")
+    add(
+        "--register",
+        metavar="FOLDER",
+        type=Path,
+        help="first register the SuperNodes whose public keys lie in this folder",
+    )
     add_settings(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Register, run, and end with a short table and the folder's path."""
+    """Register the nodes, run, and end with a short table and the folder's path."""
     from fedrobust.deploy.submit import SuperLink, register
 
     settings = given_settings(arguments)
@@ -66,18 +82,20 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _check(cfg: RunConfig) -> None:
-    """Raise ConfigError for a run that no SuperNodes can be asked for from here; the data are on their machines."""
+    """Raise ConfigError for a run that cannot be deployed; the data are on the SuperNodes' machines and not checked
+    here.
+    """
     check_settings(cfg)
     check_folder(cfg)
     if cfg.kind != "federated":
-        raise ConfigError(f"kind = {cfg.kind!r}: is no federation; use fedrobust {cfg.kind}")
+        raise ConfigError(f"kind = {cfg.kind!r}: this is a {cfg.kind} run; use fedrobust {cfg.kind}")
     if cfg.data.dir:
-        raise ConfigError(f"data.dir = {cfg.data.dir!r}: each machine has its own; set FEDROBUST_DATA there")
+        raise ConfigError(f"data.dir = {cfg.data.dir!r}: each machine has its own folder; set FEDROBUST_DATA on each")
     check_engine(cfg, "flwr")
 
 
 def _deploy(label: str, cfg: RunConfig, superlink: SuperLink, console: Console) -> int:
-    """One run; its exit code."""
+    """Carry out one run; return its exit code."""
     from fedrobust.deploy.submit import launch
     from fedrobust.storage.provenance import provenance
 

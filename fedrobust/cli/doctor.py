@@ -1,4 +1,4 @@
-"""`fedrobust doctor`: can this machine be a client, and if not, what to do."""
+"""`fedrobust doctor`: check whether this machine can be a client, and print what to change if not."""
 
 from __future__ import annotations
 
@@ -11,17 +11,28 @@ from fedrobust.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust doctor`."""
+    """Add the arguments of `fedrobust doctor`."""
     add = parser.add_argument
-    add("--server", metavar="HOST:PORT", required=True, help="the server as this client reaches it")
-    add("--certs", metavar="FOLDER", type=Path, default=Path("certs"), help="this client's bundle [%(default)s]")
-    add("--insecure", action="store_true", help="the server is without TLS")
-    add("--data", metavar="NAME", default="digits", help="the data set it is to train on [%(default)s]")
-    add("--own", metavar="FOLDER", type=Path, help="its own images of that kind, where it trains on them (data.own)")
+    add("--server", metavar="HOST:PORT", required=True, help="address of the server as this client reaches it")
+    add(
+        "--certs",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("certs"),
+        help="folder with this client's bundle [%(default)s]",
+    )
+    add("--insecure", action="store_true", help="the server has no TLS")
+    add("--data", metavar="NAME", default="digits", help="data set that it trains on [%(default)s]")
+    add(
+        "--own",
+        metavar="FOLDER",
+        type=Path,
+        help="folder with its own images of that kind, if it trains on them (data.own)",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print a line per check; 1 where there is something to mend."""
+    """Print a line per check; return 1 if a check failed."""
     from fedrobust.data import DATASETS
     from fedrobust.deploy.doctor import Client, examine
 

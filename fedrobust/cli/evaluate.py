@@ -1,4 +1,4 @@
-"""`fedrobust evaluate`: how robust a model is, and whether that number can be believed."""
+"""`fedrobust evaluate`: measure how robust a model is, and warn if that number should not be believed."""
 
 from __future__ import annotations
 
@@ -26,36 +26,51 @@ ATTACKS = "fgsm,pgd-20,autoattack"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust evaluate`."""
+    """Add the arguments of `fedrobust evaluate`."""
     add = parser.add_argument
     add(
-        "subjects",
+        "models",
         metavar="RUN_OR_CHECKPOINT",
         nargs="+",
         help="a run's folder, one with completed runs below it, a .safetensors, .pt or .pth file, or "
         "package.module:object",
     )
-    add("--attacks", default=ATTACKS, help=f"the suite, comma-separated: see `fedrobust list suite` [{ATTACKS}]")
-    add("--epsilon", type=ratio, help="radius, such as 8/255 [the run's; 8/255 without a run]")
-    add("--norm", choices=("linf", "l2"), help="of the ball [the run's; linf without a run]")
-    add("--step-size", type=ratio, help="of PGD, BIM and MIM [epsilon / 4]")
-    add("--num-images", type=count, default=1000, help="test images, class-balanced; 0: all [1000]")
-    add("--which", choices=("best", "last"), default="best", help="of a run's two models [best]")
+    add(
+        "--attacks",
+        default=ATTACKS,
+        help=f"attacks of the suite, separated by commas: see `fedrobust list suite` [{ATTACKS}]",
+    )
+    add("--epsilon", type=ratio, help="radius of the perturbation, such as 8/255 [the run's; 8/255 without a run]")
+    add("--norm", choices=("linf", "l2"), help="norm that bounds the perturbation [the run's; linf without a run]")
+    add("--step-size", type=ratio, help="step size of PGD, BIM and MIM [epsilon / 4]")
+    add("--num-images", type=count, default=1000, help="number of test images, class-balanced; 0: all [1000]")
+    add("--which", choices=("best", "last"), default="best", help="best or last model of a run [best]")
     add("--source", metavar="RUN_OR_CHECKPOINT", help="make the adversarial examples on this model: a transfer attack")
-    add("--model", default="", help="model of a file that does not say: see `fedrobust list models`")
-    add("--data", default="", help="its data set: see `fedrobust list datasets`")
-    add("--classes", default="", help="of the data set, by name or number [the run's; all]")
+    add("--model", default="", help="architecture, for a file that does not name it: see `fedrobust list models`")
+    add("--data", default="", help="data set, for a file that does not name it: see `fedrobust list datasets`")
+    add("--classes", default="", help="classes to keep, by name or number [the run's; all]")
     add("--data-dir", default="", help="folder of the data in the Hub's parquet layout")
-    add("--seed", type=count, default=0, help="of the choice of images and of random starts [0]")
-    add("--batch-size", type=count, default=0, help="images at once [what fits the device]")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N, mps [auto]")
+    add("--seed", type=count, default=0, help="seed of the choice of images and of random starts [0]")
+    add(
+        "--batch-size",
+        type=count,
+        default=0,
+        help="evaluation batch size in images; 0: the largest that fits the device [0]",
+    )
+    add("--device", type=device, default="auto", help="device: auto, cpu, cuda, cuda:N or mps [auto]")
     add("--threads", type=count, default=0, help="CPU threads [all cores]")
-    add("--no-checks", action="store_true", help="only the suite: nothing but rescoring and the suite can raise a flag")
-    add("--out", type=Path, help="folder of one model's evaluation [evaluations/ in the run's folder, or in this one]")
+    add(
+        "--no-checks", action="store_true", help="run only the suite: flags then come only from rescoring and the suite"
+    )
+    add(
+        "--out",
+        type=Path,
+        help="folder of one model's evaluation [evaluations/ in the run's folder, or in the current one]",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Evaluate one model after another; print each one's table, leave its folder."""
+    """Evaluate one model after another; print the table of each and write its folder."""
     import torch
 
     from fedrobust.evaluation.suite import parse_attack
@@ -63,31 +78,31 @@ def main(arguments: argparse.Namespace) -> int:
 
     attacks = tuple(dict.fromkeys(split_list(arguments.attacks)))
     if not attacks:
-        raise ConfigError("--attacks: names no attack")
+        raise ConfigError("--attacks: no attack is given")
     for name in attacks:
         parse_attack(name)
     pick_device(arguments.device)
     console = new_console()
-    subjects = list(dict.fromkeys(each for name in arguments.subjects for each in _below(name, console)))
-    if not subjects:
-        raise ConfigError(f"{', '.join(arguments.subjects)}: no run that completed")
-    if arguments.out and len(subjects) > 1:
-        raise ConfigError(f"--out {arguments.out}: the folder of one evaluation; here are {len(subjects)} models")
+    models = list(dict.fromkeys(each for name in arguments.models for each in _below(name, console)))
+    if not models:
+        raise ConfigError(f"{', '.join(arguments.models)}: no completed run")
+    if arguments.out and len(models) > 1:
+        raise ConfigError(f"--out {arguments.out}: is the folder of one evaluation; {len(models)} models are given")
     keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = 0
-    for number, name in enumerate(subjects, 1):
-        if len(subjects) > 1:
-            console.print(f"{number} of {len(subjects)}: {name}")
+    for number, name in enumerate(models, 1):
+        if len(models) > 1:
+            console.print(f"{number} of {len(models)}: {name}")
         try:
             _evaluate(name, attacks, arguments, console)
         except KeyboardInterrupt:
-            console.print("stopped; the same command goes on")
+            console.print("interrupted; resume with the same command")
             return 130
         except UserError as error:
-            if len(subjects) == 1:
+            if len(models) == 1:
                 raise
             print(f"error: {error}", file=sys.stderr)
             code = error.exit_code
@@ -95,7 +110,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _below(name: str, console: Console) -> Iterator[str]:
-    """The evaluated itself; of a folder that is no run's, the runs below it that completed, and why not the others.
+    """Yield the given model; for a folder that is not a run's, yield the completed runs below it and print why others
+    are skipped.
 
     Raises:
         ConfigError: `name` is a folder of packed runs, or one of these.
@@ -162,7 +178,7 @@ def _evaluate(name: str, attacks: tuple[str, ...], arguments: argparse.Namespace
 
 
 def _folder(name: str, arguments: argparse.Namespace, threat: Threat) -> Path:
-    """Where the evaluation goes: one folder per model, threat and source."""
+    """Return the folder of the evaluation: one per model, threat and source."""
     evaluated = Path(name)
     parts = [arguments.which if evaluated.is_dir() else re.sub(r"\W+", "-", evaluated.stem).strip("-")]
     parts += [threat.norm, str(threat.epsilon).replace("/", "of")]
@@ -184,7 +200,7 @@ def _print(console: Console, record: dict[str, Any], folder: Path) -> None:
 
 
 class _Bars:
-    """A bar per attack with the time left; where the output is no terminal, a line when one begins."""
+    """A progress bar per attack with the time left; if the output is not a terminal, a line when an attack begins."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._tasks = console, {}
@@ -207,7 +223,7 @@ class _Bars:
         self._progress.stop()
 
     def show(self, name: str, share: float) -> None:
-        """The attack `name` is done to this share."""
+        """Show that the attack `name` is done to this share."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=1.0)
             if not self._console.is_terminal:

@@ -1,4 +1,4 @@
-"""Launching runs, shared by `fedrobust run` and `fedrobust deploy`: each is watched, recorded and ended in order."""
+"""Launching runs, for `fedrobust run` and `fedrobust deploy`: each run is displayed, recorded and ended in order."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ ONE_AND_THE_SAME = 2.0  # seconds: a signal to a whole group may reach a process
 
 
 class Stopping:
-    """A block in which the first signal marks the run's record, then raises KeyboardInterrupt.
+    """A block in which the first signal sets the state in the run's record, then raises KeyboardInterrupt.
 
-    The mark comes before anything is shut down: whatever the shutdown meets with, or is killed in, the record says how
-    the run ended. SIGINT stays ignored where it was, as it is in the background of a shell.
+    The record is written before anything is shut down: even if the shutdown fails or is killed, the record says how the
+    run ended. SIGINT stays ignored if it was, as it is in the background of a shell.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -42,7 +42,7 @@ class Stopping:
         self._last = float("-inf")
         self._before: dict[signal.Signals, Any] = {}
         self.asked = False
-        """True once a signal has come."""
+        """True once a signal has arrived."""
 
     def __enter__(self) -> Stopping:
         self._before = {name: signal.getsignal(name) for name in SIGNALS}
@@ -69,9 +69,10 @@ class Stopping:
 def chosen_runs(
     arguments: argparse.Namespace, settings: dict[str, str], check: Callable[[RunConfig], None]
 ) -> dict[str, RunConfig]:
-    """Label → config of the runs that `--resume FOLDER`, or a preset, its `--variant` and settings ask for.
+    """Return label → config of the runs that are selected by `--resume FOLDER`, or by a preset, its `--variant` and
+    settings.
 
-    check: refuses a run; all of them are checked before the first folder is made.
+    check: raises for a run that cannot be carried out; all runs are checked before the first folder is made.
     """
     if not arguments.resume:
         return _fresh(arguments, settings, check)
@@ -84,13 +85,13 @@ def chosen_runs(
 def _fresh(
     arguments: argparse.Namespace, settings: dict[str, str], check: Callable[[RunConfig], None]
 ) -> dict[str, RunConfig]:
-    """Label → config of each run of a preset, each with a folder of its own, in which there is none yet.
+    """Return label → config of each run of a preset, each with a new folder of its own.
 
-    Where `run-dir` is given, it is the folder of the one `--variant`, else the folder above those of the variants.
+    If `run-dir` is given, it is the folder of the one `--variant`, else the folder above those of the variants.
     """
     if not arguments.preset:
         known = preset_names(settings.get("kind", ""))
-        raise ConfigError(f"which preset? known: {', '.join(known)}; or --resume FOLDER")
+        raise ConfigError(f"no preset is given; known: {', '.join(known)}; or --resume FOLDER")
     preset = load_preset(arguments.preset)
     configs = preset.configs(settings, arguments.variant)
     found = refuse_unused(
@@ -113,20 +114,20 @@ def _fresh(
         check(cfg)
     for label, reasons in found.items():
         if keys := [key for key in reasons if key in settings or key in preset.keys]:
-            print(f"{label}: {preset.name} sets what this run does not use: {', '.join(keys)}")
+            print(f"{label}: {preset.name} sets settings that this run does not use: {', '.join(keys)}")
     return placed(Path(given) if given else new_run_dir(preset.name))
 
 
 def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:
-    """Make the folder of a run that begins, with its config and what the record is told first: it is this run's now.
+    """Make the folder of a new run with its config and the first entries of its record, and reserve it for this run.
 
-    What its settings turn off is said.
+    Settings that make the run a simpler one than its names say are printed.
 
-    Returns: the config to go on with in it.
+    Returns: the config to continue with.
 
     Raises:
-        ConfigError: another run has been quicker.
-        RunFailed: it cannot be written.
+        ConfigError: another run has taken the folder.
+        RunFailed: the folder cannot be written.
     """
     for line in limit_cases(cfg):
         print(f"{label}: {line}")
@@ -136,7 +137,7 @@ def begin(label: str, cfg: RunConfig, **facts: Any) -> RunConfig:
 
 
 def is_complete(label: str, cfg: RunConfig, trackers: Sequence[Watcher], console: Console) -> bool:
-    """Whether a run that is to go on has ended already; the trackers see it all the same."""
+    """Return whether a run that is to be resumed has already ended; the trackers receive it in either case."""
     folder = RunFolder(cfg.run_dir)
     if not (cfg.resume and folder.complete(cfg.num_rounds)):
         return False
@@ -153,9 +154,10 @@ def watched(
     trackers: Sequence[Watcher],
     console: Console,
 ) -> int:
-    """Carry out a run in view of the display and the trackers; its exit code, and one line where it is not 0.
+    """Carry out a run with the live display and the trackers; return its exit code, and print one line if that is not
+    0.
 
-    command: what goes on with it, `run` or `deploy`.
+    command: the command that resumes it, `run` or `deploy`.
     """
     folder = RunFolder(cfg.run_dir)
     again = f"fedrobust {command} --resume {typed(folder.path)}"
@@ -166,27 +168,27 @@ def watched(
         except BaseException as error:
             if stopping.asked or isinstance(error, KeyboardInterrupt):
                 folder.update_record(state="interrupted", error="")  # whatever the shutdown has met with
-                console.print(f"stopped; go on with: {again}")
+                console.print(f"interrupted; resume with: {again}")
                 return 130
             if not isinstance(error, UserError):
                 raise
             print(f"error: {error}", file=sys.stderr)
             if folder.checkpoint.exists() or folder.record().get("state") == "interrupted":
-                print(f"what it had reached is kept; go on with: {again}", file=sys.stderr)
+                print(f"the results so far are kept; resume with: {again}", file=sys.stderr)
             return error.exit_code
     return 0
 
 
 def _following(folder: RunFolder, watchers: Sequence[Watcher], console: Console) -> Following:
     def warn(line: str) -> None:
-        with suppress(OSError):  # nobody reads, and the run goes on
+        with suppress(OSError):  # nobody reads, and the run continues
             console.print(line, style="red")
 
     return Following(folder, watchers, warn)
 
 
 def summarise(console: Console, runs: dict[str, RunConfig]) -> None:
-    """The closing table: best (chosen on the validation slice) and last model of each run on the test set."""
+    """Print the closing table: best (chosen on the validation slice) and last model of each run on the test set."""
     table = Table(title="on the test set", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("run", overflow="fold")
     for name in ("strategy", "model", "round"):

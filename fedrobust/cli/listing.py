@@ -1,4 +1,4 @@
-"""`fedrobust list`: what there is, from the registries themselves."""
+"""`fedrobust list`: print the entries of the registries."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ KINDS = ("presets", "studies", "settings", *REGISTRIES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust list`."""
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind; default: all but settings")
+    """Add the arguments of `fedrobust list`."""
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind [all except settings]")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def entries(kind: str) -> dict[str, str]:
-    """Name → one line, for a kind."""
+    """Return name → one line of text, for a kind."""
     if kind == "presets":
         return {name: load_preset(name).description for name in preset_names()}
     if kind == "studies":
@@ -53,7 +53,7 @@ def entries(kind: str) -> dict[str, str]:
 
 
 def description_of(entry: Any) -> str:
-    """Return an entry's own words: its text, its description, or its docstring's first paragraph."""
+    """Return an entry's own text: its description, or the first paragraph of its docstring."""
     if isinstance(entry, str):
         return entry
     if description := getattr(entry, "description", ""):

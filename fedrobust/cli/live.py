@@ -21,7 +21,7 @@ from fedrobust.config import WORST_CASE
 
 
 class LiveDisplay:
-    """Prints the rows that `fedrobust.running.follow` hands on."""
+    """A watcher that prints the rows it receives from `fedrobust.running.follow`."""
 
     name = "display"
 
@@ -43,21 +43,21 @@ class LiveDisplay:
         self._task = self._progress.add_task(label, total=num_rounds)
 
     def begin(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Start the bar; rounds of before are not printed again."""
+        """Start the bar; earlier rounds are not printed again."""
         self._progress.start()
 
     def round(self, row: dict[str, Any]) -> None:
-        """Its line."""
+        """Print the round's line."""
         self._console.print(round_line(row, self._num_rounds))
         self._progress.update(self._task, completed=row["round"])
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
 
 def round_line(row: dict[str, Any], num_rounds: int) -> Text:
-    """One round in one line: losses, accuracies on the validation slice, what was rejected, warnings, seconds."""
+    """Return one round as a line: losses, accuracies on the validation slice, rejections, warnings, seconds."""
     width = len(str(num_rounds))
     parts: list[str | tuple[str, str]] = [
         f"round {row['round']:>{width}}/{num_rounds}",

@@ -1,4 +1,4 @@
-"""`fedrobust partition`: who would hold which labels, before anything is trained."""
+"""`fedrobust partition`: show which client would hold which labels, before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust partition`."""
+    """Add the arguments of `fedrobust partition`."""
     parser.usage = "fedrobust partition [PRESET] [--figure FILE] [--csv FILE] [--SETTING VALUE ...]"
-    parser.add_argument("preset", nargs="?", default="", help="whose settings to start from; default: the defaults")
-    parser.add_argument("--figure", type=Path, help=f"draw it: a file ending in {', '.join(FORMATS)}")
-    parser.add_argument("--style", choices=("bars", "bubbles"), default="bars", help="of the figure")
+    parser.add_argument("preset", nargs="?", default="", help="preset with the settings to start from [the defaults]")
+    parser.add_argument("--figure", type=Path, help=f"draw a figure: a file ending in {', '.join(FORMATS)}")
+    parser.add_argument("--style", choices=("bars", "bubbles"), default="bars", help="style of the figure")
     parser.add_argument("--csv", type=Path, help="write the table, one row per client")
     add_settings(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table; write the files that are asked for."""
+    """Print the table; write the requested files."""
     from fedrobust.data import load_data
     from fedrobust.data.split import split_of, summarise_split
     from fedrobust.running.preflight import check_names

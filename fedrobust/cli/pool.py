@@ -1,4 +1,4 @@
-"""`fedrobust pool`: the shared pool of a run as a file, for clients that hold no public data set."""
+"""`fedrobust pool`: write the shared pool of a run to a file, for clients that hold no public data set."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fedrobust.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust pool`."""
+    """Add the arguments of `fedrobust pool`."""
     parser.usage = "fedrobust pool [PRESET] --out FILE [--SETTING VALUE ...]"
-    parser.add_argument("preset", nargs="?", default="", help="whose settings to start from; default: the defaults")
-    parser.add_argument("--out", type=Path, required=True, help="the file, which ends in .safetensors")
+    parser.add_argument("preset", nargs="?", default="", help="preset with the settings to start from [the defaults]")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, ending in .safetensors")
     add_settings(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write it; say how large it is."""
+    """Write the pool; print its size."""
     from fedrobust.data import Split, load_data
     from fedrobust.data.own import save_pool
     from fedrobust.data.split import make_split
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: must end in .safetensors")
     cfg = complete(arguments.preset, given_settings(arguments))
     if not cfg.pool.fraction:
-        raise ConfigError("pool.fraction = 0: there is no pool; set it above 0, at most 0.4")
+        raise ConfigError("pool.fraction = 0: there is no pool; set pool.fraction above 0, at most 0.4")
     train = load_data(cfg.data).train
     chosen = make_split(cfg.replace(data__own=True), train.labels).pool
     with writing("--out", out):

@@ -1,4 +1,4 @@
-"""`fedrobust report`: what any runs came to, over their seeds: a table, and a folder with figures and a page."""
+"""`fedrobust report`: summarise runs over their seeds: a table, and a folder with figures and a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedrobust.cli.console import shown, writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust report`."""
+    """Add the arguments of `fedrobust report`."""
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="FOLDER", help="a run's folder, or one with runs below it")
     add("--out", type=Path, help="write tables, figures and report.html into this folder")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table; write the files that are asked for."""
+    """Print the table; write the requested files."""
     from fedrobust.reports.results import Overview
     from fedrobust.reports.tables import summary_markdown
 

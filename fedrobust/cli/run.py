@@ -1,4 +1,4 @@
-"""`fedrobust run`: a preset's runs, one after another, each watched live and recorded."""
+"""`fedrobust run`: a preset's runs, one after another, each displayed live and recorded."""
 
 from __future__ import annotations
 
@@ -21,25 +21,31 @@ from fedrobust.storage.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust run`."""
+    """Add the arguments of `fedrobust run`."""
     parser.usage = (
         "fedrobust run PRESET [--engine E] [--tensorboard] [--mlflow [URI]] [--SETTING VALUE ...]\n"
         "       fedrobust run --resume FOLDER"
     )
     parser.add_argument(
-        "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="who carries the messages"
+        "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="engine that runs the clients"
     )
     add_run_arguments(parser, preset_names())
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
-    """What runs of both kinds take."""
+    """Add the arguments that federated and central runs share."""
     parser.add_argument("preset", nargs="?", help=f"{', '.join(presets)}, or a TOML file")
-    parser.add_argument("--variant", default="", help="only this variant of the preset")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run (or the runs) in a folder")
-    parser.add_argument("--tensorboard", action="store_true", help="event files in the run's folder, in tensorboard/")
+    parser.add_argument("--variant", default="", help="run only this variant of the preset")
+    parser.add_argument("--resume", metavar="FOLDER", help="resume the run (or the runs) in a folder")
     parser.add_argument(
-        "--mlflow", metavar="URI", nargs="?", const="", help="track in MLflow, in the store at URI or its default one"
+        "--tensorboard", action="store_true", help="write event files to tensorboard/ in the run's folder"
+    )
+    parser.add_argument(
+        "--mlflow",
+        metavar="URI",
+        nargs="?",
+        const="",
+        help="track the run in MLflow, in the store at URI or its default one",
     )
     add_settings(parser)
 
@@ -50,7 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
-    """The runs of a preset with these settings over it, or those to go on with."""
+    """Carry out the runs of a preset with these settings over it, or resume runs."""
     quiet_flower_and_ray()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _trackers(arguments, "", RunConfig())  # what is missing for them is said before a folder is made
@@ -66,7 +72,7 @@ def carry_out(arguments: argparse.Namespace, settings: dict[str, str]) -> int:
 
 
 def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list[Watcher]:
-    """Those that are asked for. Raises ConfigError where a package is missing."""
+    """Return the requested trackers. Raise ConfigError if a package is missing."""
     from fedrobust.running.trackers import MLflow, TensorBoard
 
     folder, asked = RunFolder(cfg.run_dir), list[Watcher]()
@@ -78,7 +84,7 @@ def _trackers(arguments: argparse.Namespace, label: str, cfg: RunConfig) -> list
 
 
 def _run_one(label: str, cfg: RunConfig, asked: str, trackers: list[Watcher], console: Console) -> int:
-    """One run, a federated one under the engine that is asked for or fits; its exit code."""
+    """Carry out one run, a federated one under the requested engine or one that fits; return its exit code."""
     from fedrobust.storage.provenance import provenance
 
     if is_complete(label, cfg, trackers, console):

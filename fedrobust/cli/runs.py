@@ -1,4 +1,4 @@
-"""`fedrobust runs`: which runs there are, how far they came, and what went wrong."""
+"""`fedrobust runs`: list runs, their progress and their errors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ COLOURS = {"completed": "green", "running": "cyan", "interrupted": "yellow", "fa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust runs`."""
+    """Add the arguments of `fedrobust runs`."""
     add = parser.add_argument
-    add("folders", nargs="*", type=Path, metavar="FOLDER", help=f"where to look [{' and '.join(USUAL)}]")
-    add("--failed", action="store_true", help="only those that failed, with the line they failed with")
+    add("folders", nargs="*", type=Path, metavar="FOLDER", help=f"folders to look in [{' and '.join(USUAL)}]")
+    add("--failed", action="store_true", help="list only failed runs, with their errors")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -62,7 +62,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _row(run: Run) -> Iterator[str | Text]:
-    """Folder, state, rounds, accuracies of the best model (or "~" the last on the validation slice), seconds, start."""
+    """Yield folder, state, rounds, accuracies of the best model (or "~" the last on the validation slice), seconds,
+    start.
+    """
     yield str(shown(run.folder.path))
     yield styled((run.state, COLOURS.get(run.state, "default")))
     yield f"{run.rounds[-1]['round'] if run.rounds else 0}/{run.config.num_rounds if run.config else '?'}"

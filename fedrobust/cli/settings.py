@@ -15,7 +15,7 @@ SHORT = {"data.dir": "--data-dir", "workers.address": "--address"}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag `--local.epochs` for each setting, grouped by section; values are checked by RunConfig, not here."""
+    """Add a flag such as `--local.epochs` for each setting, grouped by section; RunConfig checks the values."""
     groups: dict[str, Any] = {}
     for key, field, value in walk(DEFAULTS):
         if key == "resume":  # said with a folder: `--resume FOLDER`
@@ -29,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """The settings given as flags, by flat key, as text."""
+    """Return the settings given as flags, by flat key, as text."""
     return {
         name.removeprefix(PREFIX): value
         for name, value in vars(arguments).items()
@@ -48,7 +48,7 @@ def refuse_unknown(rest: list[str], parser: argparse.ArgumentParser) -> None:
 
 
 def complete(preset: str, overrides: dict[str, str]) -> RunConfig:
-    """The one config of a preset (its first variant) with overrides; of the defaults where preset is ""."""
+    """Return the config of a preset's first variant with overrides; of the defaults if preset is ""."""
     from fedrobust.config.effects import refuse_unused
     from fedrobust.presets import load_preset
 

@@ -1,4 +1,4 @@
-"""`fedrobust sweep`: all runs of a study, several at once, except those that are complete."""
+"""`fedrobust sweep`: carry out all runs of a study, several at once, except those that are complete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:  # help is there before PyTorch is
 
 
 class SweepDisplay:
-    """A bar over the whole sweep with the time left, one per run at work; without a terminal, a line per run."""
+    """A progress bar over the whole sweep with the time left, and one per running run; without a terminal, a line per
+    run.
+    """
 
     def __init__(self, console: Console, runs: Sequence[PlannedRun]) -> None:
         self._console, self._started = console, time.monotonic()
@@ -53,7 +55,7 @@ class SweepDisplay:
         self._progress.stop()
 
     def update(self, sweep: Sweep) -> None:
-        """How far the sweep is."""
+        """Show the progress of the sweep."""
         shares = sweep.shares()
         for run, share in shares.items():
             if run not in self._tasks:
@@ -68,7 +70,7 @@ class SweepDisplay:
         self._progress.update(self._whole, completed=done / self._total, left=self._left(done))
 
     def ended(self, outcome: Outcome) -> None:
-        """A line for a run that has ended: its numbers, or its error."""
+        """Print a line for a run that has ended: its numbers, or its error."""
         if outcome.state == "completed":
             self._done += outcome.run.cost
             best = outcome.run.folder.record()["best"]
@@ -79,7 +81,7 @@ class SweepDisplay:
         self._console.print(text)
 
     def _left(self, done: float) -> str:
-        """Time left, if the rest goes as fast as what this sweep has done."""
+        """Return the time left, if the remaining runs are as fast as those that this sweep has done."""
         fresh = done - self._before
         if fresh <= 0:
             return ""
@@ -88,14 +90,14 @@ class SweepDisplay:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `fedrobust sweep`."""
+    """Add the arguments of `fedrobust sweep`."""
     parser.usage = "fedrobust sweep STUDY [--out FOLDER] [--parallel N] [--seeds 0,1,2] [--SETTING VALUE ...]"
     add = parser.add_argument
     add("study", help=f"{', '.join(study_names())}, or a TOML file")
-    add("--out", type=Path, help="folder of its runs [sweeps/STUDY]")
-    add("--parallel", type=count, default=0, help="runs at once; 0: one per core, or one per GPU [0]")
-    add("--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="of each run")
-    add("--seeds", help="other seeds than the study's, such as 0,1,2")
+    add("--out", type=Path, help="folder of the runs [sweeps/STUDY]")
+    add("--parallel", type=count, default=0, help="number of runs at once; 0: one per core, or one per GPU [0]")
+    add("--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="engine of each run")
+    add("--seeds", help="seeds to use instead of the study's, such as 0,1,2")
     add(
         "--only",
         action="append",
@@ -104,12 +106,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only the runs at these values of the study's axes, written as in it or as --dry-run shows them; several "
         "of one axis may be named, and the option may be repeated",
     )
-    add("--dry-run", action="store_true", help="only say what would run, on how many images, and what is there")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the runs, their number of images and their progress, and start nothing",
+    )
     add_settings(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run what is not there; exit code 1 if a run failed, 130 if the sweep was stopped."""
+    """Carry out the missing runs; return exit code 1 if a run failed, 130 if the sweep was stopped."""
     from fedrobust.running.sweeping import begun, planned_sweep
     from fedrobust.storage.provenance import command_line
 
@@ -124,9 +130,9 @@ def main(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
     )
     console = new_console()
-    console.print(styled((plan.study.name, "bold"), f": {len(plan.runs)} runs, {plan.complete} of them there"))
+    console.print(styled((plan.study.name, "bold"), f": {len(plan.runs)} runs, {plan.complete} of them complete"))
     if plan.unused:
-        console.print(f"{plan.study.name} sets what no run uses: {', '.join(plan.unused)}")
+        console.print(f"{plan.study.name} sets settings that no run uses: {', '.join(plan.unused)}")
     for line, number in plan.limit_cases.items():
         console.print(f"{line} ({number} of {len(plan.runs)} runs)")
     if arguments.dry_run:
@@ -151,14 +157,14 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _close(console: Console, folder: Path, states: Counter[str], there: int, command: str) -> int:
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    console.print(f"{counts or 'nothing to do'}{f', {there} were there' if there else ''}")
+    console.print(f"{counts or 'nothing to do'}{f', {there} were complete before' if there else ''}")
     if rest := states["interrupted"] + states["not begun"]:
-        console.print(f"stopped, {rest} of the runs are left; go on with: {command}")
+        console.print(f"interrupted, {rest} of the runs are left; resume with: {command}")
         return 130
     if states["failed"]:
-        console.print("the same command tries the failed ones once more")
+        console.print("the same command runs the failed ones again")
     if states["unreadable"]:
-        console.print("what is unreadable stays as it is: remove its folder to run it again")
+        console.print("unreadable runs do not change: remove their folders to run them again")
     console.print(f"fedrobust report {typed(folder)} --out {typed(folder / 'report')}")
     return 1 if states["failed"] or states["unreadable"] else 0
 

@@ -1,4 +1,8 @@
-"""Settings: what a run can be told, how it is written, and what each name stands for."""
+"""Settings: their definition (`settings`), their flat and TOML forms (`flat`, `toml`), their effects (`effects`), and
+the names of registries' entries (`registry`, `names`).
+
+`presets`, `storage`, `attacks` and the packages above may import it.
+"""
 
 from fedrobust.config.settings import (
     DEFAULTS,

@@ -1,4 +1,4 @@
-"""Settings that have no effect on a run, and values that turn off what a run is named after."""
+"""Settings that have no effect on a run, and values that disable the method that a run is named after."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedrobust.config.registry import check_entries, objective_of, registry, set
 from fedrobust.errors import ConfigError
 
 STEPPED = ("pgd-", "bim-", "mim-")
-"""How the names of those attacks of an evaluation begin that take `evaluation.step-size`."""
+"""Prefixes of the names of evaluation attacks that take `evaluation.step-size`."""
 
 
 _NO_VALIDATION = "only validation images use it: set data.validation-fraction above 0"
@@ -20,15 +20,16 @@ _NO_VALIDATION = "only validation images use it: set data.validation-fraction ab
 def refuse_unused(
     runs: Mapping[str, RunConfig], typed: Collection[str], *, engine: str = ""
 ) -> dict[str, dict[str, str]]:
-    """Return `unused` of each run that a command begins.
+    """Return the result of `unused` for each run that a command begins.
 
     Args:
         runs: label → config.
         typed: flat keys that the user set, as flags or in a file of their own; a preset's and a study's are not.
-        engine: the one that the user asked for.
+        engine: the engine that the user asked for.
 
     Raises:
-        ConfigError: a name is in no registry, or no run uses a typed setting: a line for each says what would use it.
+        ConfigError: a name is in no registry, or no run uses a typed setting: one line per setting names what would use
+            it.
     """
     for cfg in runs.values():
         check_entries(cfg)
@@ -49,7 +50,7 @@ def unused(cfg: RunConfig, engine: str = "") -> dict[str, str]:
 
 
 def _by_entry(cfg: RunConfig) -> Iterator[tuple[str, str]]:
-    """Settings that only other entries of a registry take than the one chosen."""
+    """Yield settings that only other entries of a registry take than the chosen one."""
     strategies = {name: set(strategy.settings) for name, strategy in registry("strategies").items()}
     objectives, attacks, partitions = (_taken(registry(kind)) for kind in ("objectives", "attacks", "partitions"))
     objective = objective_of(cfg)
@@ -71,7 +72,7 @@ def _by_entry(cfg: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _by_other_settings(cfg: RunConfig, engine: str) -> Iterator[tuple[str, str]]:
-    """Settings that wait for another setting."""
+    """Yield settings that another setting must enable."""
     central, data, model = cfg.central, cfg.data, cfg.model
     is_central = cfg.kind == "central"
     evaluated = split_list(cfg.evaluation.attacks)
@@ -83,9 +84,9 @@ def _by_other_settings(cfg: RunConfig, engine: str) -> Iterator[tuple[str, str]]
         (is_central, _keys("workers", besides=("threads",)), "only a federation uses it"),
         (engine == "local", _keys("workers", besides=("threads",)), "only engines ray and flwr use it"),
         (data.own, _keys("partition", besides=("held-out",)), "the clients' images are their own (data.own)"),
-        (not from_data_sets, ["data.dir"], f"{data.name} comes with scikit-learn and reads no folder"),
+        (not from_data_sets, ["data.dir"], f"{data.name} comes with scikit-learn and is not read from a folder"),
         (not cfg.pool.fraction, ["pool.share", "pool.mode"], "only a pool uses it: set pool.fraction above 0"),
-        (bool(cfg.local.steps), ["local.epochs"], f"local.steps = {cfg.local.steps} counts instead: set that to 0"),
+        (bool(cfg.local.steps), ["local.epochs"], f"local.steps = {cfg.local.steps} is used instead: set it to 0"),
         (
             not model.backward_activation,
             ["model.backward-phase"],
@@ -114,7 +115,7 @@ def _by_other_settings(cfg: RunConfig, engine: str) -> Iterator[tuple[str, str]]
 
 
 def _keys(section: str, besides: Collection[str] = ()) -> list[str]:
-    """The flat keys of a section."""
+    """Return the flat keys of a section."""
     return [key for key in FIELDS if key.startswith(f"{section}.") and key.split(".")[1] not in besides]
 
 
@@ -155,12 +156,12 @@ def limit_cases(cfg: RunConfig) -> list[str]:
             (
                 strategy == "fedprox" and not cfg.strategy.proximal_mu,
                 "strategy.proximal-mu = 0",
-                "nothing pulls on the clients' weights: fedprox is fedavg",
+                "the proximal term has no weight: fedprox is fedavg",
             ),
             (
                 strategy == "trimmed-mean" and not cfg.strategy.trim_fraction,
                 "strategy.trim-fraction = 0",
-                "nothing is cut: trimmed-mean is the plain mean",
+                "no values are cut: trimmed-mean is the plain mean",
             ),
         )
         if holds

@@ -1,4 +1,4 @@
-"""Nested sections of settings as flat scalars, and back: the form that presets, flags and Flower's run config share."""
+"""Nested sections of settings as flat scalars, and back: the form shared by presets, flags and Flower's run config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedrobust.errors import ConfigError
 
 
 class Ratio(float):
-    """A number that remembers how it was written: `Ratio("8/255") == 8 / 255`, `str` gives "8/255".
+    """A number that keeps the text it was written as: `Ratio("8/255") == 8 / 255`, `str` gives "8/255".
 
     Accepts a fraction "a/b", a decimal string or a number; a Ratio is returned as it is. Its text gives the same
     number again, so that a config can be written and read. Raises ValueError for anything else.
@@ -46,7 +46,7 @@ FlatValue = bool | int | float | str
 
 
 class Section(BaseModel, frozen=True):
-    """Frozen, closed, keyed in kebab-case."""
+    """A frozen section of settings that accepts no unknown keys, with keys in kebab-case."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -59,7 +59,7 @@ class Section(BaseModel, frozen=True):
 
 
 def walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(flat key, pydantic field, value) of every setting, in the order of the classes above."""
+    """Yield (flat key, pydantic field, value) of every setting, in the order of the classes."""
     for name, field in type(section).model_fields.items():
         key, value = prefix + name.replace("_", "-"), getattr(section, name)
         if isinstance(value, Section):
@@ -79,10 +79,10 @@ def set_keys(section: BaseModel, prefix: str = "") -> Iterator[str]:
 
 
 def nest(flat: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat values as nested tables, text read as the field's type.
+    """Return flat values as nested tables; text is converted to the field's type.
 
     Raises:
-        ConfigError: one line per unknown key (with the nearest known one) and per value that is no such type.
+        ConfigError: one line per unknown key (with the nearest known one) and per value of another type.
     """
     nested: dict[str, Any] = {}
     problems: list[str] = []
@@ -104,7 +104,7 @@ def nest(flat: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _coerce(value: Any, field: Any) -> Any:
-    """Flags arrive as text, TOML as numbers: read text as the field's type, and let no bool pass for a number."""
+    """Convert a value to the field's type: flags arrive as text, TOML as numbers; a bool does not count as a number."""
     kinds = get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
     kind = kinds[0]
     if isinstance(value, bool) and kind in (int, float):
@@ -126,7 +126,7 @@ def _coerce(value: Any, field: Any) -> Any:
 
 
 def one_line(detail: Any) -> str:
-    """A pydantic error as "key = value: what is allowed"."""
+    """Return a pydantic error as "key = value: what is allowed"."""
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if not detail["loc"]:
         return message
@@ -135,7 +135,7 @@ def one_line(detail: Any) -> str:
 
 
 def _percent(detail: Any) -> str:
-    """Return how a share is written, for one that was given in percent."""
+    """Return a hint for a share that was given in percent."""
     bounds, value = detail.get("ctx", {}), detail["input"]
     most = bounds.get("le", bounds.get("lt", 0))
     if not isinstance(value, int | float) or not 1 < value <= 100 * most <= 100:

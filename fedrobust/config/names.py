@@ -1,18 +1,18 @@
-"""Names as users write and read them: lists in one setting, the nearest known name, metrics in short."""
+"""Names as users write and read them: lists in one setting, the nearest known name, short names of metrics."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def split_list(text: str) -> list[str]:
-    """A comma-separated setting as a list: "fgsm, pgd-20" → ["fgsm", "pgd-20"]."""
+    """Split a comma-separated setting into a list: "fgsm, pgd-20" → ["fgsm", "pgd-20"]."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], typed: Iterable[str] = ()) -> str:
-    """ "unknown attack 'pdg'; did you mean 'pgd'? known: …" (long lists of known names are left out).
+    """Return "unknown attack 'pdg'; did you mean 'pgd'? known: …" (long lists of known names are left out).
 
-    typed: the known names as one types them, if they stand for more than themselves: "pgd-20" for "pgd-K".
+    typed: the known names as a user types them, if they are patterns: "pgd-20" for "pgd-K".
     """
     known = list(known)
     near = nearest(name, [*typed] or known)
@@ -22,12 +22,14 @@ def unknown(kind: str, name: str, known: Iterable[str], typed: Iterable[str] = (
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like this one, whatever their case; "" if none is like it."""
+    """Return the known name that is most similar to this one, ignoring case; "" if none is similar."""
     written = {each.lower(): each for each in known}
     near = get_close_matches(name.lower(), written, n=1, cutoff=0.5)
     return written[near[0]] if near else ""
 
 
 def short_metric(key: str) -> str:
-    """An accuracy for a narrow column: "natural_accuracy" → "natural", "robust_accuracy.pgd-20" → "pgd-20"."""
+    """Return an accuracy's name for a narrow column: "natural_accuracy" → "natural", "robust_accuracy.pgd-20" →
+    "pgd-20".
+    """
     return key.replace("_accuracy", "").removeprefix("robust.").replace("worst-case", "worst case")

@@ -1,7 +1,7 @@
-"""Names to entries: one lookup for every registry, those of the layers above included.
+"""Names to entries: one lookup for every registry, including those in packages that import this one.
 
-Registries are literal dicts beside what they list. Those of the apps ("strategies:STRATEGIES") are reached lazily by
-dotted path, as Flower loads the apps, so that no import runs upwards.
+Registries are literal dicts in the packages of their entries. The registries of the apps ("strategies:STRATEGIES") are
+loaded by dotted path when first used, as Flower loads the apps, so that this package imports none above it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedrobust.errors import ConfigError
 
 T = TypeVar("T")
 
-# kind → where its registry lies, in the order `fedrobust list` shows them
+# kind → dotted path of its registry, in the order in which `fedrobust list` prints them
 REGISTRIES = {
     "strategies": "strategies:STRATEGIES",
     "objectives": "fedrobust.objectives:OBJECTIVES",
@@ -49,10 +49,10 @@ SINGULAR = {"strategies": "strategy", "datasets": "data set", "partitions": "par
 
 
 def lookup(kind: str, registry: Mapping[str, T], name: str) -> T:
-    """The entry called `name`.
+    """Return the entry called `name`.
 
     Raises:
-        ConfigError: there is none. It names the nearest: "unknown attack 'pdg'; did you mean 'pgd'?"
+        ConfigError: there is none. The message names the nearest: "unknown attack 'pdg'; did you mean 'pgd'?"
     """
     if name not in registry:
         raise ConfigError(unknown(kind, name, registry))
@@ -62,14 +62,14 @@ def lookup(kind: str, registry: Mapping[str, T], name: str) -> T:
 def bind_settings(
     kind: str, registry: Mapping[str, Callable[..., T]], name: str, settings: Mapping[str, Any]
 ) -> partial[T]:
-    """The entry called `name` with those of `settings` bound that it takes by keyword.
+    """Return the entry called `name` with those of `settings` bound that it takes by keyword.
 
-    One set of settings serves a whole registry: what only other entries take is left out, and None is the
-    same as leaving a setting out. A setting that no entry takes is a mistake, never ignored.
+    One set of settings serves a whole registry: settings that only other entries take are left out, and None means that
+    a setting is left out. A setting that no entry takes is an error.
 
     Raises:
         ConfigError: unknown name.
-        ValueError: a setting that no entry takes, or one missing that this entry needs.
+        ValueError: a setting that no entry takes, or a missing one that this entry needs.
     """
     function = lookup(kind, registry, name)
     known = {key for entry in registry.values() for key in settings_of(entry)}
@@ -90,18 +90,18 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Parameter]:
 
 
 def load_path(path: str) -> Any:
-    """The object at "package.module:name"."""
+    """Return the object at "package.module:name"."""
     module, name = path.split(":")
     return getattr(import_module(module), name)
 
 
 def registry(kind: str) -> Mapping[str, Any]:
-    """The registry of that kind, a key of REGISTRIES."""
+    """Return the registry of that kind, a key of REGISTRIES."""
     return load_path(REGISTRIES[kind])
 
 
 def resolve(kind: str, name: str) -> Any:
-    """The entry `name` of a registry.
+    """Return the entry `name` of a registry.
 
     Raises:
         ConfigError: "unknown attack 'pdg'; did you mean 'pgd'? known: ...".
@@ -110,19 +110,21 @@ def resolve(kind: str, name: str) -> Any:
 
 
 def objective_of(cfg: RunConfig) -> str:
-    """Return the objective that a run trains with: `objective.name`, or its strategy's own; "at" in a central run."""
+    """Return the objective that a run trains with: `objective.name`, or the default of its strategy; "at" in a central
+    run.
+    """
     if cfg.objective.name:
         return cfg.objective.name
     return CENTRAL_OBJECTIVE if cfg.kind == "central" else resolve("strategies", cfg.strategy.name).objective
 
 
 def check_entries(cfg: RunConfig) -> None:
-    """Check that each setting that names an entry of a registry names one that is there.
+    """Check that each setting that names an entry of a registry names an existing one.
 
-    `fedrobust.running.preflight.check_names` also checks the names whose registries take an import from above.
+    `fedrobust.running.preflight.check_names` also checks the names whose registries lie in packages above.
 
     Raises:
-        ConfigError: one line for the first name that is not.
+        ConfigError: one line for the first unknown name.
     """
     flat = cfg.to_flat()
     for key, kind in NAMED_BY.items():

@@ -12,12 +12,12 @@ TABLE = "tool.flwr.app.config"
 
 
 def rewritten(pyproject: str) -> str:
-    """The text of a pyproject.toml with its run-config table (and sub-tables) replaced by the defaults."""
+    """Return the text of a pyproject.toml with its run-config table (and sub-tables) replaced by the defaults."""
     table = f"[{TABLE}]\n{toml.dumps(DEFAULTS.to_flat(), prefix=TABLE)}"
     pattern = rf"^\[{re.escape(TABLE)}\]\n.*?(?=^\[(?!{re.escape(TABLE)}\.)|\Z)"
     text, count = re.subn(pattern, lambda _: table + "\n", pyproject, flags=re.DOTALL | re.MULTILINE)
     if count != 1:
-        raise ValueError(f"pyproject.toml: [{TABLE}] stands in it {count} times, expected once")
+        raise ValueError(f"pyproject.toml: [{TABLE}] occurs {count} times; expected once")
     return text
 
 

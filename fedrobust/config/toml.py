@@ -13,7 +13,7 @@ from fedrobust.errors import ConfigError
 
 
 def dumps(flat: Mapping[str, Any], prefix: str = "") -> str:
-    """Flat scalars as TOML; `prefix` ("tool.flwr.app.config") heads the sections' names."""
+    """Return flat scalars as TOML; `prefix` ("tool.flwr.app.config") is put before the sections' names."""
     lines = [f"{key} = {_value(value)}" for key, value in flat.items() if "." not in key]
     sections = dict.fromkeys(key.rsplit(".", 1)[0] for key in flat if "." in key)
     for section in sections:
@@ -27,7 +27,7 @@ def dumps(flat: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as flat dotted keys."""
+    """Return nested tables as flat dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
@@ -38,7 +38,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A TOML file, nested.
+    """Read a TOML file as nested tables.
 
     Raises:
         ConfigError: it is not there, cannot be read, or is not TOML.
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def table(path: Path, found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the table `key` of what a file holds; an empty one if it has none.
+    """Return the table `key` of a file's content; an empty one if it has none.
 
     Raises:
         ConfigError: something else is there.
@@ -81,7 +81,7 @@ def tables(path: Path, found: Mapping[str, Any], key: str) -> dict[str, dict[str
 
 
 def text(path: Path, found: Mapping[str, Any], key: str) -> str:
-    """Return the text at `key` of what a file holds; "" if it has none.
+    """Return the text at `key` of a file's content; "" if it has none.
 
     Raises:
         ConfigError: something else is there.
@@ -93,15 +93,15 @@ def text(path: Path, found: Mapping[str, Any], key: str) -> str:
 
 
 def shipped(folder: Path) -> list[str]:
-    """Names of the TOML files that come with the package in this folder."""
+    """Return the names of the TOML files that come with the package in this folder."""
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def locate(folder: Path, kind: str, name: str) -> Path:
-    """Of a name the file in `folder`, of a path that ends in .toml the path itself.
+    """Return the path of a TOML file: for a name the file in `folder`, for a path that ends in .toml the path itself.
 
     Raises:
-        ConfigError: there is none of that name; the nearest is named.
+        ConfigError: no file has that name; the message names the nearest.
     """
     if name.endswith(".toml"):
         return Path(name)
@@ -111,5 +111,5 @@ def locate(folder: Path, kind: str, name: str) -> Path:
 
 
 def _value(value: Any) -> str:
-    """JSON's scalars are TOML's, but for characters beyond the first plane (not as pairs) and DEL (escaped)."""
+    """Write a value as TOML: JSON's scalars, but with characters beyond the first plane unescaped and DEL escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

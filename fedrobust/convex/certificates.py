@@ -1,4 +1,4 @@
-"""Certificates of a polynomial network for a sample, whatever the attack: exact in l2, sound in l∞."""
+"""Certificates of a polynomial network for a sample, valid against every attack: exact in l2, sound in l∞."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_STEPS = 100
 
 @torch.no_grad()
 def minimum_in_box(curvature: Tensor, gradient: Tensor, radius: float) -> Tensor:
-    """A lower bound on min over ‖δ‖∞ ≤ ε of δᵀAδ + 2 gᵀδ, for n functions at once, [n].
+    """Return a lower bound on min over ‖δ‖∞ ≤ ε of δᵀAδ + 2 gᵀδ, for n functions at once, [n].
 
     In z = (δ/ε, 1), z_k² ≤ 1, it is zᵀBz with B = [[ε²A, εg], [εgᵀ, 0]], and −Σ_k ν_k is below it wherever
     B + diag(ν) ⪰ 0, ν_k ≥ 0 for k ≤ d (Shor's relaxation; one multiplier per coordinate). The best ν by damped Newton
@@ -25,8 +25,8 @@ def minimum_in_box(curvature: Tensor, gradient: Tensor, radius: float) -> Tensor
     and every value is a bound; at the end it is within 3 dτ of the best. Limit case: exact where A is diagonal.
 
     Args:
-        curvature: A [n, d, d], symmetric; or one sign of it per function.
-        gradient: g [n, d].
+        curvature: symmetric matrices A, [n, d, d].
+        gradient: linear terms g, [n, d].
     """
     size = gradient.shape[1] + 1
     chunk = max(1, CHUNK // size**2)
@@ -59,15 +59,16 @@ def _bound(curvature: Tensor, gradient: Tensor, radius: float) -> Tensor:
 
 
 def l2_margins(lifted: Lifted, x: Tensor, y: Tensor, radius: float) -> Tensor:
-    """min over ‖δ‖₂ ≤ r and rivals k of f_y(x + δ) − f_k(x + δ), exact but for rounding, [n]; for two classes ± f.
+    """Return min over ‖δ‖₂ ≤ r and rivals k of f_y(x + δ) − f_k(x + δ), exact up to rounding, [n]; ± f for two classes.
 
-    Above 0: no perturbation within r changes the prediction. At most 0: the point of `worst_case` does.
+    Above 0: no perturbation within r changes the prediction. At most 0: the point of `worst_case` changes it.
     """
     return worst_case(lifted.forms, x, _labels(lifted, x, y), radius).margin
 
 
 def l2_distances(lifted: Lifted, x: Tensor, y: Tensor) -> Tensor:
-    """Distance to the nearest point that is not classified as y, exact, [n]; 0 where x itself is not, ∞ where none is.
+    """Return the distance to the nearest point that is not classified as y, exact, [n]; 0 if x itself is not, ∞ if
+    there is none.
 
     The value v(ρ) of the worst case within r² = ρ is convex and falls (by the S-lemma it is a supremum of functions
     linear in ρ), so Newton's method on v(ρ) = 0 climbs to the root from below: each step is a radius that is certified.
@@ -104,9 +105,9 @@ def _distance(form: Tensor, x: Tensor, sign: Tensor) -> Tensor:
 
 
 def linf_margins(lifted: Lifted, x: Tensor, y: Tensor, radius: float) -> Tensor:
-    """A lower bound on min over ‖δ‖∞ ≤ ε and rivals k of f_y(x + δ) − f_k(x + δ), [n]: sound, not always exact.
+    """Return a lower bound on min over ‖δ‖∞ ≤ ε and rivals k of f_y(x + δ) − f_k(x + δ), [n]: sound, not always exact.
 
-    One multiplier per coordinate in place of the ball's one (`box.minimum_in_box`). Limit case: exact for ε = 0.
+    Uses one multiplier per coordinate instead of one for the ball (`minimum_in_box`). Limit case: exact for ε = 0.
     """
     y = _labels(lifted, x, y)
     lowest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
@@ -122,7 +123,7 @@ def linf_margins(lifted: Lifted, x: Tensor, y: Tensor, radius: float) -> Tensor:
 
 
 def accuracy(margins: Tensor) -> float:
-    """Share of samples with a margin above 0."""
+    """Return the share of samples with a margin above 0."""
     return float((margins > 0).double().mean())
 
 
@@ -131,5 +132,5 @@ def _labels(lifted: Lifted, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _over(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Their quotient, ∞ over 0 where the numerator is not 0, and 0 where it is."""
+    """Return the quotient; over 0 it is ∞, or 0 if the numerator is 0."""
     return torch.where(numerator == 0, 0.0, numerator / denominator)

@@ -1,4 +1,4 @@
-"""Checks of samples before anything is trained on or certified: finite numbers, and a label for each row."""
+"""Checks of samples before training or certification: finite numbers, and a label for each row."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 def checked_labels(x: Tensor, y: Tensor, num_classes: int, name: str = "samples") -> Tensor:
-    """The labels y [n] of the rows x [n, d] as classes 0 .. K − 1, int64; −1 and 1 become 0 and 1, and that is said.
+    """Return the labels y [n] of the rows x [n, d] as classes 0 .. K − 1, int64; −1 and 1 become 0 and 1, with a line
+    in the log.
 
     Raises:
-        DataError: x is no table, another number of labels than of rows, NaN or Inf, or a label that is no class.
+        DataError: x is not a table, the numbers of labels and rows differ, NaN or Inf, or a label that is not a class.
     """
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y):
         raise DataError(
-            f"{name}: rows {list(x.shape)} with labels {list(y.shape)}; [n, d] and [n] are needed, a label for each row"
+            f"{name}: rows {list(x.shape)} with labels {list(y.shape)}; expected [n, d] and [n], a label for each row"
         )
     if not x.isfinite().all():
         row, column = (~x.isfinite()).nonzero()[0].tolist()
@@ -39,8 +40,8 @@ def checked_labels(x: Tensor, y: Tensor, num_classes: int, name: str = "samples"
 
 
 def check_weights(radius: float, beta: float) -> None:
-    """Raise ConfigError unless radius is a number ≥ 0 and beta one above 0: without it no optimum is attained."""
+    """Raise ConfigError unless radius is a number ≥ 0 and beta one above 0: with beta = 0 no optimum is attained."""
     if not 0 <= radius < float("inf"):
-        raise ConfigError(f"radius = {radius}: must be a number from 0 on")
+        raise ConfigError(f"radius = {radius}: must be a number of at least 0")
     if not 0 < beta < float("inf"):
         raise ConfigError(f"beta = {beta}: must be a number above 0")

@@ -3,7 +3,7 @@
 For s_i ≥ 0, at most 1/n over the points of one sample, and points x_i′ in the balls, hinge and worst case give
 objective ≥ Σ s_i (1 − w_i) + β‖α‖₁ ≥ Σ s_i + Σ_j (β|α_j| − α_j Σ_i s_i y_i σ(u_jᵀx_i′)): Σ s_i is a lower bound on
 the global optimum wherever |Σ_i s_i y_i σ(uᵀx_i′)| ≤ β for every unit u; s is scaled until it is.
-All of it depends on the moments M_c = Σ_i s_i y_ic [x_i′;1][x_i′;1]ᵀ alone, which may be averaged over iterates.
+The bound depends only on the moments M_c = Σ_i s_i y_ic [x_i′;1][x_i′;1]ᵀ, which may be averaged over iterates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from fedrobust.convex.trust_region import minimise
 
 
 def moments(weights: Tensor, contrast: Tensor, point: Tensor) -> Tensor:
-    """M_c = Σ_i s_i y_ic [x_i′;1][x_i′;1]ᵀ, [C, d + 1, d + 1], of s [n], y [n, C] and x′ [n, d]; memory n · d."""
+    """Compute M_c = Σ_i s_i y_ic [x_i′;1][x_i′;1]ᵀ, [C, d + 1, d + 1], from s [n], y [n, C] and x′ [n, d]; memory n ·
+    d.
+    """
     found = []
     for column in (weights[:, None] * contrast).T:
         used = column.nonzero().flatten()  # few samples are near the margin, and most classes are nobody's rival
@@ -28,9 +30,9 @@ def moments(weights: Tensor, contrast: Tensor, point: Tensor) -> Tensor:
 
 
 def largest_response(moment: Tensor, activation: Activation) -> float:
-    """An upper bound, exact but for rounding, on max_c max_{‖u‖=1} |Σ_i s_i y_ic σ(uᵀx_i′)|, from the moments.
+    """Return an upper bound, exact up to rounding, on max_c max_{‖u‖=1} |Σ_i s_i y_ic σ(uᵀx_i′)|, from the moments.
 
-    A quadratic function on the sphere: one eigendecomposition per c for both signs.
+    The function is quadratic on the sphere: one eigendecomposition per c for both signs.
     """
     response = activation.scale(moment.shape[-1] - 1, moment) * moment
     largest = 0.0
@@ -45,11 +47,11 @@ def largest_response(moment: Tensor, activation: Activation) -> float:
 
 
 def lower_bound(total: Tensor | float, moment: Tensor, beta: float, activation: Activation) -> float:
-    """Σ_i s_i · min(1, β / largest response): below the optimum of the programme, whatever s and x′ it came from.
+    """Return Σ_i s_i · min(1, β / largest response): below the optimum of the programme for every s and x′.
 
     Args:
         total: Σ_i s_i.
-        moment: of these weights and points [C, d + 1, d + 1].
+        moment: moments of these weights and points, [C, d + 1, d + 1].
     """
     response = largest_response(moment.double(), activation)
     return float(total) * (min(1.0, beta / response) if response > 0 else 1.0)

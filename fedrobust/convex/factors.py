@@ -13,17 +13,21 @@ SPARK = 1e-12  # least eigenvalue of RᵀR over the largest, or over 1: a root o
 
 
 def signs(units: int, like: Tensor) -> Tensor:
-    """1 for the first half of the neurons, −1 for the second: Z and Z′."""
+    """Return 1 for the first half of the neurons, −1 for the second: the signs of Z and Z′."""
     return torch.where(torch.arange(units, device=like.device) < units // 2, 1.0, -1.0).to(like.dtype)
 
 
 def rows(factors: Tensor) -> Tensor:
-    """[v; ‖v‖] of each neuron, [..., m, d + 1]: with u = v/‖v‖ and |α| = ‖v‖², |α| [u;1][u;1]ᵀ is its outer product."""
+    """Return [v; ‖v‖] of each neuron, [..., m, d + 1]: with u = v/‖v‖ and |α| = ‖v‖², |α| [u;1][u;1]ᵀ is its outer
+    product.
+    """
     return torch.cat([factors, torch.linalg.vector_norm(factors, dim=-1, keepdim=True)], -1)
 
 
 def neurons_at(rows: Tensor, x: Tensor, activation: Activation) -> Tensor:
-    """a (vᵀx)² + b t vᵀx + c t² for rows [v; t] [C, m, d + 1] at x [B, d]: what each adds to f_c but for its sign."""
+    """Compute a (vᵀx)² + b t vᵀx + c t² for rows [v; t] [C, m, d + 1] at x [B, d]: each neuron's part of f_c without
+    its sign.
+    """
     a, b, c = activation
     last = rows[..., -1]
     products = torch.einsum("bd,cmd->bcm", x, rows[..., :-1])
@@ -31,20 +35,20 @@ def neurons_at(rows: Tensor, x: Tensor, activation: Activation) -> Tensor:
 
 
 def lifted_of(factors: Tensor, activation: Activation) -> Lifted:
-    """(Z, Z′) of factors v [C, m, d]."""
+    """Return (Z, Z′) of factors v [C, m, d]."""
     half = factors.shape[1] // 2
     first, second = (part.mT @ part for part in rows(factors).split([half, factors.shape[1] - half], 1))
     return Lifted(first, second, activation)
 
 
 def random_factors(functions: int, dimension: int, generator: torch.Generator) -> Tensor:
-    """Small random neurons, [C, 2 (d + 1), d] in float64: as many as the optimum ever needs."""
+    """Draw small random neurons, [C, 2 (d + 1), d] in float64: as many as the optimum ever needs."""
     shape = functions, 2 * (dimension + 1), dimension
     return 0.5 / dimension**0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 class FactorNetwork(nn.Module):
-    """f_c(x) = Σ_j ± ‖v_j‖² σ(u_jᵀx), u_j = v_j/‖v_j‖: [B, ...] → logits [B, K].
+    """The network f_c(x) = Σ_j ± ‖v_j‖² σ(u_jᵀx), u_j = v_j/‖v_j‖: [B, ...] → logits [B, K].
 
     Σ‖v‖² is ‖α‖₁, so that weight decay of 2β on the factors is the programme's regulariser.
 
@@ -62,12 +66,13 @@ class FactorNetwork(nn.Module):
         return as_logits((neurons * signs(self.factors.shape[1], self.factors)).sum(2))
 
     def lifted(self) -> Lifted:
-        """(Z, Z′), with gradients to the factors."""
+        """Return (Z, Z′), with gradients to the factors."""
         return lifted_of(self.factors, self.activation)
 
 
 class RootNetwork(nn.Module):
-    """f_c(x) = [x;1]ᵀ (S ∘ (Z − Z′))_c [x;1] with Z = D RᵀR D: [B, ...], flattened, → logits [B, K] in float64.
+    """The network f_c(x) = [x;1]ᵀ (S ∘ (Z − Z′))_c [x;1] with Z = D RᵀR D: [B, ...], flattened, → logits [B, K] in
+    float64.
 
     D = diag(s I, 1/s) is the one that makes tr Z₁ = Z₄, so that every R is a network's, and ‖α‖₁ = √(tr Z₁ Z₄) of RᵀR
     is at most ‖R‖²/2, with equality at the root that loading takes. So weight decay β on the roots is the programme's
@@ -75,13 +80,13 @@ class RootNetwork(nn.Module):
     same Z: which root stands for Z changes nothing, as long as the steps begin with a fresh momentum.
 
     **The state dict holds Z and Z′, not the roots**: what is sent, checkpointed and averaged. A mean of such state
-    dicts is that of a network, whose function is the mean of theirs; a mean of roots or of neurons is not. Loading
-    takes R = Z^½, of the nearest positive semidefinite matrix where Z is none (a coordinate-wise median need not be),
-    its eigenvalues cut off at SPARK from below. For a network's own (Z, Z′) that is a change of rounding only.
+    dicts is the state dict of a network, whose function is the mean of theirs; a mean of roots or of neurons is not.
+    Loading takes R = Z^½, of the nearest positive semidefinite matrix if Z is not one (a coordinate-wise median need
+    not be), its eigenvalues cut off at SPARK from below. For a network's own (Z, Z′) that is a change of rounding only.
 
     Args:
-        functions: C; 1 for two classes.
-        dimension: d.
+        functions: number C of functions; 1 for two classes.
+        dimension: dimension d of x.
     """
 
     def __init__(self, functions: int, dimension: int, activation: Activation = RELU_FIT) -> None:
@@ -100,7 +105,7 @@ class RootNetwork(nn.Module):
         return as_logits(positive - negative)
 
     def lifted(self) -> Lifted:
-        """(Z, Z′), with gradients to the roots."""
+        """Return (Z, Z′), with gradients to the roots."""
         positive, negative = (balanced(root) for root in (self.positive, self.negative))
         return Lifted(positive.mT @ positive, negative.mT @ negative, self.activation)
 
@@ -130,14 +135,14 @@ class RootNetwork(nn.Module):
 
 
 def balanced(root: Tensor) -> Tensor:
-    """R D [C, m, d + 1]: the first d columns and the last one scaled by s and 1/s to the same Euclidean norm."""
+    """Return R D [C, m, d + 1]: the first d columns and the last one scaled by s and 1/s to the same Euclidean norm."""
     rest, last = root[..., :-1], root[..., -1:]
     scale = (last.square().sum((1, 2), keepdim=True) / rest.square().sum((1, 2), keepdim=True)) ** 0.25
     return torch.cat([rest * scale, last / scale], -1)
 
 
 def root_of(lifted: Tensor) -> Tensor:
-    """The symmetric root of Z [C, d + 1, d + 1], or of what is positive semidefinite of it; NaN stays NaN."""
+    """Return the symmetric root of Z [C, d + 1, d + 1], or of its positive semidefinite part; NaN stays NaN."""
     if not lifted.isfinite().all():
         return lifted
     values, vectors = torch.linalg.eigh((lifted + lifted.mT) / 2)

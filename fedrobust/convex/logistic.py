@@ -1,4 +1,4 @@
-"""The logistic loss on the worst case against every rival: for classes that a network is seldom sure of."""
+"""The logistic loss on the worst case against every rival, for classes that a network rarely separates surely."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ BOUND_EVERY = 10  # evaluations between lower bounds
 
 
 class LogisticProblem(Programme):
-    """loss_i = log(1 + Σ_{k≠y} exp(−w_ik)), w_ik = min over ‖δ‖₂ ≤ r of f_y(x_i + δ) − f_k(x_i + δ).
+    """The programme with loss_i = log(1 + Σ_{k≠y} exp(−w_ik)), w_ik = min over ‖δ‖₂ ≤ r of f_y(x_i + δ) − f_k(x_i + δ).
 
     Each w_ik is concave in (Z, Z′), so that the loss is convex: an upper bound on the worst cross-entropy in the ball,
-    where one δ has to do for all rivals. Limit case: r = 0, the cross-entropy. The hinge of the worst rival is least
+    in which one δ serves for all rivals. Limit case: r = 0, the cross-entropy. The hinge of the worst rival is least
     for f = 0 wherever no class has a probability of a half (Tewari and Bartlett 2007); this loss is not.
     """
 
     loss = "logistic"
 
     def objective(self, lifted: Lifted) -> float:
-        """The value at a network, its worst cases taken exactly."""
+        """Return the value at a network, its worst cases taken exactly."""
         return Logistic(self, lifted).objective
 
 
 class Logistic:
-    """The loss at a network, and the dual variables that come with it.
+    """The loss at a network, and the dual variables computed with it.
 
     With p_ik = exp(−w_ik) / (1 + Σ_l exp(−w_il)), the gradient by w_ik is −p_ik/n (Danskin), so that the moments of the
     worst points, weighted by p_ik/n, hold the whole gradient. Memory n · (d + C) + C · d².
@@ -58,7 +58,7 @@ class Logistic:
         self.moment = torch.stack(list(parts)).sum(0)
 
     def lower_bound(self, problem: LogisticProblem) -> float:
-        """Below the global optimum, whatever the network it was taken at.
+        """Return a lower bound on the global optimum; it holds for every network at which it is computed.
 
         By `entropy` the objective is at least (1/n) Σ S(q_i) wherever the response of q/n is at most β: q = t p, t ≤ 1
         (`dual`).
@@ -69,12 +69,16 @@ class Logistic:
 
 
 def rivals(weights: list[int], sign: Tensor) -> Tensor:
-    """The column [n] of a sample's rival in a comparison: k for samples of j, j for those of k; 0 for two classes."""
+    """Return the column [n] of a sample's rival in a comparison: k for samples of j, j for those of k; 0 for two
+    classes.
+    """
     return torch.where(sign > 0, weights.index(min(weights)), weights.index(max(weights)))
 
 
 def entropy(shares: Tensor) -> Tensor:
-    """S of (q, 1 − Σ_k q_k), [n], of q ≥ 0 [n, K]: log(1 + Σ_k exp(−w_k)) ≥ S(q) − Σ_k q_k w_k for all w."""
+    """Compute the entropy S of (q, 1 − Σ_k q_k), [n], of q ≥ 0 [n, K]: log(1 + Σ_k exp(−w_k)) ≥ S(q) − Σ_k q_k w_k for
+    all w.
+    """
     rest = (1 - shares.sum(1, keepdim=True)).clamp(min=0)
     return torch.special.entr(torch.cat([shares, rest], 1)).sum(1)
 
@@ -82,11 +86,11 @@ def entropy(shares: Tensor) -> Tensor:
 def solve_logistic(problem: LogisticProblem, *, steps: int = 300, tolerance: float = 1e-2, seed: int = 0) -> Solution:
     """Minimise over the neurons of a network of 2 (d + 1) units per function by L-BFGS; CPU or GPU.
 
-    The loss is smooth already. Nothing rests on neurons having no other minima: it ends with a lower bound.
+    The loss is smooth. The result does not rely on the absence of other local minima: it comes with a lower bound.
 
     Args:
-        steps: at most so many of L-BFGS.
-        tolerance: relative gap at which it is optimal, and ends.
+        steps: largest number of steps of L-BFGS.
+        tolerance: relative gap at which the solution counts as optimal and the solver stops.
     """
     started = perf_counter()
     generator = torch_stream(seed, "convex", "neurons")

@@ -1,4 +1,6 @@
-"""The exact worst case of a polynomial network in an l2 ball around each sample, and what of it training needs."""
+"""The exact worst case of a polynomial network in an l2 ball around each sample, with the quantities that training
+needs.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ CACHED = 1 << 16  # numbers per matrix of a block of rows: Newton's few matrices
 
 @dataclass(frozen=True)
 class WorstCase:
-    """Of n samples.
+    """The worst cases of n samples.
 
     Attributes:
-        margin: w_i = min over ‖δ‖₂ ≤ r and over rivals k ≠ y of f_y(x_i + δ) − f_k(x_i + δ) [n]; for two classes of
-            ± f(x_i + δ). Never above the minimum but for rounding.
-        point: x_i + δ_i where it is taken [n, d].
+        margin: the margin w_i = min over ‖δ‖₂ ≤ r and over rivals k ≠ y of f_y(x_i + δ) − f_k(x_i + δ) [n]; for two
+            classes the minimum of ± f(x_i + δ). Never above the minimum, up to rounding.
+        point: the minimiser x_i + δ_i, [n, d].
         contrast: ∂w_i/∂f_c [n, C]: 1 for the label, −1 for the rival; for two classes ± 1 of the one function.
     """
 
@@ -32,7 +34,7 @@ class WorstCase:
 
 
 class PairMinimum(NamedTuple):
-    """Values [n], points x + δ [n, d] where they are taken, multipliers of ‖δ‖² ≤ r² [n]."""
+    """Minima [n], their points x + δ [n, d] and the multipliers of ‖δ‖² ≤ r² [n]."""
 
     value: Tensor
     point: Tensor
@@ -40,20 +42,20 @@ class PairMinimum(NamedTuple):
 
 
 def functions_of(num_classes: int) -> int:
-    """C: one function tells two classes apart (f > 0: class 1), more classes have one each."""
+    """Return the number C of functions: one separates two classes (f > 0: class 1), more classes have one each."""
     return 1 if num_classes == 2 else num_classes
 
 
 def classes_of(functions: int) -> int:
-    """K of C functions."""
+    """Return the number K of classes that C functions separate."""
     return 2 if functions == 1 else functions
 
 
 def worst_case(forms: Tensor, x: Tensor, y: Tensor, radius: float) -> WorstCase:
-    """The worst case of every sample within `radius` ≥ 0.
+    """Compute the worst case of every sample within `radius` ≥ 0.
 
-    For a pair of classes H_y − H_k is shared by all samples but for its sign: one eigendecomposition for two classes,
-    C (C − 1)/2 for C of them. Memory n · (d + C) + C · d².
+    All samples share H_y − H_k for a pair of classes, up to its sign: one eigendecomposition for two classes, C (C −
+    1)/2 for C of them. Memory n · (d + C) + C · d².
 
     Args:
         forms: H [C, d + 1, d + 1]; C = 1 for two classes.
@@ -74,7 +76,9 @@ def worst_case(forms: Tensor, x: Tensor, y: Tensor, radius: float) -> WorstCase:
 
 
 def comparisons(y: Tensor, functions: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Every pair of classes: weights of f_j − f_k on the functions [C]; samples of either class; 1 for j, −1 for k."""
+    """Yield every pair of classes: weights of f_j − f_k on the functions [C]; samples of either class; 1 for j, −1 for
+    k.
+    """
     if functions == 1:
         yield [1], torch.arange(len(y), device=y.device), 2 * y - 1
         return
@@ -87,13 +91,13 @@ def comparisons(y: Tensor, functions: int) -> Iterator[tuple[list[int], Tensor, 
 
 
 def combined(weights: Tensor, forms: Tensor) -> Tensor:
-    """Σ_c weights_c H_c, [d + 1, d + 1]."""
+    """Return Σ_c weights_c H_c, [d + 1, d + 1]."""
     return torch.einsum("c,cij->ij", weights, forms)
 
 
 @torch.no_grad()
 def of_pair(form: Tensor, x: Tensor, sign: Tensor, radius: float | Tensor) -> PairMinimum:
-    """The worst case of sign · [x+δ;1]ᵀ form [x+δ;1] over ‖δ‖₂ ≤ r, one eigendecomposition for all n samples.
+    """Compute the worst case of sign · [x+δ;1]ᵀ form [x+δ;1] over ‖δ‖₂ ≤ r, one eigendecomposition for all n samples.
 
     Args:
         sign: ± 1 [n].

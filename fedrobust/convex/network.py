@@ -12,7 +12,7 @@ NEGLIGIBLE = 1e-10  # eigenvalues of Z below this part of the largest are roundi
 
 
 class Activation(NamedTuple):
-    """σ(z) = a z² + b z + c. The defaults fit ReLU (Bartan and Pilanci 2021)."""
+    """The quadratic activation σ(z) = a z² + b z + c. The defaults fit ReLU (Bartan and Pilanci 2021)."""
 
     a: float = 0.09
     b: float = 0.5
@@ -22,7 +22,7 @@ class Activation(NamedTuple):
         return (self.a * z + self.b) * z + self.c
 
     def scale(self, dimension: int, like: Tensor) -> Tensor:
-        """S [d + 1, d + 1], in dtype and on the device of `like`."""
+        """Return S [d + 1, d + 1], in dtype and on the device of `like`."""
         scale = torch.full((dimension + 1, dimension + 1), self.a, dtype=like.dtype, device=like.device)
         scale[-1, :] = scale[:, -1] = self.b / 2
         scale[-1, -1] = self.c
@@ -34,10 +34,10 @@ RELU_FIT = Activation()
 
 @dataclass(frozen=True, eq=False)
 class Lifted:
-    """(Z, Z′) of C functions.
+    """The lifted variables (Z, Z′) of C functions.
 
     Attributes:
-        positive, negative: Z and Z′, symmetric [C, d + 1, d + 1]. Those of a network are positive semidefinite, with
+        positive, negative: Z and Z′, symmetric [C, d + 1, d + 1]. For a network they are positive semidefinite, with
             tr Z₁ = Z₄: the trace of the d × d block equals the last entry.
     """
 
@@ -47,16 +47,18 @@ class Lifted:
 
     @property
     def forms(self) -> Tensor:
-        """H [C, d + 1, d + 1]: f_c(x) = [x;1]ᵀ H_c [x;1]."""
+        """The matrices H [C, d + 1, d + 1] with f_c(x) = [x;1]ᵀ H_c [x;1]."""
         return self.activation.scale(self.positive.shape[-1] - 1, self.positive) * (self.positive - self.negative)
 
     @property
     def path_norm(self) -> Tensor:
-        """Σ_c (Z₄ + Z₄′) = ‖α‖₁, which the programme keeps small."""
+        """The path norm Σ_c (Z₄ + Z₄′) = ‖α‖₁, which the programme penalises."""
         return (self.positive[:, -1, -1] + self.negative[:, -1, -1]).sum()
 
     def residual(self) -> float:
-        """How far it is from being a network's: the largest of −λ_min and |tr Z₁ − Z₄|, over 1 + ‖α‖₁."""
+        """Return the distance from the lifted variables of a network: the largest of −λ_min and |tr Z₁ − Z₄|, over 1 +
+        ‖α‖₁.
+        """
         both = torch.cat([self.positive, self.negative])
         negative = -torch.linalg.eigvalsh(both).min()
         trace = (both.diagonal(dim1=1, dim2=2)[:, :-1].sum(1) - both[:, -1, -1]).abs().max()
@@ -64,14 +66,14 @@ class Lifted:
 
 
 def values(forms: Tensor, x: Tensor) -> Tensor:
-    """f_c(x_i) [n, C] of H [C, d + 1, d + 1] at x [n, d]; memory n · d at a time."""
+    """Compute f_c(x_i) [n, C] of H [C, d + 1, d + 1] at x [n, d]; memory n · d at a time."""
     quadratic, linear, constant = forms[:, :-1, :-1], forms[:, :-1, -1], forms[:, -1, -1]
     columns = [((x @ block) * x).sum(1) for block in quadratic]
     return torch.stack(columns, 1) + 2 * x @ linear.T + constant
 
 
 class PolynomialNetwork(nn.Module):
-    """f_c(x) = Σ_j W_cj σ(u_jᵀx) with σ(z) = a z² + b z + c and ‖u_j‖₂ = 1; no bias, no normalisation.
+    """The network f_c(x) = Σ_j W_cj σ(u_jᵀx) with σ(z) = a z² + b z + c and ‖u_j‖₂ = 1; no bias, no normalisation.
 
     [B, ...] → logits [B, K], the input flattened. Two classes have one function f, and logits (−f/2, f/2).
 
@@ -90,13 +92,13 @@ class PolynomialNetwork(nn.Module):
 
 
 def as_logits(functions: Tensor) -> Tensor:
-    """[B, C] → [B, K]: one function becomes (−f/2, f/2), whose difference is f."""
+    """Return logits of functions, [B, C] → [B, K]: one function becomes (−f/2, f/2), whose difference is f."""
     return torch.cat([-functions / 2, functions / 2], 1) if functions.shape[1] == 1 else functions
 
 
 @torch.no_grad()
 def lift(network: PolynomialNetwork) -> Lifted:
-    """(Z, Z′) of a network whose directions have length 1, in float64."""
+    """Return (Z, Z′) of a network whose directions have length 1, in float64."""
     directions, weights = network.directions.double(), network.weights.double()
     rows = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
     positive, negative = (torch.einsum("cm,mi,mj->cij", part.clamp(min=0), rows, rows) for part in (weights, -weights))
@@ -105,9 +107,9 @@ def lift(network: PolynomialNetwork) -> Lifted:
 
 @torch.no_grad()
 def recover(lifted: Lifted) -> PolynomialNetwork:
-    """The network of (Z, Z′), in float64, with at most 2 (d + 1) hidden units for each function.
+    """Return the network of (Z, Z′), in float64, with at most 2 (d + 1) hidden units for each function.
 
-    A pair that is a network's only up to a solver's tolerance gives one close by; its own objective counts then.
+    A pair that is feasible only up to a solver's tolerance gives a nearby network, whose own objective then counts.
     """
     directions, weights = [], []
     for function, pair in enumerate(zip(lifted.positive, lifted.negative, strict=True)):
@@ -121,11 +123,11 @@ def recover(lifted: Lifted) -> PolynomialNetwork:
 
 
 def neurons(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit u [k, d] and weights α > 0 [k], k ≤ d + 1, with Σ_j α_j [u_j;1][u_j;1]ᵀ = Z where Z ⪰ 0, tr Z₁ = Z₄.
+    """Return unit u [k, d] and weights α > 0 [k], k ≤ d + 1, with Σ_j α_j [u_j;1][u_j;1]ᵀ = Z if Z ⪰ 0, tr Z₁ = Z₄.
 
-    Z = Σ p pᵀ by its eigenvectors. With G = diag(I, −1), Σ pᵀGp = 0: a rotation of two factors of opposite sign leaves
-    p pᵀ + q qᵀ alone and makes one of them isotropic, pᵀGp = 0, which is what ‖u‖ = 1 means; then u = p₁/p₄, α = p₄².
-    Kuelbs, Lall and Pilanci 2024 (arXiv 2405.14033).
+    Z = Σ p pᵀ by its eigenvectors. With G = diag(I, −1), Σ pᵀGp = 0: a rotation of two factors of opposite sign keeps p
+    pᵀ + q qᵀ and makes one of them isotropic, pᵀGp = 0, which is what ‖u‖ = 1 means; then u = p₁/p₄, α = p₄². Kuelbs,
+    Lall and Pilanci 2024 (arXiv 2405.14033).
     """
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     kept = values > NEGLIGIBLE * values[-1].clamp(min=NEGLIGIBLE)

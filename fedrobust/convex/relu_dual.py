@@ -1,9 +1,9 @@
-"""A lower bound on the ReLU programme's optimum over its patterns, from any multipliers: nothing rests on a solver.
+"""A lower bound on the ReLU programme's optimum over its patterns, from any multipliers, without trusting a solver.
 
 A comparison's multipliers are a, b ≥ |a| and q with ‖q‖ ≤ ε b per sample: b ε ‖u‖* ≥ qᵀu moves the sample within its
-ball. A cone's are μ ≥ 0 and z with ‖z‖ ≤ ε Σ_k μ_k. With G_i = Σ_k d_ik (a_k y_k x_k − (q_k, 0)), the Lagrangian of
-the v_i is at least 0 where ‖G_i + Σ_k μ_k (2d_ik − 1) x_k − (z, 0)‖₂ ≤ β, that of the w_i with −G_i; all multipliers
-are scaled until it is so, and the best z for a given μ is a projection.
+ball. A cone's are μ ≥ 0 and z with ‖z‖ ≤ ε Σ_k μ_k. With G_i = Σ_k d_ik (a_k y_k x_k − (q_k, 0)), the Lagrangian of the
+v_i is at least 0 if ‖G_i + Σ_k μ_k (2d_ik − 1) x_k − (z, 0)‖₂ ≤ β, that of the w_i with −G_i; all multipliers are
+scaled until it is so, and the best z for a given μ is a projection.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fedrobust.convex.relu_programme import ReluProblem
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Of one pair of classes, and its multipliers.
+    """A pair of classes, and the multipliers of its constraints.
 
     Attributes:
-        weights, index, sign: as of `margins.comparisons`.
-        below, above: ≥ 0, of the constraints on the least and the greatest of y f in the ball [n]; a and b are their
-            difference and sum.
+        weights, index, sign: as in `margins.comparisons`.
+        below, above: multipliers ≥ 0 of the constraints on the least and the greatest of y f in the ball [n]; a and b
+            are their difference and sum.
         move: q [n, d].
     """
 
@@ -38,11 +38,11 @@ class Comparison:
 
 
 def lower_bound(problem: ReluProblem, patterns: Tensor, found: list[Comparison], cones: Tensor) -> float:
-    """Below the optimum over these patterns.
+    """Return a lower bound on the optimum over these patterns.
 
     Args:
         patterns: D [P, n].
-        cones: μ ≥ 0 of the v and of the w, [2, C, n, P].
+        cones: multipliers μ ≥ 0 of the v and of the w, [2, C, n, P].
     """
     samples = len(problem.x)
     shares = torch.zeros(samples, problem.functions, dtype=torch.float64)
@@ -66,14 +66,14 @@ def lower_bound(problem: ReluProblem, patterns: Tensor, found: list[Comparison],
 
 
 def _response(problem: ReluProblem, patterns: Tensor, force: Tensor, multiplier: Tensor) -> float:
-    """max_i ‖G_i + Σ_k μ_ki (2d_ik − 1) x_k − (z_i, 0)‖₂ of G [P, d + 1] and μ [n, P], at the best z."""
+    """Compute max_i ‖G_i + Σ_k μ_ki (2d_ik − 1) x_k − (z_i, 0)‖₂ of G [P, d + 1] and μ [n, P], at the best z."""
     total = force + (multiplier.T * (2 * patterns - 1)) @ problem.rows
     total[:, :-1] -= into_ball(total[:, :-1], problem.radius * multiplier.sum(0), problem.norm)
     return float(torch.linalg.vector_norm(total, dim=1).max())
 
 
 def into_ball(v: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-    """Rows of v [n, d] projected on ‖·‖ ≤ r [n]."""
+    """Project rows of v [n, d] onto ‖·‖ ≤ r [n]."""
     if norm == "linf":
         return v.clamp(-radius[:, None], radius[:, None])
     length = torch.linalg.vector_norm(v, dim=1).clamp(min=torch.finfo(v.dtype).tiny)
@@ -81,7 +81,7 @@ def into_ball(v: Tensor, radius: Tensor, norm: Norm) -> Tensor:
 
 
 def _value(problem: ReluProblem, shares: Tensor, found: list[Comparison], largest: float) -> float:
-    """The Lagrangian's constant part at t times the multipliers, t ≤ `largest` as the loss allows."""
+    """Compute the Lagrangian's constant part at t times the multipliers, with t ≤ `largest` as the loss allows."""
     scale = min(1.0, largest)
     if problem.loss == "hinge":
         return scale * float(shares.sum())

@@ -21,11 +21,11 @@ NEGLIGIBLE = 1e-4  # neurons shorter than this part of the longest are what a so
 
 
 class ReluNetwork(nn.Module):
-    """f_c(x) = Σ_j a_cj (w_jᵀx + b_j)₊: [B, ...] → logits [B, K], as `PolynomialNetwork`.
+    """The network f_c(x) = Σ_j a_cj (w_jᵀx + b_j)₊: [B, ...] → logits [B, K], as `PolynomialNetwork`.
 
     Args:
-        first: (w, b) [m, d + 1].
-        second: a [C, m].
+        first: weights and biases (w, b) [m, d + 1].
+        second: weights a [C, m].
     """
 
     def __init__(self, first: Tensor, second: Tensor) -> None:
@@ -36,27 +36,29 @@ class ReluNetwork(nn.Module):
         return as_logits((with_one(x.flatten(1)) @ self.first.T).relu() @ self.second.T)
 
     def path_norm(self) -> Tensor:
-        """Σ_j ‖(w_j, b_j)‖₂ Σ_c |a_cj|: the programme's regulariser."""
+        """Compute Σ_j ‖(w_j, b_j)‖₂ Σ_c |a_cj|: the programme's regulariser."""
         return (torch.linalg.vector_norm(self.first, dim=1) * self.second.abs().sum(0)).sum()
 
 
 def with_one(x: Tensor) -> Tensor:
-    """[n, d] → [n, d + 1], a last column of ones."""
+    """Append a last column of ones, [n, d] → [n, d + 1]."""
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
 
 
 def margins(network: ReluNetwork, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
-    """A lower bound on min over ‖δ‖ ≤ ε and rivals k of f_y(x + δ) − f_k(x + δ), [n]: sound for any ReLU network."""
+    """Return a lower bound on min over ‖δ‖ ≤ ε and rivals k of f_y(x + δ) − f_k(x + δ), [n]: sound for any ReLU
+    network.
+    """
     y = checked_labels(x, y, classes_of(len(network.second)))
     return rival_margins(network, x, y, radius, norm).amin(1)
 
 
 @torch.no_grad()
 def rival_margins(network: ReluNetwork, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
-    """The same for each rival, [n, C] as `logistic.rivals` numbers them, ∞ where there is none.
+    """Return that bound for each rival, [n, C] as `logistic.rivals` numbers them, ∞ if there is none.
 
-    Each neuron between two lines over its range in the ball (Zhang et al. 2018, CROWN, one hidden layer): exact for
-    neurons that keep their sign there, so for the programme's own training samples.
+    Each neuron is bounded by two lines over its range in the ball (Zhang et al. 2018, CROWN, one hidden layer). The
+    bound is exact for neurons that keep their sign there, so for the programme's own training samples.
     """
     order = 1 if norm == "linf" else 2
     found = torch.full((len(x), len(network.second)), torch.inf, dtype=x.dtype, device=x.device)
@@ -80,9 +82,10 @@ def rival_margins(network: ReluNetwork, x: Tensor, y: Tensor, radius: float, nor
 
 @dataclass(frozen=True, eq=False)
 class ReluProblem:
-    """min (1/n) Σ_k loss_k + β Σ_i,c (‖v_ic‖₂ + ‖w_ic‖₂) over cones of vectors v, w with a given activation pattern.
+    """The problem min (1/n) Σ_k loss_k + β Σ_i,c (‖v_ic‖₂ + ‖w_ic‖₂) over cones of vectors v, w with a given activation
+    pattern.
 
-    Samples get a last entry 1, which no adversary moves: the neurons' biases. With patterns D_i and
+    Samples get a last entry 1 for the neurons' biases; the adversary cannot change it. With patterns D_i and
     u_kc = Σ_i d_ik (v_ic − w_ic): f_c(x_k + δ) = (x_k + δ)ᵀ u_kc for ‖δ‖ ≤ ε, since (2D_i − I) X v_ic ≥ ε ‖v_ic‖* keeps
     every pattern in the whole ball, ‖·‖* the dual norm (l1 for l∞, l2 for l2) of all entries but the last. The worst
     margin is that of the samples minus ε ‖u_ky − u_k,rival‖*. ε = 0: standard training. Pilanci and Ergen 2020
@@ -90,7 +93,7 @@ class ReluProblem:
     global optimum of networks wide enough; with sampled ones, of those whose neurons have these patterns.
 
     Attributes:
-        x, y, radius, beta, num_classes: as of `problem.Problem`; radius ε in `norm`.
+        x, y, radius, beta, num_classes: as in `problem.Problem`; radius ε in `norm`.
         loss: "hinge", (1 − w)₊ of the worst rival; "logistic", log(1 + Σ_k exp(−w_k)) over rivals, each at its worst;
             "squared", sup (f − y)² with y = ± 1, for two classes.
     """
@@ -111,7 +114,7 @@ class ReluProblem:
 
     @property
     def functions(self) -> int:
-        """C."""
+        """The number C of functions."""
         return functions_of(self.num_classes)
 
     @property
@@ -121,12 +124,12 @@ class ReluProblem:
 
     @property
     def dual_order(self) -> int:
-        """p of the dual norm."""
+        """Order p of the dual norm."""
         return 1 if self.norm == "linf" else 2
 
     @torch.no_grad()
     def objective(self, network: ReluNetwork) -> float:
-        """An upper bound on the value at a network; exact where every neuron keeps its sign in every ball."""
+        """Return an upper bound on the value at a network; exact if every neuron keeps its sign in every ball."""
         x = self.x.to(network.first)
         below = rival_margins(network, x, self.y, self.radius, self.norm)
         # of the opposite label: the other side of y f = 1
@@ -136,13 +139,14 @@ class ReluProblem:
 
 @dataclass(frozen=True, eq=False)
 class ReluSolution:
-    """A recovered network.
+    """A recovered network, its objective and its lower bound.
 
     Attributes:
-        objective: of the network, as `ReluProblem.objective`.
-        lower_bound: on the optimum over the sampled patterns, 0 where the solver has none; recomputed by us.
-        status, seconds: of the solver.
-        violation: by how much a neuron leaves its cone at most, over its length; 0: the programme's own value.
+        objective: objective of the network, as `ReluProblem.objective`.
+        lower_bound: lower bound on the optimum over the sampled patterns, 0 if the solver has none; recomputed here.
+        status, seconds: status and time of the solver.
+        violation: largest distance of a neuron from its cone, over its length; with 0 the objective is the programme's
+            own value.
     """
 
     network: ReluNetwork
@@ -154,15 +158,15 @@ class ReluSolution:
 
     @property
     def gap(self) -> float:
-        """(objective − lower bound) / objective."""
+        """The relative gap (objective − lower bound) / objective."""
         return (self.objective - self.lower_bound) / self.objective if self.objective else 0.0
 
 
 def sample_patterns(x: Tensor, count: int, seed: int) -> Tensor:
-    """Distinct D_i = 1[X g ≥ 0] of X [n, d + 1] and `count` vectors g, [P, n] of 0 and 1.
+    """Draw distinct D_i = 1[X g ≥ 0] of X [n, d + 1] and `count` vectors g, [P, n] of 0 and 1.
 
-    The first g is the last unit vector, whose neurons are linear on all samples: never without a feasible network.
-    The others are normal.
+    The first g is the last unit vector, whose neurons are linear on all samples, so that there is always a feasible
+    network. The others are normal.
     """
     generator = torch_stream(seed, "convex", "patterns")
     vectors = torch.randn(x.shape[1], count, generator=generator, dtype=torch.float64).to(x)
@@ -171,7 +175,7 @@ def sample_patterns(x: Tensor, count: int, seed: int) -> Tensor:
 
 
 def recover_relu(plus: Tensor, minus: Tensor) -> ReluNetwork:
-    """The network Σ_i (v_icᵀx)₊ − (w_icᵀx)₊ of v, w [P, C, d + 1], without negligible neurons."""
+    """Return the network Σ_i (v_icᵀx)₊ − (w_icᵀx)₊ of v, w [P, C, d + 1], without negligible neurons."""
     first, second = [], []
     longest = torch.linalg.vector_norm(torch.cat([plus, minus]), dim=2).max()
     for part, sign in ((plus, 1.0), (minus, -1.0)):
@@ -186,14 +190,14 @@ def recover_relu(plus: Tensor, minus: Tensor) -> ReluNetwork:
 
 
 def violation(patterns: Tensor, problem: ReluProblem, vectors: Tensor) -> Tensor:
-    """(ε ‖v‖* − (2d − 1) xᵀv)₊ of v [P, C, d + 1], for every sample: [n, P, C]."""
+    """Compute (ε ‖v‖* − (2d − 1) xᵀv)₊ of v [P, C, d + 1], for every sample: [n, P, C]."""
     inside = (2 * patterns.T - 1)[:, :, None] * torch.einsum("nd,pcd->npc", problem.rows, vectors)
     reach = problem.radius * torch.linalg.vector_norm(vectors[..., :-1], ord=problem.dual_order, dim=2)
     return (reach - inside).clamp(min=0)
 
 
 def relative_violation(patterns: Tensor, problem: ReluProblem, *parts: Tensor) -> float:
-    """The largest `violation` over a neuron's length, of v, w [P, C, d + 1]; negligible neurons do not count."""
+    """Return the largest `violation` over a neuron's length, of v, w [P, C, d + 1]; negligible neurons do not count."""
     vectors = torch.cat(parts, 1)
     length = torch.linalg.vector_norm(vectors, dim=2)
     counts = length > NEGLIGIBLE * length.max()
@@ -201,7 +205,9 @@ def relative_violation(patterns: Tensor, problem: ReluProblem, *parts: Tensor) -
 
 
 def loss_of(loss: LossName, below: Tensor, above: Tensor) -> Tensor:
-    """Per sample [n], from the least of y f against each rival [n, C] (∞: none) and, for "squared", its greatest."""
+    """Compute the loss per sample [n], from the least y f against each rival [n, C] (∞: none) and, for "squared", the
+    greatest.
+    """
     if loss == "logistic":
         return torch.logsumexp(torch.cat([torch.zeros_like(below[:, :1]), -below], 1), 1)
     short = (1 - below.amin(1)).clamp(min=0)

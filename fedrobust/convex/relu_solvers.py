@@ -1,4 +1,4 @@
-"""The ReLU programme solved: by cvxpy where it is small, by gradients where it is large."""
+"""Solvers of the ReLU programme: cvxpy for small ones, gradients for large ones."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ SMOOTHING = 0.02  # γ of the hinge
 
 
 def solve_relu(problem: ReluProblem, *, patterns: int = 20, seed: int = 0, solver: str = "clarabel") -> ReluSolution:
-    """By cvxpy: a second-order cone programme, up to some hundred samples and tens of patterns; with a lower bound.
+    """Solve by cvxpy: a second-order cone programme, up to some hundred samples and tens of patterns; with a lower
+    bound.
 
     Raises:
         ConfigError: cvxpy is not installed.
-        RunFailed: the solver found nothing.
+        RunFailed: the solver found no solution.
     """
     started, cp = perf_counter(), import_cvxpy()
     problem = replace(problem, x=problem.x.cpu().double(), y=problem.y.cpu())
@@ -70,14 +71,16 @@ def solve_relu(problem: ReluProblem, *, patterns: int = 20, seed: int = 0, solve
 
 
 def _cone(cp: Any, problem: ReluProblem, x: np.ndarray, d: np.ndarray, vectors: Any) -> Any:
-    """(2D − I) X v ≥ ε ‖v‖* for every pattern."""
+    """Return the constraint (2D − I) X v ≥ ε ‖v‖* for every pattern."""
     inside = cp.multiply((2 * d - 1).T, x @ vectors.T)
     length = cp.norm(vectors[:, :-1], problem.dual_order, axis=1)
     return inside >= problem.radius * cp.reshape(length, (1, len(d)), order="C")
 
 
 def _ball(cp: Any, problem: ReluProblem, slopes: Any, reach: Any) -> list[Any]:
-    """reach ≥ ‖u‖* for every row of u, by constraints whose multipliers say where in the ball the sample is worst."""
+    """Constrain reach ≥ ‖u‖* for every row of u; the constraints' multipliers give each sample's worst point in the
+    ball.
+    """
     if problem.norm == "l2":
         return [cp.SOC(reach, slopes, axis=1)]
     sizes = cp.Variable(slopes.shape)
@@ -85,7 +88,7 @@ def _ball(cp: Any, problem: ReluProblem, slopes: Any, reach: Any) -> list[Any]:
 
 
 def _loss_of(cp: Any, problem: ReluProblem, below: Any, above: Any) -> Any:
-    """As `relu.loss_of`."""
+    """Return the loss as a cvxpy expression, as `relu_programme.loss_of`."""
     if problem.loss == "logistic":
         return cp.log_sum_exp(cp.hstack([np.zeros((below.shape[0], 1)), -below]), axis=1)
     short = cp.pos(1 - cp.min(below, axis=1))
@@ -110,7 +113,7 @@ def _dual(constraint: Any) -> Tensor:
 def solve_relu_first_order(
     problem: ReluProblem, *, patterns: int = 50, seed: int = 0, steps: int = 500, learning_rate: float = 0.1
 ) -> ReluSolution:
-    """By Adam on v and w, its rate falling along a cosine, the cones as a penalty, the hinge smoothed; CPU or GPU.
+    """Solve by Adam on v and w, with a cosine learning rate, the cones as a penalty, the hinge smoothed; CPU or GPU.
 
     Memory n · (P + d) · C for P patterns. Vectors may end outside their cones (`ReluSolution.violation`): then the
     objective is that of the recovered network, its margins bounded soundly, and may be below the programme's optimum.
@@ -134,7 +137,7 @@ def solve_relu_first_order(
 
 
 def _loss(problem: ReluProblem, masks: Tensor, vectors: Tensor) -> Tensor:
-    """The programme's objective, its hinge and norms smoothed."""
+    """Compute the programme's objective, its hinge and norms smoothed."""
     slopes = torch.einsum("pn,pcd->ncd", masks, vectors[0] - vectors[1])
     if problem.functions == 1:
         ahead = (2 * problem.y - 1)[:, None, None] * slopes

@@ -12,7 +12,7 @@ HARD = 1024  # a minimiser shorter than the radius by more than so many rounding
 
 
 class Minimum(NamedTuple):
-    """Of `minimise`: points [n, d] in the eigenbasis, values [n], multipliers μ [n] of ‖δ‖² ≤ r²."""
+    """The minima that `minimise` finds: points [n, d] in the eigenbasis, values [n], multipliers μ [n] of ‖δ‖² ≤ r²."""
 
     point: Tensor
     value: Tensor
@@ -21,7 +21,7 @@ class Minimum(NamedTuple):
 
 @torch.no_grad()
 def minimise(curvature: Tensor, gradient: Tensor, radius: Tensor, *, sphere: bool = False) -> Minimum:
-    """min over ‖δ‖₂ ≤ r of Σ_k (λ_k δ_k² + 2 g_k δ_k), for n functions in their eigenbases at once.
+    """Minimise Σ_k (λ_k δ_k² + 2 g_k δ_k) over ‖δ‖₂ ≤ r, for n functions in their eigenbases at once.
 
     The minimiser is δ = −(Λ + μ)⁻¹ g with μ ≥ max(0, −λ_min), and ‖δ‖ = r unless μ = 0. The secular equation
     1/‖δ(ν)‖ = 1/r is solved in ν = μ + λ_min, so that denominators λ_k − λ_min + ν keep their digits near the pole; its
@@ -30,9 +30,9 @@ def minimise(curvature: Tensor, gradient: Tensor, radius: Tensor, *, sphere: boo
     without a part along λ_min: δ(0) is shorter than r, and an eigenvector of λ_min makes up the length.
 
     Args:
-        curvature: λ [n, d], not sorted.
-        gradient: g [n, d].
-        radius: r > 0 [n].
+        curvature: eigenvalues λ [n, d], not sorted.
+        gradient: linear terms g [n, d].
+        radius: radii r > 0 [n].
         sphere: minimise over ‖δ‖₂ = r instead: μ may be negative then.
 
     Returns:
@@ -66,6 +66,6 @@ def minimise(curvature: Tensor, gradient: Tensor, radius: Tensor, *, sphere: boo
 
 
 def _stationary(gradient: Tensor, gaps: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """δ = −g / (gaps + shift), 0 where g is 0, and 1 / (gaps + shift), large where that is 1 / 0."""
+    """Return δ = −g / (gaps + shift), 0 if g is 0, and 1 / (gaps + shift), large if that is 1 / 0."""
     inverse = gaps.add(shift[:, None]).clamp_(min=torch.finfo(gaps.dtype).tiny).reciprocal_()
     return (gradient * inverse).neg_(), inverse

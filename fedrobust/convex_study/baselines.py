@@ -1,4 +1,4 @@
-"""The same network trained the usual way: minibatches, an attack as the inner maximisation, no proof of optimality."""
+"""Baselines: networks trained on minibatches with an attack as inner maximisation, without a proof of optimality."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Attack = Literal["pgd", "fgsm"]
 
 
 class Rescaled(nn.Module):
-    """A network behind pixels: inputs in [0, 1] go back to where they were, ± `reach` around 0.
+    """A network on pixels: inputs in [0, 1] are scaled back to ± `reach` around 0.
 
-    The attacks here clip to [0, 1]. With `reach` beyond every sample and its ball, that changes nothing for vectors.
+    The attacks here clip to [0, 1]. With `reach` beyond every sample and its ball, clipping has no effect on vectors.
     """
 
     def __init__(self, network: nn.Module, reach: float) -> None:
@@ -49,7 +49,9 @@ def attacked(
     restarts: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """PGD on the margin with decaying steps against samples that are no pixels, [n, d]: each at its worst restart."""
+    """Attack samples that are not pixels, [n, d], by PGD on the margin with decaying steps; each keeps its worst
+    restart.
+    """
     if not radius:
         return x
     reach = float(x.abs().max()) + radius
@@ -85,10 +87,10 @@ LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def train_the_usual_way(problem: Programme, attack: Attack, *, epochs: int = 60, seed: int = 0) -> Solution:
-    """Adversarial training of a polynomial network of 2 (d + 1) units per function, as `_train`.
+    """Train a polynomial network of 2 (d + 1) units per function adversarially, as `_train` does.
 
-    Returned like a convex solution, so that objectives compare: worst cases are taken exactly after training, the
-    lower bound is 0.
+    The result has the form of a convex solution, so that objectives can be compared: worst cases are taken exactly
+    after training, the lower bound is 0.
     """
     started = perf_counter()
     generator = torch_stream(seed, *STREAM, attack)
@@ -103,7 +105,9 @@ def train_the_usual_way(problem: Programme, attack: Attack, *, epochs: int = 60,
 def train_relu_the_usual_way(
     problem: ReluProblem, attack: Attack, *, units: int, epochs: int = 60, seed: int = 0
 ) -> ReluSolution:
-    """The same of a ReLU network of so many units; its objective is an upper bound (`ReluProblem.objective`)."""
+    """Train a ReLU network of that many units, as `train_the_usual_way` does; its objective is an upper bound
+    (`ReluProblem.objective`).
+    """
     started = perf_counter()
     generator = torch_stream(seed, *STREAM, attack)
     shapes = (units, problem.x.shape[1] + 1), (problem.functions, units)
@@ -126,7 +130,7 @@ def _train(
     batch_size: int = 64,
     learning_rate: float = 0.01,
 ) -> int:
-    """Madry et al. 2018 on the programme's own objective, in place; the number of steps.
+    """Train in place on the programme's own objective (Madry et al. 2018); return the number of steps.
 
     The loss on adversarial examples, made by PGD-10 in the ball from a uniform start or in one step from the sample
     itself, plus β times the regulariser `size`; Adam, its rate falling along a cosine.

@@ -1,4 +1,6 @@
-"""A run's last layer retrained as a convex programme, the whole network attacked: against its own head, and SAM's."""
+"""A run's last layer retrained as a convex programme and compared, under attacks on the whole network, with its own
+head and with SAM's.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +33,17 @@ from fedrobust.seeding import numpy_stream
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """What is trained and how it is tested.
+    """The heads to train and the tests to run on them.
 
     Attributes:
-        activations: of the heads, "polynomial" and "relu".
-        radii: l2, of training, in feature space in units of `heads.projection_of`; with each of the betas.
-        test_radii: the same, at which accuracy is certified in feature space.
-        components: principal components beside the last layer's rows.
-        patterns: of ReLU heads.
-        num_images, test_images: class-balanced; 0 takes all.
-        attacks: on pixels, within the run's epsilon and norm.
+        activations: activations of the heads, "polynomial" and "relu".
+        radii: l2 radii of training, in feature space in units of `heads.projection_of`; each is combined with each
+            beta.
+        test_radii: l2 radii, in the same units, at which accuracy is certified in feature space.
+        components: number of principal components besides the last layer's rows.
+        patterns: number of patterns of ReLU heads.
+        num_images, test_images: class-balanced numbers of images; 0 takes all.
+        attacks: attacks on pixels, within the run's epsilon and norm.
     """
 
     activations: tuple[str, ...]
@@ -55,17 +58,17 @@ class HeadPlan:
 
     @property
     def count(self) -> int:
-        """Heads for a seed."""
+        """The number of heads for a seed."""
         return 2 + len(self.activations) * len(self.radii) * len(self.betas)
 
 
 def run_heads(plan: HeadPlan, evaluated: EvaluatedModel, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """A row per head, as soon as it is trained and tested: its own, the one SAM fine-tunes, the convex ones.
+    """Yield a row per head as soon as it is trained and tested: the run's own, one fine-tuned by SAM, the convex ones.
 
-    Heads are trained on images that the run trained on, unperturbed: what is adversarial is the ball in feature space.
+    Heads are trained on the run's training images, unperturbed: only the ball in feature space is adversarial.
 
     Raises:
-        ConfigError: a run that cannot have another head.
+        ConfigError: a run whose head cannot be replaced.
     """
     trial = _Trial(plan, evaluated, seed, device)
     own = last_linear(trial.model)[1]
@@ -115,7 +118,7 @@ def run_heads(plan: HeadPlan, evaluated: EvaluatedModel, seed: int, device: torc
 
 
 def _certified(plan: HeadPlan, margins_at: Callable[[float], Tensor]) -> dict[str, float]:
-    """Share of test images whose features are certified at each radius: `certified.features@1`."""
+    """Return the share of test images whose features are certified at each radius: `certified.features@1`."""
     return {f"certified.features@{radius:g}": accuracy(margins_at(radius)) for radius in plan.test_radii}
 
 
@@ -149,7 +152,7 @@ class _Trial:
         self.batch_size = fitting_batch_size(self.model, dataset.image_shape, device)
 
     def accuracies(self, head: nn.Module) -> dict[str, float]:
-        """Natural and robust accuracy of the whole network with this head."""
+        """Return natural and robust accuracy of the whole network with this head."""
         whole = with_head(self.model, head)
         found = evaluate(whole, self.test, self.tested, self.suite, batch_size=self.batch_size, seed=self.seed)
         metrics = found.metrics()
@@ -158,19 +161,19 @@ class _Trial:
 
 
 def trained_on(cfg: RunConfig, labels: np.ndarray) -> np.ndarray:
-    """Indices of all images that the run's clients, or the run, trained on.
+    """Return the indices of all images that the run, or its clients, trained on.
 
     Raises:
-        ConfigError: they are the clients' own.
+        ConfigError: the images are the clients' own.
     """
     shards = make_split(cfg, labels).clients
     if not shards:
-        raise ConfigError("the run's clients train on images of their own (data.own), which are not here")
+        raise ConfigError("the run's clients train on their own images (data.own), which are not on this machine")
     return np.unique(np.concatenate([shard.train for shard in shards]))
 
 
 def _some(index: np.ndarray, labels: np.ndarray, count: int, seed: int, *stream: str) -> Tensor:
-    """A class-balanced part of `index`, sorted; all of it where `count` is 0 or more than there are."""
+    """Return a class-balanced part of `index`, sorted; all of it if `count` is 0 or more than there are."""
     if 0 < count < len(index):
         index = np.sort(index[subset(labels[index], count, numpy_stream(seed, *stream))])
     return torch.from_numpy(index)

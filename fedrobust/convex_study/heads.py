@@ -1,8 +1,8 @@
-"""A trained network's last linear layer replaced by a two-layer head that a convex programme trains on its features.
+"""A trained network's last linear layer replaced by a two-layer head, trained on its features by a convex programme.
 
-The features are what goes into the last linear layer. A certificate of the head holds in feature space: in pixels only
-for the radius divided by the extractor's Lipschitz constant, which is not known here. So heads are judged through the
-whole network, by attacks on pixels.
+The features are the input of the last linear layer. A certificate of the head holds in feature space: in pixels only
+for the radius divided by the extractor's Lipschitz constant, which is not known here. So heads are judged by attacks on
+the pixels of the whole network.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fedrobust.seeding import torch_stream
 
 
 class Projection(nn.Module):
-    """(z − centre) · basis / scale: features [B, D] → [B, d]. The columns of `basis` [D, d] are orthonormal.
+    """The map (z − centre) · basis / scale: features [B, D] → [B, d]. The columns of `basis` [D, d] are orthonormal.
 
-    An l2 radius r behind it is r · scale before it, where no two points are closer.
+    An l2 radius r after the map is r · scale before it: no two points are closer there.
     """
 
     centre: Tensor
@@ -40,16 +40,16 @@ class Projection(nn.Module):
 
 
 def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the last linear layer. Raises ConfigError where there is none."""
+    """Return name and module of the last linear layer. Raise ConfigError if there is none."""
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not found:
-        raise ConfigError(f"{type(model).__name__} has no linear layer, so no head to replace")
+        raise ConfigError(f"{type(model).__name__} has no linear layer that could be replaced")
     return found[-1]
 
 
 @torch.no_grad()
 def raw_features(model: nn.Module, data: DeviceImages, index: Tensor, batch_size: int = 500) -> Tensor:
-    """What goes into the last linear layer of `model` in eval mode, [n, D] in float32."""
+    """Return the input of the last linear layer of `model` in eval mode, [n, D] in float32."""
     seen: list[Tensor] = []
     hook = last_linear(model)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
@@ -63,9 +63,10 @@ def raw_features(model: nn.Module, data: DeviceImages, index: Tensor, batch_size
 
 @torch.no_grad()
 def linear_distances(head: nn.Linear, raw: Tensor, y: Tensor) -> Tensor:
-    """l2 distance of features [n, D] to the nearest that `head` does not take for y, exact, [n]; 0 where it is wrong.
+    """Return the l2 distance of features [n, D] to the nearest that `head` does not classify as y, exact, [n]; 0 if it
+    is wrong.
 
-    min_k (f_y − f_k)₊ / ‖w_y − w_k‖₂ over rivals k.
+    The distance is min_k (f_y − f_k)₊ / ‖w_y − w_k‖₂ over rivals k.
     """
     logits, weight = head(raw).double(), head.weight.double()
     ahead = (logits.gather(1, y[:, None]) - logits).clamp(min=0)
@@ -75,28 +76,31 @@ def linear_distances(head: nn.Linear, raw: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def projection_of(head: nn.Linear, raw: Tensor, y: Tensor, components: int) -> Projection:
-    """What a head is trained behind: the span of the last layer's rows, and principal components of what they leave.
+    """Return the projection to train a head on: the span of the last layer's rows, and principal components of the
+    rest.
 
     So a linear head that ranks classes as `head` does is among those that can be found. The rows count as differences
     from their mean, K − 1 dimensions. The scale is the median distance of features to the decision boundary of `head`,
-    over those it is right for: within a radius of 1 half of them were safe before.
+    over those it classifies correctly: within a radius of 1 half of them were robust before.
 
     Args:
         raw: features [n, D], labels y [n].
-        components: how many principal components.
+        components: number of principal components.
 
     Raises:
-        ConfigError: more components than there are; a head that is right for no image.
+        ConfigError: more components than there are; a head that classifies no image correctly.
     """
     distances = linear_distances(head, raw, y)
     if not (distances > 0).any():
-        raise ConfigError("the model is right for none of the training images: its features have no scale")
+        raise ConfigError("the model classifies no training image correctly, so its features have no scale")
     weight, double = head.weight.double(), raw.double()
     _, sizes, rows = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
     basis = rows[sizes > 1e-6 * sizes[0]].T
     most = min(raw.shape) - basis.shape[1]
     if components > most:
-        raise ConfigError(f"{components} components: {len(raw)} images leave at most {most} beside the head's own rows")
+        raise ConfigError(
+            f"{components} components: {len(raw)} images allow at most {most} besides the head's own rows"
+        )
     centre = double.mean(0)
     if components:
         rest = double - centre
@@ -106,7 +110,9 @@ def projection_of(head: nn.Linear, raw: Tensor, y: Tensor, components: int) -> P
 
 
 def with_head(model: nn.Module, head: nn.Module) -> nn.Module:
-    """A copy of the whole network, pixels to logits, with `head` in place of its last linear layer, in eval mode."""
+    """Return a copy of the whole network, pixels to logits, in eval mode, with `head` in place of its last linear
+    layer.
+    """
     whole = copy.deepcopy(model)
     name, _ = last_linear(whole)
     parent, _, leaf = name.rpartition(".")
@@ -117,7 +123,7 @@ def with_head(model: nn.Module, head: nn.Module) -> nn.Module:
 def sam_head(
     model: nn.Module, raw: Tensor, y: Tensor, *, rho: float = 0.05, epochs: int = 20, rate: float = 0.01, seed: int = 0
 ) -> nn.Linear:
-    """The last linear layer fine-tuned on features by sharpness-aware minimisation (Foret et al. 2021, algorithm 1).
+    """Fine-tune the last linear layer on features by sharpness-aware minimisation (Foret et al. 2021, algorithm 1).
 
     w ← w − η ∇L(w + ρ ∇L(w)/‖∇L(w)‖₂), batches of 128, momentum 0.9, on the cross-entropy of the features as they are.
     """

@@ -1,4 +1,4 @@
-"""Networks at several radii, trained as a convex programme and the usual way, and what each guarantees."""
+"""Networks at several radii, trained as a convex programme and by gradient descent, and what each guarantees."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ STEPS, RESTARTS = 40, 10  # of the evaluation's PGD
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained and how it is tested.
+    """The networks to train and the tests to run on them.
 
     Attributes:
-        radii, betas: of training; every pair is solved. Radii are in `norm`.
-        test_radii, linf_radii: in l2 and l∞, at which accuracy is certified and attacked.
-        patterns: of ReLU networks; the usual ones get twice as many units.
-        initialisations: of each usual method; 0 leaves them out.
+        radii, betas: radii (in `norm`) and weights of the regulariser in training; every pair is solved.
+        test_radii, linf_radii: radii in l2 and l∞ at which accuracy is certified and attacked.
+        patterns: number of patterns of ReLU networks; the baselines get twice as many units.
+        initialisations: number of initialisations of each baseline; 0 leaves the baselines out.
     """
 
     radii: tuple[float, ...]
@@ -67,11 +67,11 @@ class Plan:
     initialisations: int = 3
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for what cannot be combined."""
+        """Raise ConfigError for settings that cannot be combined."""
         solvers: Mapping[str, Any] = RELU_SOLVERS
         if self.activation == "polynomial":
             if self.norm != "l2":
-                raise ConfigError("--norm linf: polynomial networks are trained in l2; take --activation relu")
+                raise ConfigError("--norm linf: polynomial networks are trained in l2; use --activation relu")
             if self.loss not in SOLVERS:
                 raise ConfigError(f"--loss {self.loss}: polynomial networks take {' or '.join(SOLVERS)}")
             solvers = SOLVERS[self.loss]
@@ -81,12 +81,12 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """Networks for a seed."""
+        """The number of networks for a seed."""
         return len(self.radii) * len(self.betas) * (1 + len(USUAL) * self.initialisations)
 
 
 def run_plan(plan: Plan, samples: Samples, seed: int) -> Iterator[dict[str, Any]]:
-    """A row per network, as soon as it is trained and tested."""
+    """Yield a row per network, as soon as it is trained and tested."""
     for beta in plan.betas:
         for radius in plan.radii:
             facts = {"seed": seed, "radius": radius, "beta": beta}
@@ -101,7 +101,7 @@ def run_plan(plan: Plan, samples: Samples, seed: int) -> Iterator[dict[str, Any]
 def _methods(
     plan: Plan, samples: Samples, radius: float, beta: float, seed: int
 ) -> tuple[Callable[[], Solution | ReluSolution], Callable[..., Solution | ReluSolution]]:
-    """The convex programme's solver, and the usual training of the same kind of network."""
+    """Return the convex programme's solver, and the gradient training of the same kind of network."""
     basics = samples.x, samples.y, radius, beta, samples.num_classes
     if plan.activation == "relu":
         problem = ReluProblem(*basics, plan.norm, plan.loss)
@@ -112,7 +112,7 @@ def _methods(
 
 
 def margins(found: Solution | ReluSolution, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
-    """A lower bound on every sample's margin in the ball [n]; exact at 0, and for polynomial networks in l2."""
+    """Return a lower bound on every sample's margin in the ball [n]; exact at 0, and for polynomial networks in l2."""
     if isinstance(found, ReluSolution):
         return relu_margins(found.network, x, y, radius, norm)
     certify = certificates.l2_margins if norm == "l2" else certificates.linf_margins
@@ -120,7 +120,7 @@ def margins(found: Solution | ReluSolution, x: Tensor, y: Tensor, radius: float,
 
 
 def measure(found: Solution | ReluSolution, plan: Plan, samples: Samples, seed: int) -> dict[str, Any]:
-    """Cost, value and accuracies on the test samples, fractions: `certified.l2@0.5`, `attacked.linf@0.1` ..."""
+    """Return cost, value and accuracies on the test samples, fractions: `certified.l2@0.5`, `attacked.linf@0.1` ..."""
     x, y = samples.test_x, samples.test_y
     natural = margins(found, x, y, 0.0, "l2")
     row: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What convex networks are trained on: a table, or the images of some classes, as vectors; bad data is refused here."""
+"""Samples for convex networks: a table, or the images of some classes, as vectors; unusable data are refused here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAIN_SHARE = 455  # of breast cancer's 569
 class Samples:
     """Vectors and labels, float64 [n, d] and int64 [n], for training and for testing.
 
-    `unit` says what an l2 radius of 1 is: the space in which the certificates hold.
+    `unit` describes an l2 radius of 1: the space in which the certificates hold.
     """
 
     name: str
@@ -37,18 +37,19 @@ class Samples:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number K of classes."""
         return len(self.class_names)
 
     def to(self, device: torch.device) -> Samples:
-        """The same on a device."""
+        """Return the samples on a device."""
         parts = {name: getattr(self, name).to(device) for name in ("x", "y", "test_x", "test_y")}
         return replace(self, **parts)
 
     def projected(self, components: int) -> Samples:
-        """On the first principal components of the training samples, an orthogonal projection.
+        """Project onto the first principal components of the training samples, orthogonally.
 
-        It moves no two points apart, so that a certificate in l2 holds for the vectors before it, too; not one in l∞.
+        The projection moves no two points apart, so a certificate in l2 also holds for the original vectors; one in l∞
+        does not.
 
         Raises:
             DataError: more components than dimensions or samples.
@@ -67,13 +68,13 @@ class Samples:
 def load_samples(
     name: str, *, seed: int, classes: str = "", images: int = 2000, label: str = "", data_dir: str = ""
 ) -> Samples:
-    """The samples called `name`, split by `seed`, checked.
+    """Return the samples called `name`, split by `seed`, checked.
 
     Args:
         name: "breast-cancer"; a CSV file with a header, whose columns but `label` are numbers; or a data set of images.
-        classes: of a data set, by name or number; all where empty.
-        images: of a data set, class-balanced training images, and as many test images at most; 0 takes all.
-        label: a CSV's column of labels; its last where empty.
+        classes: classes of a data set, by name or number; empty takes all.
+        images: class-balanced number of training images of a data set, and of test images at most; 0 takes all.
+        label: the column of labels of a CSV file; empty takes its last.
 
     Raises:
         DataError: an unknown name or class, or data that cannot be trained on: one line.
@@ -93,11 +94,11 @@ def load_samples(
 def from_table(
     name: str, x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], seed: int, train: int | None = None
 ) -> Samples:
-    """Rows [n, d] and labels 0.. (or −1 and 1) [n], standardised; a permutation of `seed` split into training (four
-    fifths) and test.
+    """Return samples from rows [n, d] and labels 0.. (or −1 and 1) [n], standardised; a permutation of `seed` splits
+    them into training (four fifths) and test.
 
     Raises:
-        DataError: as `check` and `checked_labels`.
+        DataError: as for `check` and `checked_labels`.
     """
     check_table(name, x)
     y = checked_labels(torch.from_numpy(x), torch.from_numpy(y), len(class_names), name).numpy()
@@ -113,7 +114,7 @@ def from_table(
 
 
 def check_table(name: str, x: np.ndarray) -> None:
-    """Raises DataError, one line, for NaN: which column, and its first row."""
+    """Raise DataError, one line, for NaN: the column and its first row."""
     bad = np.flatnonzero(~np.isfinite(x).all(0))
     if len(bad):
         rows = np.flatnonzero(~np.isfinite(x[:, bad[0]]))
@@ -121,7 +122,7 @@ def check_table(name: str, x: np.ndarray) -> None:
 
 
 def check(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
-    """Raises DataError, one line: a constant column, a class without samples, fewer samples than dimensions."""
+    """Raise DataError, one line: a constant column, a class without samples, fewer samples than dimensions."""
     if len(x) < x.shape[1]:
         raise DataError(f"{name}: {len(x)} samples in {x.shape[1]} dimensions; take more samples, or fewer columns")
     constant = np.flatnonzero(x.max(0) == x.min(0))
@@ -163,7 +164,7 @@ def _read_csv(name: str, label: str, seed: int) -> Samples:
 
 
 def _check_separator(name: str, header: str) -> None:
-    """Raises DataError for a header without a comma that has what other programs separate columns by."""
+    """Raise DataError for a header without a comma that contains another program's separator."""
     for separator, shown in SEPARATORS.items():
         if separator in header and "," not in header:
             raise DataError(f"{name}: its columns are separated by {shown}; save it with commas, and points in numbers")
@@ -186,5 +187,5 @@ def _of_images(name: str, classes: str, images: int, seed: int, data_dir: str) -
         parts[2] - centre,
         parts[3],
         dataset.class_names,
-        "1 where pixels lie in [0, 1]",
+        "1 with pixels in [0, 1]",
     )

@@ -1,7 +1,9 @@
 """Data sets: one registry, one `load`, the same arrays from every source.
 
-`import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. What
-needs PyTorch lies in `fedrobust.data.device` (a split as tensors on a device) and `fedrobust.data.device`.
+`import fedrobust.data` is cheap: torchvision, scikit-learn and pyarrow are imported when a set is read. Code that needs
+PyTorch lies in `fedrobust.data.device` (a split as tensors on a device, and augmentation).
+
+`split` assigns images to the server and the clients. `convex` and the packages above may import it.
 """
 
 import difflib
@@ -103,12 +105,12 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 def load_data(settings: Data) -> Dataset:
-    """The data set of a run. Raises DataError as `load`."""
+    """Return the data set of a run. Raise DataError as `load` does."""
     return load(settings.name, data_dir=settings.dir or None, classes=settings.classes)
 
 
 def known_labels(settings: Data) -> np.ndarray:
-    """Return the labels of a run's training set, sorted, int64 `[N]`, from what is known of it: nothing is read.
+    """Return the labels of a run's training set, sorted, int64 `[N]`, from its registry entry: no file is read.
 
     Raises:
         DataError: an unknown class.
@@ -120,11 +122,11 @@ def known_labels(settings: Data) -> np.ndarray:
 
 
 def load(name: str, *, data_dir: str | Path | None = None, classes: str = "", test_only: bool = False) -> Dataset:
-    """The data set `name`, decoded once per machine and opened as memory maps from then on.
+    """Return the data set `name`, decoded once per machine and opened as memory maps from then on.
 
-    With `classes`, those alone (`data.classes.restricted`), copied into memory.
+    With `classes`, only those (`fedrobust.data.select.restricted`), copied into memory.
 
-    Where it comes from, the first that applies:
+    The source is the first that applies:
 
     1. `digits` comes with scikit-learn: no file, no download, `data_dir` is not looked at.
     2. `data_dir`: the Hub's parquet files, in `<data_dir>/<name>/` or in `data_dir` itself.

@@ -1,7 +1,7 @@
 """The decoded arrays on disk, built once per machine and shared by all its processes as memory maps.
 
-A cache is a folder with four `.npy` files and `meta.json`. It is written beside its place and then renamed,
-so it is whole or absent; a lock lets one process build while the others wait.
+A cache is a folder with four `.npy` files and `meta.json`. It is written under another name and then renamed, so it is
+complete or absent; a lock lets one process build while the others wait.
 """
 
 import json
@@ -27,19 +27,19 @@ Cached = tuple[Split, Split, str]  # train, test, content digest
 
 
 def root() -> Path:
-    """The cache folder: `FEDROBUST_CACHE`, else `$XDG_CACHE_HOME/fedrobust`, else `~/.cache/fedrobust`."""
+    """Return the cache folder: `FEDROBUST_CACHE`, else `$XDG_CACHE_HOME/fedrobust`, else `~/.cache/fedrobust`."""
     if chosen := os.environ.get("FEDROBUST_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedrobust"
 
 
 def open_or_build(name: str, fingerprint: str, build: Callable[[], tuple[Split, Split]]) -> Cached:
-    """The cached arrays of `name`, built first when there are none or when they are damaged.
+    """Return the cached arrays of `name`; build them first if there are none or if they are damaged.
 
-    A whole cache is opened without the lock and without writing, so it may be on a read-only disk.
+    A complete cache is opened without the lock and without writing, so it may be on a read-only disk.
 
     Raises:
-        DataError: the cache folder cannot be written (a full disk included); and what `build` raises.
+        DataError: the cache folder cannot be written (a full disk included); and the errors that `build` raises.
     """
     folder = root() / f"{name}-{fingerprint}-v{FORMAT}"
     if cached := _open(folder):
@@ -62,12 +62,12 @@ def open_or_build(name: str, fingerprint: str, build: Callable[[], tuple[Split, 
         lock.release()
     cached = _open(folder)
     if cached is None:
-        raise _unwritable(OSError("what was written does not read back"))
+        raise _unwritable(OSError("the written data cannot be read back"))
     return cached
 
 
 def _open(folder: Path) -> Cached | None:
-    """The arrays, or None when absent or damaged. Cheap: file sizes and headers, not the content."""
+    """Return the arrays, or None if absent or damaged. Cheap: checks file sizes and headers, not the content."""
     try:
         meta = json.loads((folder / META).read_text())
         arrays = {}
@@ -88,7 +88,7 @@ def _open(folder: Path) -> Cached | None:
 
 
 def _write(folder: Path, train: Split, test: Split) -> None:
-    """Writes a whole cache beside `folder`, reads its content back, and renames it into place."""
+    """Write a complete cache beside `folder`, read its content back, and rename it into place."""
     staging = folder.with_name(folder.name + ".building")
     shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed: the lock is ours now
     staging.mkdir()
@@ -110,14 +110,14 @@ def _write(folder: Path, train: Split, test: Split) -> None:
         _flush(file)
     written = _open(staging)
     if written is None or content_digest(*written[:2]) != digest:
-        raise OSError("what was written does not read back")
+        raise OSError("the written data cannot be read back")
     if folder.exists():  # damaged; the memory maps that others hold of it stay valid
         shutil.rmtree(folder)
     staging.rename(folder)
 
 
 def _flush(file: BinaryIO) -> None:
-    """To the disk, before a rename makes it count."""
+    """Flush the file to the disk, before a rename makes it valid."""
     file.flush()
     os.fsync(file.fileno())
 

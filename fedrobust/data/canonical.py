@@ -1,4 +1,4 @@
-"""One order for every source, and the checks that make a wrong source speak up.
+"""One order for all sources, and checks that refuse a wrong source.
 
 The Hub's files, a shuffled copy of them and the original batches hold the same images in different orders,
 and a partition is a list of indices: only with one order do equal seeds give equal shards. So each split is
@@ -14,7 +14,7 @@ from fedrobust.errors import DataError
 
 
 def canonical(split: Split) -> Split:
-    """`split` sorted by (16-byte BLAKE2b digest of each image's `[H, W, C]` bytes, label).
+    """Return `split` sorted by (16-byte BLAKE2b digest of each image's `[H, W, C]` bytes, label).
 
     Images that are equal in pixels and label cannot be told apart, so the result is unique.
     """
@@ -25,7 +25,7 @@ def canonical(split: Split) -> Split:
 
 
 def content_digest(train: Split, test: Split) -> str:
-    """32 hex digits over all pixels and labels, in order; equal for equal data on any machine."""
+    """Return 32 hex digits over all pixels and labels, in order; equal for equal data on any machine."""
     digest = hashlib.blake2b(digest_size=16)
     for split in (train, test):
         digest.update(np.ascontiguousarray(split.images).data)
@@ -34,7 +34,7 @@ def content_digest(train: Split, test: Split) -> str:
 
 
 def check_piece(spec: DatasetSpec, where: str, piece: Split) -> None:
-    """Checks dtypes, image shape and label range of what came from `where` (a file).
+    """Check dtypes, image shape and label range of the data from `where` (a file).
 
     Raises:
         DataError: naming `where`, and the row for a label.
@@ -53,6 +53,6 @@ def check_piece(spec: DatasetSpec, where: str, piece: Split) -> None:
 
 
 def check_count(spec: DatasetSpec, where: str, split: SplitName, found: int) -> None:
-    """Raises `DataError` when a split has another number of images than the known set."""
+    """Raise `DataError` if a split has another number of images than the known set."""
     if found != spec.size(split):
         raise DataError(f"{where}: {found:,} {split} images found; expected {spec.size(split):,}")

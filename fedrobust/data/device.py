@@ -37,11 +37,11 @@ class DeviceImages:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are, with its index (`cuda:0`)."""
+        """The device of the tensors, with its index (`cuda:0`)."""
         return self.labels.device
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at `index`, float32 `[B, C, H, W]` in [0, 1], channels-last; their labels, int64 `[B]`.
+        """Return the images at `index`, float32 `[B, C, H, W]` in [0, 1], channels-last, and their labels, int64 `[B]`.
 
         Args:
             index: int64 `[B]`, 0..N-1, repeats allowed; best on this device already, as it is moved there.
@@ -56,7 +56,7 @@ class DeviceImages:
 
 
 def on_device(dataset: Dataset, split: SplitName, device: torch.device | str) -> DeviceImages:
-    """A split of `dataset` on `device`, the same object for the same data for as long as the process lives.
+    """Return a split of `dataset` on `device`, the same object for the same data in each process.
 
     The key is the data's digest, not the `Dataset` object: clients that each call `load` share one copy.
     """
@@ -69,11 +69,11 @@ def on_device(dataset: Dataset, split: SplitName, device: torch.device | str) ->
 
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""(x `[B, C, H, W]`, generator) → augmented x of the same shape and dtype."""
+"""Function (x `[B, C, H, W]`, generator) → augmented x of the same shape and dtype."""
 
 
 def random_crop_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True) -> Tensor:
-    """Each image shifted by up to `padding` pixels in each direction (zeros enter) and mirrored with p = 0.5.
+    """Shift each image by up to `padding` pixels in each direction (zeros enter) and mirror it with probability 0.5.
 
     The usual augmentation for CIFAR: He et al., "Deep Residual Learning for Image Recognition", 2016, 4.2.
     Zero is black in pixel units, so this belongs before the model's normalisation layer.
@@ -107,7 +107,7 @@ def random_crop_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4,
 
 
 def unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
-    """`x` itself; draws nothing."""
+    """Return `x` itself; draw nothing."""
     return x
 
 
@@ -116,4 +116,4 @@ AUGMENTATIONS: dict[AugmentationName, Augmentation] = {
     "crop": partial(random_crop_flip, flip=False),
     "none": unchanged,
 }
-"""What `Dataset.augmentation` names."""
+"""Augmentations by the names that `Dataset.augmentation` takes."""

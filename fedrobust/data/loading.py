@@ -21,10 +21,10 @@ DIGITS_TEST_FRACTION = 0.2
 
 
 def download(name: str, spec: DatasetSpec, split: SplitName, folder: Path) -> Split:
-    """One split by way of torchvision, which downloads into `folder` what is not there and checks its sums.
+    """Return one split through torchvision, which downloads missing files into `folder` and checks their sums.
 
     Raises:
-        DataError: the download failed; says what to do instead.
+        DataError: the download failed; the message says what to do instead.
     """
     import torchvision.datasets
 
@@ -42,7 +42,7 @@ def download(name: str, spec: DatasetSpec, split: SplitName, folder: Path) -> Sp
 
 
 def to_split(source: Any) -> Split:
-    """A torchvision data set's whole content; knows its three ways to hold it.
+    """Return a torchvision data set's whole content, from any of its three forms.
 
     CIFAR: uint8 `[N, H, W, C]` and a list; MNIST: tensors `[N, H, W]`, `[N]`; SVHN: `[N, C, H, W]`, `labels`.
     """
@@ -58,7 +58,7 @@ def to_split(source: Any) -> Split:
 
 
 def read_digits(split: SplitName) -> Iterator[tuple[str, Split]]:
-    """1,438 training or 359 test images, uint8 `[N, 8, 8, 1]`; value v of 0..16 becomes round(v * 255 / 16).
+    """Yield 1,438 training or 359 test images, uint8 `[N, 8, 8, 1]`; value v of 0..16 becomes round(v * 255 / 16).
 
     scikit-learn has no split, so one is fixed here: in each class, the first fifth in canonical order is
     the test split. The pixels' digest is the seed: no version of NumPy or scikit-learn can change the split.
@@ -78,12 +78,12 @@ def read_digits(split: SplitName) -> Iterator[tuple[str, Split]]:
 
 @dataclass(frozen=True)
 class Source:
-    """Somewhere a data set can be read from.
+    """A place from which a data set can be read.
 
     Attributes:
-        where: for messages, a folder or the name of a package.
-        fingerprint: changes when the data may have changed; names the cache.
-        read: gives a split as pieces, each with the place it came from (a file) for messages.
+        where: folder or name of a package, for messages.
+        fingerprint: text that changes if the data may have changed; names the cache.
+        read: returns a split as pieces, each with its file for messages.
     """
 
     where: str
@@ -92,7 +92,7 @@ class Source:
 
 
 def assemble(name: str, spec: DatasetSpec, data_dir: Path | None, *, test_only: bool = False) -> Dataset:
-    """The data set that `spec` describes; see `fedrobust.data.load` for the sources, `test_only` and the errors."""
+    """Return the data set that `spec` describes; `fedrobust.data.load` explains sources, `test_only` and errors."""
     splits: tuple[SplitName, ...] = ("test",) if test_only else ("train", "test")
     if spec.torchvision is None:
         # A few kilobytes inside an installed package: building it costs less than opening a cache.
@@ -108,14 +108,14 @@ def assemble(name: str, spec: DatasetSpec, data_dir: Path | None, *, test_only: 
 
 
 def build(source: Source, spec: DatasetSpec, splits: Sequence[SplitName]) -> tuple[Split, Split]:
-    """Both splits in memory, checked and in canonical order; one that is not asked for has no image."""
+    """Return both splits in memory, checked and in canonical order; a split that is not needed has no image."""
     none = Split(np.empty((0, *spec.shape), np.uint8), np.empty(0, np.int64))
     train, test = (build_split(source, spec, split) if split in splits else none for split in ("train", "test"))
     return train, test
 
 
 def build_split(source: Source, spec: DatasetSpec, split: SplitName) -> Split:
-    """One split in memory, checked and in canonical order.
+    """Return one split in memory, checked and in canonical order.
 
     Raises:
         DataError: an image of another shape, a label out of range, a wrong number of images.
@@ -131,7 +131,7 @@ def build_split(source: Source, spec: DatasetSpec, split: SplitName) -> Split:
 
 
 def choose(name: str, spec: DatasetSpec, data_dir: Path | None, splits: Sequence[SplitName]) -> Source:
-    """The source that `fedrobust.data.load` documents, of these splits.
+    """Return the source of these splits, as `fedrobust.data.load` documents.
 
     Raises:
         DataError: `data_dir` has no parquet files of the set, or `FEDROBUST_DATA` is not a folder.

@@ -1,9 +1,9 @@
-"""A client's own images in a folder, and the shared pool as a file: what a client has that holds no public data set.
+"""A client's own images in a folder, and the shared pool as a file, for clients that hold no public data set.
 
     <folder>/<class>/.../<any name>.png     a class by its name in the run's data set, or by its number
 
-Images are of the run's data set in kind, its size and channels, in any format that Pillow reads. Nothing about them
-leaves the machine but the weights trained on them, how many there are, and accuracies.
+Images have the size and channels of the run's data set, in any format that Pillow reads. Only the weights trained on
+them, their number, and accuracies leave the machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OwnData:
-    """A client's images and after them the pool's, as the training split of a data set; indices of both."""
+    """A client's images, followed by the pool's, as the training split of a data set; indices of both."""
 
     dataset: Dataset
     own: np.ndarray
@@ -41,10 +41,10 @@ class OwnData:
 
 
 def load_own(cfg: RunConfig) -> OwnData:
-    """What FEDROBUST_OWN and, where the run has a pool, FEDROBUST_POOL name.
+    """Load the folder that FEDROBUST_OWN names and, if the run has a pool, the file that FEDROBUST_POOL names.
 
     Raises:
-        DataError: one of them is not set, an image that cannot be read or is of another kind, a pool of another run.
+        DataError: one of them is not set, an unreadable image or one of another size or mode, a pool of another run.
     """
     spec = DATASETS[cfg.data.name]
     own = read_folder(_named(FOLDER, "your folder of labelled images"), spec)
@@ -59,17 +59,17 @@ def load_own(cfg: RunConfig) -> OwnData:
 
 
 def read_folder(folder: Path, spec: DatasetSpec, say: Callable[[str], object] = logger.warning) -> Split:
-    """All images at any depth below a folder per class, in canonical order.
+    """Return all images at any depth in a folder per class, in canonical order.
 
-    say: told in a line what was passed over: how many files, and their first names.
+    say: called with a line on files that were skipped: their number and the first names.
 
     Raises:
-        DataError: no folder, a folder of no class, an image that cannot be read or is of another kind, no image.
+        DataError: no folder, a folder of no class, an unreadable image or one of another size or mode, no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one folder per class in it")
     images, labels = [], []
-    passed: dict[str, list[str]] = {"hidden": [], "outside the classes' folders": [], "of no format that is read": []}
+    passed: dict[str, list[str]] = {"hidden": [], "outside the classes' folders": [], "in no known format": []}
     suffixes = _suffixes()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         inside = path.relative_to(folder)
@@ -78,12 +78,12 @@ def read_folder(folder: Path, spec: DatasetSpec, say: Callable[[str], object] = 
         elif len(inside.parts) == 1:
             passed["outside the classes' folders"].append(str(inside))
         elif path.suffix.lower() not in suffixes:
-            passed["of no format that is read"].append(str(inside))
+            passed["in no known format"].append(str(inside))
         else:
             labels.append(_label(folder / inside.parts[0], spec))
             images.append(_read(path, spec))
     if any(passed.values()):
-        say(f"{folder}: passed over {_counted(passed)}")
+        say(f"{folder}: skipped {_counted(passed)}")
     if not images:
         raise DataError(f"{folder}: no images; expected <class>/<name>.png, .jpg or another format that Pillow reads")
     return canonical(Split(np.stack(images), np.array(labels, dtype=np.int64)))
@@ -112,12 +112,12 @@ def _counted(passed: Mapping[str, Sequence[str]]) -> str:
 
 
 def save_pool(path: Path, cfg: RunConfig, pool: Split) -> None:
-    """The pool of a run as a file with a digest over all that it holds; read back by `load_pool`."""
+    """Write the pool of a run as a file with a digest over its content; `load_pool` reads it."""
     save_model(path, {"images": pool.images, "labels": pool.labels}, **_identity(cfg))
 
 
 def load_pool(path: Path, cfg: RunConfig) -> Split:
-    """The pool of this run.
+    """Return the pool of this run.
 
     Raises:
         RunFailed: the file is missing, or its digest does not match.
@@ -126,14 +126,14 @@ def load_pool(path: Path, cfg: RunConfig) -> Split:
     arrays, facts = load_model(path)
     for key, value in _identity(cfg).items():
         if facts.get(key) != value:
-            raise DataError(f"{path}: made for {key} = {facts.get(key)}, the run has {value}; take its own pool")
+            raise DataError(f"{path}: made for {key} = {facts.get(key)}, the run has {value}; use the pool of this run")
     pool = Split(arrays["images"], arrays["labels"])
     check_piece(DATASETS[cfg.data.name], str(path), pool)
     return pool
 
 
 def _identity(cfg: RunConfig) -> dict[str, str | int | float]:
-    """What decides which images are in the pool."""
+    """Return the settings that decide which images are in the pool."""
     keys = ("data.name", "data.train-images", "data.validation-fraction", "pool.fraction", "seed")
     flat = cfg.to_flat()
     # files from before the fraction counted the validation slice, too, lack this key: theirs is another pool
@@ -142,7 +142,7 @@ def _identity(cfg: RunConfig) -> dict[str, str | int | float]:
 
 def _named(variable: str, what: str) -> Path:
     if not os.environ.get(variable):
-        raise DataError(f"{variable} is not set: data.own wants {what} on each client's machine")
+        raise DataError(f"{variable} is not set: data.own needs {what} on each client's machine")
     return Path(os.environ[variable])
 
 
@@ -152,5 +152,5 @@ def _label(folder: Path, spec: DatasetSpec) -> int:
     if folder.name.isdecimal() and int(folder.name) < len(spec.class_names):
         return int(folder.name)
     raise DataError(
-        f"{folder}: is no class; allowed: {', '.join(spec.class_names)}, or 0 to {len(spec.class_names) - 1}"
+        f"{folder}: is not a class; allowed: {', '.join(spec.class_names)}, or 0 to {len(spec.class_names) - 1}"
     )

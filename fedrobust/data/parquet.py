@@ -30,7 +30,7 @@ CHUNK = 500  # rows per task: large enough to hide the pool, small enough for a 
 
 
 def locate(name: str, data_dir: Path) -> Path:
-    """The folder with the parquet files of `name`: `<data_dir>/<name>`, else `data_dir` itself.
+    """Return the folder with the parquet files of `name`: `<data_dir>/<name>`, else `data_dir` itself.
 
     Raises:
         DataError: neither has a parquet file.
@@ -44,10 +44,10 @@ def locate(name: str, data_dir: Path) -> Path:
 
 
 def shards(folder: Path, split: SplitName) -> list[Path]:
-    """The files `<split>-00000-of-00005.parquet`, … of one split, in order, all present.
+    """Return the files `<split>-00000-of-00005.parquet`, … of one split, in order, all present.
 
     Raises:
-        DataError: no file, files of two different sets of shards, or the name of the missing file.
+        DataError: no file, files of two different sets of shards, or a missing file, which is named.
     """
     pattern = re.compile(rf"{split}-(\d{{5}})-of-(\d{{5}})\.parquet")
     found = sorted(file.name for file in folder.iterdir() if pattern.fullmatch(file.name))
@@ -65,7 +65,9 @@ def shards(folder: Path, split: SplitName) -> list[Path]:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """12 hex digits from the names, sizes and modification times of `files`: changes when they may have."""
+    """Return 12 hex digits from the names, sizes and modification times of `files`, which change if the content may
+    have changed.
+    """
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.blake2b(json.dumps(sorted(stats)).encode(), digest_size=6).hexdigest()
 
@@ -74,9 +76,9 @@ Encoded = list[bytes | None]
 
 
 def read_shards(files: list[Path], spec: DatasetSpec, *, title: str, total: int) -> Iterator[tuple[str, Split]]:
-    """The decoded content of each file, with the file's path.
+    """Yield the decoded content of each file, with the file's path.
 
-    Where standard error is a terminal, it shows a progress bar named `title` up to `total` images.
+    If standard error is a terminal, it shows a progress bar named `title` up to `total` images.
 
     Raises:
         DataError: a file that cannot be read, a missing column, an undecodable image (with its row).
@@ -99,7 +101,7 @@ def read_shards(files: list[Path], spec: DatasetSpec, *, title: str, total: int)
 
 
 def read_columns(file: Path, spec: DatasetSpec) -> tuple[Encoded, np.ndarray]:
-    """The encoded images and the int64 labels of one file.
+    """Return the encoded images and the int64 labels of one file.
 
     Raises:
         DataError: a file that is not readable parquet, or lacks the columns of `spec`, or lacks a label.
@@ -121,7 +123,7 @@ def read_columns(file: Path, spec: DatasetSpec) -> tuple[Encoded, np.ndarray]:
 
 
 def decode_chunk(file: Path, spec: DatasetSpec, encoded: Encoded, images: np.ndarray, start: int) -> int:
-    """Decodes up to `CHUNK` rows from `start` into `images`, uint8 `[N, H, W, C]`; says how many.
+    """Decode up to `CHUNK` rows from `start` into `images`, uint8 `[N, H, W, C]`; return their number.
 
     Raises:
         DataError: an undecodable image, or one of another size or mode than `spec`, by file and row.
@@ -133,14 +135,14 @@ def decode_chunk(file: Path, spec: DatasetSpec, encoded: Encoded, images: np.nda
 
 
 def decode_image(data: bytes, spec: DatasetSpec, where: str, formats: tuple[str, ...] | None = FORMATS) -> np.ndarray:
-    """One image, uint8 `[H, W, C]`.
+    """Decode one image, uint8 `[H, W, C]`.
 
     Args:
-        formats: by Pillow's names; None for all that it reads, which may then be stored in another mode (a palette, an
-            opaque alpha channel) as long as nothing is lost.
+        formats: allowed formats by Pillow's names; None allows all that it reads, which may then be stored in another
+            mode (a palette, an opaque alpha channel) as long as nothing is lost.
 
     Raises:
-        DataError: it cannot be decoded, or is of another size or mode than `spec`; `where` it is.
+        DataError: the image cannot be decoded, or is of another size or mode than `spec`; the message contains `where`.
     """
     height, width, channels = spec.shape
     try:
@@ -158,7 +160,7 @@ def decode_image(data: bytes, spec: DatasetSpec, where: str, formats: tuple[str,
 
 
 def _without_loss(image: Image.Image, mode: str) -> Image.Image:
-    """The image in that mode if both are the same picture, else as it is."""
+    """Return the image in that mode if both are the same picture, else unchanged."""
     if image.mode not in STORED:
         return image
     converted = image.convert(mode)

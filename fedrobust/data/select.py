@@ -1,4 +1,4 @@
-"""Choices of images: class-stratified slices of a split, and some classes as a data set of their own."""
+"""Selection of images: class-stratified slices of a split, and some classes as a data set of their own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fedrobust.errors import DataError
 def hold_out(
     labels: np.ndarray, fraction_or_count: float | int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits 0..N-1 into what is trained on and a class-stratified validation slice.
+    """Split 0..N-1 into training indices and a class-stratified validation slice.
 
     Args:
         labels: integers `[N]`; N may be 0, and need not hold every class.
         fraction_or_count: an int in 0..N-1 is a count; a float in [0, 1) is a fraction of N, rounded.
-        rng: decides which images of a class are held out.
+        rng: draws the images of a class that are held out.
 
     Returns:
         (train_index, validation_index): int64, sorted, disjoint, together 0..N-1. A class's share of the
@@ -44,7 +44,7 @@ def hold_out(
 
 
 def subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """A class-stratified random subset: `count` indices into `labels` `[N]`, int64, sorted, distinct.
+    """Return a class-stratified random subset: `count` indices into `labels` `[N]`, int64, sorted, distinct.
 
     Raises:
         ValueError: `count` is not in 1..N.
@@ -55,7 +55,7 @@ def subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` sorted indices, per class in proportion (largest remainders; the lower label wins a tie)."""
+    """Return `count` sorted indices, per class in proportion (largest remainders; the lower label wins a tie)."""
     classes, sizes = np.unique(labels, return_counts=True)
     exact = count * sizes.astype(np.int64)  # in units of 1/N images: integers, so that nothing is rounded
     quotas, remainders = np.divmod(exact, max(len(labels), 1))
@@ -67,7 +67,8 @@ def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.
 
 
 def class_numbers(classes: str, names: Sequence[str]) -> list[int]:
-    """The classes of a setting such as "3,8" or "cat, dog", by name or number, as ascending numbers; all where empty.
+    """Return the classes of a setting such as "3,8" or "cat, dog", by name or number, as ascending numbers; all if it
+    is empty.
 
     Raises:
         DataError: an unknown class, one that is named twice, or fewer than two.
@@ -80,10 +81,11 @@ def class_numbers(classes: str, names: Sequence[str]) -> list[int]:
 
 
 def restricted(dataset: Dataset, classes: str) -> Dataset:
-    """The images of these classes (`class_numbers`) in the same order, their labels 0.. in the order of the numbers.
+    """Return the images of these classes (`class_numbers`) in the same order, their labels 0.. in the order of the
+    numbers.
 
-    Mean, std and augmentation stay those of the whole set; the digest is of what is left. Limit case: empty, or all
-    classes, is the set itself.
+    Mean, std and augmentation stay those of the whole set; the digest is computed over the remaining images. Limit
+    case: empty, or all classes, is the set itself.
     """
     numbers = class_numbers(classes, dataset.class_names)
     if len(numbers) == dataset.num_classes:

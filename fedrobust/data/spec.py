@@ -1,4 +1,4 @@
-"""What a data set is: its description in the registry (`DatasetSpec`) and its loaded form (`Dataset`)."""
+"""A data set's description in the registry (`DatasetSpec`) and its loaded form (`Dataset`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -34,7 +34,7 @@ class Dataset:
         train, test: the two splits.
         class_names: one per class, in label order.
         mean, std: per-channel pixel statistics of the training split, in [0, 1] units.
-        augmentation: what suits these images in training: a flipped 2 is not a 2.
+        augmentation: name of the augmentation that suits these images: a flipped 2 is not a 2.
         digest: hex digest of every pixel and label; the same from each source of the same data, for records.
     """
 
@@ -54,14 +54,14 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """One image's shape as a model sees it, (C, H, W)."""
+        """The shape of an image as a model sees it, (C, H, W)."""
         height, width, channels = self.train.images.shape[1:]
         return channels, height, width
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One line of the registry: what is known of a data set before it is read.
+    """An entry of the registry: facts about a data set that are known before it is read.
 
     Attributes:
         class_names: one per class, in label order.
@@ -71,7 +71,7 @@ class DatasetSpec:
         augmentation: see `Dataset`.
         torchvision: the class in `torchvision.datasets`; None for the set that comes inside scikit-learn.
         image_column, label_column: the columns of the Hub's parquet files.
-        class_sizes: training images of each class; empty where all classes have equally many.
+        class_sizes: training images of each class; empty if all classes have equally many.
     """
 
     class_names: tuple[str, ...]
@@ -88,7 +88,7 @@ class DatasetSpec:
 
     @property
     def description(self) -> str:
-        """One line for `fedrobust list`."""
+        """A line of description for `fedrobust list`."""
         height, width, channels = self.shape
         return (
             f"{len(self.class_names)} classes, {self.train_size:,} training and {self.test_size:,} test images "
@@ -96,11 +96,11 @@ class DatasetSpec:
         )
 
     def size(self, split: SplitName) -> int:
-        """The number of images that `split` must have."""
+        """Return the number of images that `split` must have."""
         return self.train_size if split == "train" else self.test_size
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text with its line breaks folded, shortened to what a terminal line holds."""
+    """Return an error's text with its line breaks folded, shortened to fit a terminal line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else text[:117] + "..."

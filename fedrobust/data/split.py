@@ -1,8 +1,8 @@
-"""Who trains, evaluates and validates on which images: one deterministic answer for the server and every client.
+"""The assignment of images to training, evaluation and validation: the server and every client compute the same one.
 
     training set → (subset) → validation slice | pool | partition over clients → own training part | held out
     a client trains on its own training part mixed with its share of the pool
-    a central run is one client that holds all but the validation slice, or the pool alone (central.images)
+    a central run is one client that holds all but the validation slice, or only the pool (central.images)
 
 Everything is an index into the training set in its canonical order, drawn from named streams of the run's seed,
 so that server and clients compute it for themselves and no index travels.
@@ -24,7 +24,7 @@ from partitions.shared_pool import client_share, draw_pool, mix
 
 @dataclass(frozen=True)
 class ClientShard:
-    """Indices of one client: what it owns for training, what it trains on (pool included), what it evaluates on."""
+    """The indices of one client: its own training images, those it trains on (pool included), those it evaluates on."""
 
     own: np.ndarray
     train: np.ndarray
@@ -33,9 +33,9 @@ class ClientShard:
 
 @dataclass(frozen=True)
 class FederatedSplit:
-    """Validation slice, shared pool and every client's shard; all disjoint except for the pool's copies.
+    """The validation slice, the shared pool and every client's shard; all disjoint except for the pool's copies.
 
-    No shards where the clients' data are their own (`data.own`).
+    Without shards if the clients' data are their own (`data.own`).
     """
 
     validation: np.ndarray
@@ -44,10 +44,14 @@ class FederatedSplit:
 
 
 def make_split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
-    """The split of a training set with these labels [N].
+    """Return the split of a training set with these labels [N].
+
+    Args:
+        cfg: the run's complete settings; its seed and the sections data, partition, pool and central decide.
+        labels: class numbers of the whole training set in canonical order, [N], from 0 on.
 
     Raises:
-        ConfigError: when the partition or the pool cannot be had (the setting to change is named).
+        ConfigError: the partition or the pool cannot be made; the message names the setting to change.
     """
     try:
         return _split(cfg, labels)
@@ -67,8 +71,8 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
     rest, validation = _compose(universe, hold_out(labels[universe], cfg.data.validation_fraction, rng("validation")))
     if cfg.data.validation_fraction and not len(validation):
         raise ConfigError(
-            f"data.validation-fraction = {cfg.data.validation_fraction:g}: of {len(universe)} training images that is "
-            "none; raise it or data.train-images, or set it to 0: the best round is then the last"
+            f"data.validation-fraction = {cfg.data.validation_fraction:g}: of {len(universe)} training images this is "
+            "no image; raise it or data.train-images, or set it to 0: the best round is then the last"
         )
     pool, private = _compose(rest, draw_pool(labels[rest], cfg.pool.fraction, rng("pool"), whole=len(universe)))
     if cfg.kind == "central":
@@ -86,10 +90,10 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
 
 
 def shard_of(cfg: RunConfig, client: int, own: np.ndarray, pool: np.ndarray, labels: np.ndarray) -> ClientShard:
-    """What a client does with its own images and the pool, both indices into `labels` [N].
+    """Return a client's shard from its own images and the pool, both indices into `labels` [N].
 
     Raises:
-        ConfigError: when the pool cannot be mixed in as asked (the setting to change is named).
+        ConfigError: the pool cannot be mixed in; the message names the setting to change.
     """
     try:
         return _shard(cfg, client, own, pool, labels)
@@ -112,12 +116,12 @@ def _shard(cfg: RunConfig, client: int, own: np.ndarray, pool: np.ndarray, label
 
 
 def _compose(base: np.ndarray, parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into `base` as indices into the training set."""
+    """Return indices into `base` as indices into the training set."""
     return base[parts[0]], base[parts[1]]
 
 
 def summarise_split(dataset: Dataset, split: FederatedSplit) -> partitions.PartitionSummary:
-    """Class counts, sizes, EMD before and after sharing, overlap and bytes moved, against all training labels."""
+    """Compute class counts, sizes, EMD before and after sharing, overlap and bytes moved, against all labels."""
     return partitions.summarise(
         dataset.train.labels,
         own=[client.own for client in split.clients],
@@ -130,5 +134,5 @@ def summarise_split(dataset: Dataset, split: FederatedSplit) -> partitions.Parti
 
 @lru_cache(maxsize=2)
 def split_of(cfg: RunConfig) -> FederatedSplit:
-    """`make_split` for the run's own data set, computed once per process."""
+    """Return `make_split` for the run's own data set, computed once per process."""
     return make_split(cfg, load_data(cfg.data).train.labels)

@@ -1,1 +1,5 @@
-"""Real machines: keys, the check of a client's machine, and submission of a run."""
+"""Real machines: their keys (`certificates`), the check of a client's machine (`doctor`), and the submission of a run
+(`submit`).
+
+`objectives`, `evaluation` and the packages above may import it.
+"""

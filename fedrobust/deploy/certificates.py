@@ -1,11 +1,11 @@
 """The keys of a deployment: an authority, the server's certificate, and a bundle per client.
 
-    <folder>/ca.crt, ca.key          the authority; ca.key is for this command alone and best kept off the server
+    <folder>/ca.crt, ca.key          the authority; only this command needs ca.key; best kept off the server
     <folder>/server/                 ca.crt, server.crt, server.key, superexec.secret, nodes/<n>.pub
     <folder>/client-<n>/             ca.crt, node.key, node.pub, runtime.crt, runtime.key, superexec.secret
 
-A bundle is all that its machine needs and nothing of anyone else's. TLS keys and node keys are ECDSA over P-384, the
-one curve that Flower takes for nodes. Keys and secrets are readable by their owner only.
+A bundle contains all that its machine needs, and no key of another machine. TLS keys and node keys are ECDSA over
+P-384, the one curve that Flower takes for nodes. Keys and secrets are readable by their owner only.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _NEW = ec.SECP384R1()
 
 
 def make_certificates(folder: Path, server_names: Sequence[str], num_clients: int) -> list[str]:
-    """Make what is missing, renew what changed or ends within 30 days, leave the rest; one line per change.
+    """Make missing keys and certificates, renew those that changed or end within 30 days; return one line per change.
 
     server_names: DNS names and IP addresses under which clients reach the server; a certificate for others is renewed.
 
     Raises:
-        ConfigError: a name that is none, a folder that cannot be written, an authority without its key.
+        ConfigError: a name that is not valid, a folder that cannot be written, an authority without its key.
     """
     try:
         return _make(folder, _alternatives(server_names), num_clients)
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: {error.strerror}; the folder must belong to user {os.getuid()}, "
-            "as whom this runs (in a container: FEDROBUST_UID)"
+            "who runs this command (in a container: FEDROBUST_UID)"
         ) from error
 
 
@@ -86,15 +86,17 @@ class Authority:
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
         _private(self._key_path, _pem(key))
         _public(self.path, builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM))
-        changes.append(f"{self.path}: made, for {AUTHORITY_DAYS} days")
+        changes.append(f"{self.path}: made, valid for {AUTHORITY_DAYS} days")
 
     def leaf(self, stem: Path, names: list[x509.GeneralName], changes: list[str]) -> None:
-        """`<stem>.crt` and `.key` for a server of these names; kept while they name the same and last."""
+        """Make `<stem>.crt` and `.key` for a server of these names; keep them if they have the same names and are still
+        valid.
+        """
         why = self._why_renew(stem.with_suffix(".crt"), names)
         if not why:
             return
         if not self._key_path.exists():
-            raise ConfigError(f"{stem}.crt: {why}, but {self._key_path} is not here; put it back for this command")
+            raise ConfigError(f"{stem}.crt: {why}, but {self._key_path} is missing; put it back to run this command")
         authority_key = serialization.load_pem_private_key(self._key_path.read_bytes(), None)
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
         key = ec.generate_private_key(_NEW)
@@ -110,11 +112,11 @@ class Authority:
         _private(stem.with_suffix(".key"), _pem(key))
         signed = builder.sign(authority_key, hashes.SHA384())
         _public(stem.with_suffix(".crt"), signed.public_bytes(serialization.Encoding.PEM))
-        changes.append(f"{stem}.crt: {why}; made, for {LEAF_DAYS} days: {', '.join(map(_shown, names))}")
+        changes.append(f"{stem}.crt: {why}; made, valid for {LEAF_DAYS} days: {', '.join(map(_shown, names))}")
 
     def _why_renew(self, path: Path, names: list[x509.GeneralName]) -> str:
         if not path.exists() or not path.with_suffix(".key").exists():
-            return "was not there"
+            return "did not exist"
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         try:
             certificate.verify_directly_issued_by(self.certificate)
@@ -128,13 +130,13 @@ class Authority:
 
 
 def alternatives_of(certificate: x509.Certificate) -> list[str]:
-    """The DNS names and IP addresses that a certificate is for."""
+    """Return the DNS names and IP addresses that a certificate is for."""
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return [_shown(name) for name in extension.value]
 
 
 def _alternatives(names: Sequence[str]) -> list[x509.GeneralName]:
-    """Names and addresses as a certificate holds them. Raises ConfigError for one that is neither."""
+    """Return names and addresses in a certificate's form. Raise ConfigError for one that is neither."""
     found: list[x509.GeneralName] = []
     for name in dict.fromkeys(names):
         try:
@@ -183,7 +185,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _node_key(bundle: Path, changes: list[str]) -> None:
-    """A SuperNode's key pair in OpenSSH's format; never replaced: the public one is what the server knows."""
+    """Make a SuperNode's key pair in OpenSSH's format; never replace one, because the server knows the public key."""
     if (bundle / "node.key").exists() and (bundle / "node.pub").exists():
         return
     key = ec.generate_private_key(_NEW)
@@ -199,7 +201,7 @@ def _node_key(bundle: Path, changes: list[str]) -> None:
 
 
 def _secret(path: Path, changes: list[str]) -> None:
-    """What a SuperExec proves itself with to its SuperLink or SuperNode."""
+    """Make the secret with which a SuperExec authenticates to its SuperLink or SuperNode."""
     if not path.exists():
         _private(path, secrets.token_hex(32).encode())
         changes.append(f"{path}: made")

@@ -1,4 +1,4 @@
-"""What keeps a client's machine from taking part, found before a run is, with what to do about each."""
+"""Checks of a client's machine before a run, with a remedy for each failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIN_FREE = 1 << 30
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check saw; `remedy` is empty where nothing is wrong."""
+    """The result of a check; `remedy` is empty if nothing is wrong."""
 
     check: str
     seen: str
@@ -37,7 +37,7 @@ class CheckResult:
 
 
 class CheckFailed(Exception):
-    """What is wrong, and what to do about it."""
+    """A failed check, with a remedy."""
 
     def __init__(self, seen: str, remedy: str) -> None:
         super().__init__(seen)
@@ -46,8 +46,9 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """A client's machine: the server as it is reached from here, its bundle (None for plaintext), its data set, and
-    its own folder of images of that kind where it trains on one (`data.own`)."""
+    """A client's machine: the server's address, its bundle (None for plaintext), its data set, and its own folder of
+    images if it trains on one (`data.own`).
+    """
 
     host: str
     port: int
@@ -57,7 +58,9 @@ class Client:
 
 
 def examine(client: Client) -> Iterator[CheckResult]:
-    """One finding per check, in the order in which one would mend things; a check that cannot be made says so."""
+    """Yield one result per check, in the order in which failures should be repaired; a check that cannot be made says
+    so.
+    """
     checks: dict[str, Callable[[Client], str]] = {
         "port": _port,
         **({"keys": _keys, "tls": _tls} if client.bundle else {}),
@@ -95,7 +98,10 @@ def _keys(client: Client) -> str:
     for name in ("ca.crt", "node.key", "node.pub", "superexec.secret", "runtime.crt", "runtime.key"):
         path = client.bundle / name
         if not path.exists():
-            raise CheckFailed(f"{path} is not there", "copy the whole bundle certs/client-<n> from where certs made it")
+            raise CheckFailed(
+                f"{path} does not exist",
+                "copy the complete bundle certs/client-<n> from the machine on which fedrobust certs made it",
+            )
         if not os.access(path, os.R_OK):
             owner = path.stat().st_uid
             raise CheckFailed(f"{path} belongs to user {owner}, this is {os.getuid()}", f"chown -R {os.getuid()} it")
@@ -106,8 +112,8 @@ def _keys(client: Client) -> str:
     private = serialization.load_ssh_private_key((client.bundle / "node.key").read_bytes(), None)
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     if not (client.bundle / "node.pub").read_bytes().startswith(public):
-        raise CheckFailed("node.key and node.pub are not a pair", "copy the whole bundle anew")
-    return f"{client.bundle} is whole"
+        raise CheckFailed("node.key and node.pub are not a pair", "copy the complete bundle again")
+    return f"{client.bundle} is complete"
 
 
 def _tls(client: Client) -> str:
@@ -127,7 +133,8 @@ def _tls(client: Client) -> str:
         ) from error
     except (ssl.SSLError, OSError) as error:
         raise CheckFailed(
-            f"no TLS on {client.host}:{client.port} ({error})", "is it the fleet's port, and the server not insecure?"
+            f"no TLS on {client.host}:{client.port} ({error})",
+            "check the port (FLEET_PORT), and that the server uses TLS",
         ) from error
     days = (datetime.fromtimestamp(ends, UTC) - datetime.now(UTC)).days
     return f"the certificate is for {client.host}, for {days} more days"
@@ -138,16 +145,18 @@ def _version(client: Client) -> str:
     there = _ask(client, "/version").read().decode().split()
     if there[:1] != ["flwr"]:
         raise CheckFailed(
-            "the server does not say its version", f"{client.host}:{client.port} must be the server's proxy"
+            "the server does not report its version", f"{client.host}:{client.port} must be the server's proxy"
         )
     if there[1] != here:
-        raise CheckFailed(f"flwr {there[1]} there, {here} here", "use one lock on all machines: build the same commit")
+        raise CheckFailed(
+            f"the server has flwr {there[1]}, this machine {here}", "install the same commit on all machines"
+        )
     return f"flwr {here} on both sides"
 
 
 def _clock(client: Client) -> str:
     there = _ask(client, "/version").getheader("Date")
-    assert there, "HTTP servers date their answers"
+    assert there, "HTTP servers send the time with their answers"
     ahead = (datetime.now(UTC) - parsedate_to_datetime(there)).total_seconds()
     if not -BEHIND < ahead < AHEAD:
         raise CheckFailed(
@@ -162,7 +171,7 @@ def _control(client: Client) -> str:
     if status != 404:
         raise CheckFailed(
             f"the Control API answers here (status {status})",
-            "whoever reaches it can run code: publish the proxy's port alone",
+            "anyone who reaches it can run code: publish only the proxy's port",
         )
     return "the Control API cannot be reached from here"
 
@@ -173,7 +182,7 @@ def _device(client: Client) -> str:
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi"):
             raise CheckFailed(
-                "a GPU is here, PyTorch cannot use it", "use the profile gpu, and NVIDIA's container toolkit"
+                "this machine has a GPU that PyTorch cannot use", "use the profile gpu, and NVIDIA's container toolkit"
             )
         return "no GPU; it trains on the CPU"
     free, total = torch.cuda.mem_get_info()
@@ -189,7 +198,7 @@ def _data(client: Client) -> str:
         try:
             own = read_folder(client.own, spec, passed.append)
         except UserError as error:
-            raise CheckFailed(str(error), "mount the folder (OWN), and mend what is said of it") from error
+            raise CheckFailed(str(error), "mount the folder (OWN), and correct the error") from error
         classes = f"{len(set(own.labels.tolist()))} of {len(spec.class_names)} classes of {client.data}"
         return "; ".join([f"{client.own}: {len(own):,} images of {classes}", *passed])
     try:
@@ -207,7 +216,9 @@ def _disk(client: Client) -> str:
     if not os.access(near, os.W_OK):
         raise CheckFailed(f"{folder} cannot be written", "set FEDROBUST_CACHE to a folder that can")
     if (free := shutil.disk_usage(near).free) < MIN_FREE:
-        raise CheckFailed(f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are wanted; make room")
+        raise CheckFailed(
+            f"{folder}: {free / 2**20:.0f} MiB free", f"{MIN_FREE / 2**20:.0f} MiB are needed; free some space"
+        )
     return f"{folder}: {free / 2**30:.0f} GiB free"
 
 
@@ -223,7 +234,7 @@ def _trust(client: Client) -> ssl.SSLContext | None:
 
 
 def _presented(client: Client) -> x509.Certificate:
-    """The certificate that the server shows, whatever it is worth."""
+    """Return the certificate that the server shows, without verification."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -234,7 +245,7 @@ def _presented(client: Client) -> x509.Certificate:
 
 
 def _ask(client: Client, path: str) -> HTTPResponse:
-    """The server's answer. Raises CheckFailed where there is none: an earlier check says why."""
+    """Return the server's answer. Raise CheckFailed if there is none: an earlier check says why."""
     try:
         trust = _trust(client)
         if trust:
@@ -244,4 +255,4 @@ def _ask(client: Client, path: str) -> HTTPResponse:
         connection.request("GET", path)
         return connection.getresponse()
     except (OSError, HTTPException) as error:
-        raise CheckFailed("not seen: the server does not answer", "mend what is above first") from error
+        raise CheckFailed("not checked: the server does not answer", "correct the failures above first") from error

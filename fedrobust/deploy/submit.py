@@ -1,4 +1,4 @@
-"""A run on real SuperNodes: handed to a SuperLink that runs already, awaited, and stopped when whoever waits stops.
+"""A run on real SuperNodes: submitted to a running SuperLink, awaited, and stopped if this process is stopped.
 
 The ServerApp writes the run's folder and this process reads it, both under one path: `fedrobust deploy` belongs on the
 server's machine (in docker-compose.yml both mount it at /runs), the only one from which the Control API is reached.
@@ -25,14 +25,14 @@ RUN_NUMBER = "flwr-run.txt"  # in the run's folder: what Flower calls it
 
 @dataclass(frozen=True)
 class SuperLink:
-    """Where the Control API is, and whom to trust there; `root_certificates` is None for plaintext."""
+    """The address of a Control API and the root certificates to trust; `root_certificates` is None for plaintext."""
 
     address: str
     root_certificates: Path | None
 
 
 def launch(cfg: RunConfig, superlink: SuperLink) -> None:
-    """Run `cfg` on the SuperNodes of a SuperLink; beside what the app writes, the run's folder gets `flwr.log`.
+    """Run `cfg` on the SuperNodes of a SuperLink; the run's folder also gets `flwr.log`.
 
     Raises:
         RunFailed: the run did not complete, or the SuperLink did not answer for 90 seconds.
@@ -42,7 +42,7 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
     before = folder.record()
     number = folder.path / RUN_NUMBER
     with command(superlink, folder.path / LOG) as flower:
-        if number.exists():  # whoever waited for it may be gone while it goes on: two would write one folder
+        if number.exists():  # the earlier process may be gone while its run continues: two would write one folder
             _stop(flower, number.read_text())
         run_id = flower.submit(cfg)
         number.write_text(run_id)
@@ -55,18 +55,19 @@ def launch(cfg: RunConfig, superlink: SuperLink) -> None:
         raise RunFailed(why_failed(folder, before, details))
     if folder.record().get("state") != "completed":
         raise RunFailed(
-            f"{folder.path}: the run completed, but not here; the ServerApp and this command must see one folder"
+            f"{folder.path}: the run completed, but its files are not here; the ServerApp and this command "
+            "must use one folder"
         )
 
 
 def _stop(flower: Flower, run_id: str) -> None:
-    """End a run; one that has ended already is none to end."""
+    """Stop a run; do nothing if it has ended."""
     with suppress(RunFailed):
         flower.ask("stop", run_id, CONNECTION)
 
 
 def register(nodes: Path, superlink: SuperLink) -> list[str]:
-    """Let the SuperNodes in whose public keys (`<name>.pub`) lie in a folder; one line each.
+    """Register the SuperNodes whose public keys (`<name>.pub`) lie in a folder; return one line each.
 
     Raises:
         RunFailed: the SuperLink does not answer.
@@ -90,11 +91,11 @@ def register(nodes: Path, superlink: SuperLink) -> list[str]:
 
 @contextmanager
 def command(superlink: SuperLink, log: Path) -> Iterator[Flower]:
-    """Flower's command with a FLWR_HOME of its own, in which CONNECTION is this SuperLink."""
+    """Yield Flower's command with its own FLWR_HOME, in which CONNECTION is this SuperLink."""
     with tempfile.TemporaryDirectory(prefix="fedrobust-flwr-") as name:
         home = Path(name).resolve()
         ca = superlink.root_certificates
         if ca is not None and not os.access(ca, os.R_OK):
-            raise ConfigError(f"{ca}: cannot be read; name the authority's certificate, or say --insecure")
+            raise ConfigError(f"{ca}: cannot be read; name the authority's certificate, or use --insecure")
         write_connection(home, superlink.address, ca)
         yield Flower(home, flwr_environment(home, superlink.address), log)

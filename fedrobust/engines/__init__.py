@@ -1,7 +1,9 @@
-"""Engines: who carries the messages, never what is computed.
+"""Engines: they transport the messages and never change the result.
 
-The same ServerApp and ClientApp run under each. Both are loaded by the names Flower itself uses
+One ServerApp and one ClientApp run under each. Both are loaded by the names Flower itself uses
 (`[tool.flwr.app.components]` in pyproject.toml; a test holds them equal), so that no import runs upwards.
+
+Only this package imports Flower and Ray, besides the two apps. `convex` and the packages above may import it.
 """
 
 from __future__ import annotations
@@ -23,31 +25,31 @@ CLIENT_APP = "clients.app:app"
 
 
 def _run_local(cfg: RunConfig) -> None:
-    """Clients one after another in this process: a debugger just works."""
+    """Run clients one after another in this process; a debugger works as usual."""
     from fedrobust.engines.local import LocalGrid
 
     _serve(LocalGrid(cfg, load_path(CLIENT_APP)), cfg)
 
 
 def _run_ray(cfg: RunConfig) -> None:
-    """A pool of Ray actors, on this machine or a cluster."""
+    """Run clients in a pool of Ray actors, on this machine or a cluster."""
     from fedrobust.engines.ray_pool import RayGrid
 
     _serve(RayGrid(cfg, CLIENT_APP), cfg)
 
 
 def _run_flwr(cfg: RunConfig) -> None:
-    """Flower's own runtime and simulation engine, through a launcher."""
+    """Run under Flower's own runtime and simulation engine, started by a launcher."""
     from fedrobust.engines.flwr_runtime import launch
 
     launch(cfg)
 
 
 def check(cfg: RunConfig, engine: str) -> None:
-    """Refuse what would keep an engine from starting, before there is anything of the run.
+    """Check that an engine can start, before the run writes anything.
 
     Raises:
-        ConfigError: why it cannot start.
+        ConfigError: the engine cannot start; the message says why.
     """
     if engine == "ray":
         from fedrobust.engines.ray_cluster import check_ray
@@ -66,7 +68,7 @@ def run(cfg: RunConfig, engine: str) -> None:
     """Run the federation `cfg` (its workers planned, its `run-dir` set) under an engine; results lie in `run-dir`.
 
     Raises:
-        RunFailed: the run could not go on; what it had reached lies in its folder.
+        RunFailed: the run ended early; its folder holds the results up to then.
         ConfigError: the settings do not fit the data, or one that was given for this config has no effect.
     """
     refuse_unused({"": cfg}, cfg.given, engine=engine)
@@ -74,7 +76,7 @@ def run(cfg: RunConfig, engine: str) -> None:
 
 
 def _serve(grid: SimulationGrid, cfg: RunConfig) -> None:
-    """The ServerApp over a grid of ours, in this process."""
+    """Run the ServerApp over one of our grids, in this process."""
     context = Context(run_id=RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(cfg.to_flat()))
     try:
         load_path(SERVER_APP)(grid, context)

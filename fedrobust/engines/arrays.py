@@ -1,7 +1,7 @@
-"""Arrays to Flower's records and back, with one copy there and none back.
+"""Conversion between arrays and Flower's records, with one copy on the way there and none back.
 
 Flower's own way goes through `numpy.save` and `numpy.load` on in-memory files, which copy every array two or three
-times; at 45 MB per client that is most of what a round costs besides training. The bytes are the same: either side
+times; at 45 MB per client that is most of a round's cost besides training. The bytes are the same: either side
 can be Flower's.
 """
 
@@ -21,21 +21,21 @@ MAX_HEADER = 10_000  # bytes, NumPy's own limit
 
 
 def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Arrays as a Flower record."""
+    """Return arrays as a Flower record."""
     return ArrayRecord({key: _encode(array) for key, array in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """The arrays of a record, as read-only views of its bytes.
+    """Return the arrays of a record, as read-only views of its bytes.
 
     Raises:
-        ValueError: an array that is not a whole .npy of plain numbers. Nothing is ever unpickled.
+        ValueError: an array that is not a complete .npy of plain numbers. Nothing is ever unpickled.
     """
     return {key: decode(array) for key, array in record.items()}
 
 
 def decode(array: Array) -> np.ndarray:
-    """One array of a record, as a read-only view; raises ValueError as `from_record`."""
+    """Return one array of a record, as a read-only view; raise ValueError as `from_record` does."""
     if array.stype != STYPE:
         raise ValueError(f"serialised as {array.stype!r}, expected {STYPE!r}")
     start = _header_size(array.data)
@@ -47,7 +47,9 @@ def decode(array: Array) -> np.ndarray:
 
 
 def _header_size(data: bytes) -> int:
-    """Bytes before the values: magic, version, length (2 bytes in version 1, 4 in version 2) and the header itself."""
+    """Return the number of bytes before the values: magic, version, length (2 bytes in version 1, 4 in version 2) and
+    header.
+    """
     version = npy.read_magic(BytesIO(data[: npy.MAGIC_LEN]))
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"unknown .npy version {version}")

@@ -1,4 +1,4 @@
-"""The one place that touches Flower's private parts; `tests/engines/test_flower_private.py` fails when they move."""
+"""The only file that uses Flower's private parts; `tests/engines/test_flower_private.py` fails if they change."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def take_identity(run_id: int) -> Run:
 
 
 def set_message_id(message: Message, message_id: str) -> None:
-    """Give a message the id that a SuperLink would have given it; replies refer to it."""
+    """Give a message the id that a SuperLink would have assigned; replies refer to it."""
     message.metadata.__dict__["_message_id"] = message_id
 
 
 def records_to_bytes(records: RecordDict) -> bytes:
-    """A RecordDict as its protobuf (no pickle: nothing in it can be executed)."""
+    """Return a RecordDict as protobuf (no pickle: nothing in it can be executed)."""
     return recorddict_to_proto(records).SerializeToString(deterministic=True)
 
 
 def records_from_bytes(data: bytes) -> RecordDict:
-    """The inverse of `records_to_bytes`."""
+    """Return the RecordDict of `records_to_bytes`."""
     return recorddict_from_proto(RecordDictProto.FromString(data))

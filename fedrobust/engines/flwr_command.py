@@ -1,4 +1,4 @@
-"""Flower's own command: what it is given (an app, a connection, a run config), and what it answers."""
+"""Flower's own command: its arguments (an app, a connection, a run config) and its answers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ COMPLETED = "finished:completed"
 
 @dataclass
 class Flower:
-    """The command `flwr`, talking to one SuperLink; what it has to say beside its answers goes into the log."""
+    """The command `flwr` connected to one SuperLink; its messages besides the answers go into the log."""
 
     home: Path
     environment: Environment
     log: Path
 
     def call(self, *arguments: str, output: Path) -> None:
-        """Run it to its end; its output is appended to a file. Its exit status says nothing."""
+        """Run the command to its end and append its output to a file. Its exit status is not meaningful."""
         with open(output, "ab") as out, open(self.log, "ab") as errors:
             process = subprocess.Popen(
                 ["flwr", *arguments],
@@ -46,7 +46,7 @@ class Flower:
             process.wait()
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """What it answers. Raises RunFailed where it answers with an error, or not at all."""
+        """Return the command's answer. Raise RunFailed if it is an error or missing."""
         output = self.home / "answer.json"
         output.unlink(missing_ok=True)
         self.call(*arguments, "--format", "json", output=output)
@@ -60,13 +60,13 @@ class Flower:
         return answer
 
     def submit(self, cfg: RunConfig, *federation: str) -> str:
-        """Hand over the app and a run's config, whose run-dir is absolute; the number that Flower gives the run."""
+        """Submit the app and a run's config, whose run-dir is absolute; return the run's number in Flower."""
         stage(app_directory(), self.home / "app")
         (self.home / "run.toml").write_text(toml.dumps(cfg.to_flat()), encoding="utf-8")
         return self.ask("run", "app", CONNECTION, "--run-config", "run.toml", *federation)["run-id"]
 
     def await_end(self, run_id: str, patience: float = 0.0) -> tuple[str, str]:
-        """Flower's status of a run at its end, and what it says about it.
+        """Return Flower's status of a run at its end, and its details.
 
         Raises:
             RunFailed: the SuperLink has not answered for more than `patience` seconds.
@@ -89,7 +89,7 @@ class Flower:
 
 
 def app_directory() -> Path:
-    """The folder whose pyproject.toml declares the Flower app: the checkout that this package lies in."""
+    """Return the folder whose pyproject.toml declares the Flower app: the checkout of this package."""
     folder = Path(__file__).resolve().parents[2]
     path = folder / "pyproject.toml"
     if not path.exists() or "flwr" not in toml.read(path).get("tool", {}):
@@ -98,7 +98,7 @@ def app_directory() -> Path:
 
 
 def stage(app: Path, target: Path) -> None:
-    """Copy what the bundle is made of: Flower would read through all that lies around it, virtual environments too."""
+    """Copy the bundle's files to `target`: Flower would read all files of the checkout, virtual environments too."""
     patterns = toml.read(app / "pyproject.toml")["tool"]["flwr"]["app"]["fab-include"]
     for path in (app / "pyproject.toml", *(path for pattern in patterns for path in app.glob(pattern))):
         copy = target / path.relative_to(app)
@@ -107,7 +107,7 @@ def stage(app: Path, target: Path) -> None:
 
 
 def why_failed(folder: RunFolder, before: dict[str, Any], details: str) -> str:
-    """Why a run failed: in the app's words, else in Flower's; a record that knows of no failure is told.
+    """Return why a run failed, in the app's words or else in Flower's; write it into a record that has no error yet.
 
     before: the record as it was when the run was submitted.
     """

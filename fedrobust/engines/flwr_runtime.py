@@ -1,8 +1,8 @@
 """The `flwr` engine: a run under Flower's own runtime and simulation engine, through its documented commands.
 
-What a plain `flwr run` leaves to whoever types it, `launch` does: a SuperLink of the run's own (not the daemon that
+`launch` does all that a plain `flwr run` leaves to the user: a SuperLink of the run's own (not the daemon that
 another checkout may have started), as many SuperNodes as clients, absolute paths, nothing installed, nothing reported
-home. It waits for the end, takes a failed run for a failure (Flower's commands exit with 0), and leaves no process.
+home. It waits for the end, reports a failed run as a failure (Flower's commands exit with 0), and leaves no process.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fedrobust.storage.run_folder import RunFolder, new_run_dir
 
 
 def check_flwr(cfg: RunConfig) -> None:
-    """Raise ConfigError where there is no app directory here, or a setting is not for this engine."""
+    """Raise ConfigError if there is no app directory here, or a setting is not for this engine."""
     if cfg.workers.address:
         raise ConfigError(f"workers.address = {cfg.workers.address!r}: joins a cluster under the ray engine only")
     app_directory()
 
 
 def launch(cfg: RunConfig) -> None:
-    """Run `cfg`, its workers planned, under Flower; beside what the app writes, the run's folder gets `flwr.log`.
+    """Run `cfg`, its workers planned, under Flower; the run's folder also gets `flwr.log`.
 
     Raises:
-        RunFailed: the run did not complete; the message is the app's own where it got as far as having one.
+        RunFailed: the run did not complete; the message is the app's own if it has one.
         ConfigError: there is no app directory here, or a setting is not for this engine.
     """
     check_flwr(cfg)
@@ -49,13 +49,13 @@ def launch(cfg: RunConfig) -> None:
 
 
 def _absolute(cfg: RunConfig, run_dir: Path) -> RunConfig:
-    """The config for a process with another working directory."""
+    """Return the config for a process with another working directory."""
     data = str(Path(cfg.data.dir).expanduser().absolute()) if cfg.data.dir else ""
     return cfg.replace(run_dir=str(run_dir), data__dir=data)
 
 
 def _federation(cfg: RunConfig) -> str:
-    """The size of the simulation, as Flower takes it."""
+    """Return the size of the simulation, as Flower takes it."""
     workers = cfg.workers
     return (
         f"num-supernodes={cfg.num_clients} init-args-num-cpus={workers.num * workers.threads} "

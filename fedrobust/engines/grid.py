@@ -1,4 +1,4 @@
-"""What the in-process engines share: a Flower Grid whose nodes are partitions, and whose contexts live here."""
+"""The base of the in-process engines: a Flower Grid whose nodes are partitions, and which keeps their contexts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FIRST_NODE_ID = 1000  # node of partition 0; Flower keeps 0 and 1 for itself
 class SimulationGrid(Grid):
     """A Grid over `num-clients` simulated nodes.
 
-    Replies come as a generator in the order of the messages, so that whoever sums them does so in a fixed order
-    and never holds them all. A client that raises, or whose worker dies, answers with a Flower error;
-    one that is out of time does not answer. Subclasses carry the messages (`_exchange`), nothing else.
+    Replies come as a generator in the order of the messages, so that they are summed in a fixed order and never all
+    held at once. A client that raises, or whose worker dies, answers with a Flower error; one that exceeds the time
+    limit does not answer. Subclasses only transport the messages (`_exchange`).
     """
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -44,15 +44,15 @@ class SimulationGrid(Grid):
 
     @abstractmethod
     def _exchange(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        """Replies to the messages, in their order; those out of time are left out."""
+        """Yield replies to the messages, in their order; those that exceed the time limit are left out."""
 
     def close(self) -> None:
-        """Give back what the engine holds; calling it twice does no harm."""
+        """Release the engine's resources; calling it twice does no harm."""
 
     # -- client state, for checkpoints ------------------------------------------------------------------------
 
     def client_states(self) -> dict[int, bytes]:
-        """Partition → its non-empty `context.state`, serialised."""
+        """Return partition → its non-empty `context.state`, serialised."""
         return {
             node - FIRST_NODE_ID: flower.records_to_bytes(context.state)
             for node, context in self.contexts.items()
@@ -60,7 +60,7 @@ class SimulationGrid(Grid):
         }
 
     def restore_client_states(self, states: dict[int, bytes]) -> None:
-        """Put back what `client_states` gave."""
+        """Restore the states that `client_states` returned."""
         for partition, data in states.items():
             self.contexts[FIRST_NODE_ID + partition].state = flower.records_from_bytes(data)
 
@@ -103,12 +103,12 @@ class SimulationGrid(Grid):
 
 
 def error_reply(message: Message, reason: str) -> Message:
-    """A Flower error in answer to a message."""
+    """Return a Flower error in answer to a message."""
     return Message(Error(flower.CLIENT_APP_FAILED, reason), reply_to=message)
 
 
 def handle(app: ClientApp, message: Message, context: Context) -> Message:
-    """Run the ClientApp on one message; what it raises becomes an error reply, as under Flower's own runtime."""
+    """Run the ClientApp on one message; an exception becomes an error reply, as under Flower's own runtime."""
     try:
         return app(message, context)
     except Exception as error:
@@ -116,5 +116,5 @@ def handle(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 def private_copy(content: RecordDict) -> RecordDict:
-    """Records of its own for one client, over the same arrays: what it pops or adds, no other client sees."""
+    """Return separate records for one client, over the same arrays: its changes to them reach no other client."""
     return RecordDict({name: ArrayRecord(dict(r)) if isinstance(r, ArrayRecord) else r for name, r in content.items()})

@@ -1,4 +1,4 @@
-"""The `local` engine: clients one after another in this process; no Ray, no network, a debugger just works."""
+"""The `local` engine: clients one after another in this process; no Ray, no network, and a debugger works as usual."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedrobust.hardware.process import threads
 
 
 class LocalGrid(SimulationGrid):
-    """Runs the ClientApp here, with `workers.threads` CPU threads."""
+    """A grid that runs the ClientApp in this process, with `workers.threads` CPU threads."""
 
     def __init__(self, cfg: RunConfig, client_app: ClientApp) -> None:
         super().__init__(cfg)

@@ -1,4 +1,4 @@
-"""How many clients run at once, and with what: worked out once, before a run, and recorded with it."""
+"""The plan of workers: number of clients at once, threads and GPUs, computed once before a run and recorded with it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ WORKERS_PER_GPU = 5
 
 
 def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
-    """The config with every 0 of `workers` filled in, and one sentence that says why.
+    """Return the config with every 0 of `workers` filled in, and one sentence that says why.
 
-    On a CPU: one thread per worker and one worker per core, as far as memory and clients go (one process per core beats
-    one process with all threads); OMP_NUM_THREADS, where it is set, is the number of threads instead, if that many
-    cores are left for each. With CUDA: five workers share each GPU unless `workers.num` or `.num-gpus` says otherwise.
+    On a CPU: one thread per worker and one worker per core, as far as memory and the number of clients allow (one
+    process per core beats one process with all threads); OMP_NUM_THREADS, if it is set, is the number of threads
+    instead, if that many cores are left for each. With CUDA: five workers share each GPU unless `workers.num` or
+    `.num-gpus` says otherwise.
 
     Raises:
         ConfigError: a setting asks for more than the machine has.
@@ -47,7 +48,7 @@ def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
 
 
 def pick_engine(cfg: RunConfig, asked: str) -> tuple[str, str]:
-    """The engine to use, and why: `ray` where more than one worker fits the machine, else `local`."""
+    """Return the engine to use, and why: `ray` if more than one worker fits the machine, else `local`."""
     if asked != "auto":
         return asked, "asked for"
     planned, _ = plan_workers(cfg, "ray")
@@ -59,7 +60,7 @@ def pick_engine(cfg: RunConfig, asked: str) -> tuple[str, str]:
 
 
 def _num_gpus(cfg: RunConfig) -> int:
-    """CUDA devices the clients may share."""
+    """Return the number of CUDA devices that the clients may share."""
     if cfg.device not in ("auto",) and not cfg.device.startswith("cuda"):
         return 0
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,4 +1,4 @@
-"""Ray itself: imported quietly, started for this host alone or joined, large enough, and left again."""
+"""Ray itself: imported without output, started for this host only or joined, checked for size, and left again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-# Read by Ray when it is imported or started: report nothing; leave CUDA_VISIBLE_DEVICES as it is where no GPU is asked;
+# Read by Ray when it is imported or started: report nothing; keep CUDA_VISIBLE_DEVICES if no GPU is requested;
 # give the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time).
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -54,10 +54,10 @@ _daemons: list[subprocess.Popen[Any]] = []
 
 
 def check_ray(cfg: RunConfig) -> None:
-    """Refuse what would keep Ray from starting, or from joining the cluster at `workers.address`.
+    """Check that Ray can start, or can join the cluster at `workers.address`.
 
     Raises:
-        ConfigError: a temporary folder that is not for Ray, or a cluster that does not answer.
+        ConfigError: a temporary folder that Ray cannot use, or a cluster that does not answer.
     """
     if ray.is_initialized():
         return
@@ -68,7 +68,8 @@ def check_ray(cfg: RunConfig) -> None:
 
 
 def start_ray(address: str, cpus: int) -> bool:
-    """Join the cluster at `address`, or start a private one that only this host can reach; True if it was started.
+    """Join the cluster at `address`, or start a private one that only this host can reach; return True if it was
+    started.
 
     Raises:
         RunFailed: Ray does not start.
@@ -95,9 +96,9 @@ def start_ray(address: str, cpus: int) -> bool:
 
 
 def stop_ray() -> None:
-    """Leave the cluster; a private one ends.
+    """Leave the cluster; end it if it is private.
 
-    Where a signal to all processes has ended one of its daemons already, Ray would wait for answers from it.
+    If a signal to all processes has already ended one of its daemons, Ray would wait for answers from it.
     """
     if any(daemon.poll() is not None for daemon in _daemons):
         _end_daemons()
@@ -114,7 +115,9 @@ def _end_daemons() -> None:
 
 
 class _Job(JobConfig):
-    """A job whose workers do not import from the folder that the user stands in, where any file may have our names."""
+    """A job whose workers do not import from the user's current folder, in which files may have the names of our
+    packages.
+    """
 
     def _runtime_env_has_working_dir(self) -> bool:
         return True  # only then Ray leaves the current folder off the workers' import path
@@ -122,11 +125,11 @@ class _Job(JobConfig):
 
 @contextmanager
 def _on_our_terms(*, private: bool) -> Iterator[None]:
-    """Start Ray without three of its habits.
+    """Start Ray without three of its defaults.
 
-    It exchanges 127.0.0.1 for this host's outward address, and listens for all the world where it is that. It takes
-    SIGTERM for itself and ends the process on the spot. It starts its daemons in this process's group, where a signal
-    to the group ends them before this process has saved anything.
+    It replaces 127.0.0.1 by this host's external address, and then listens on all interfaces. It handles SIGTERM itself
+    and ends the process at once. It starts its daemons in this process's group, where a signal to the group ends them
+    before this process has saved anything.
     """
     with ExitStack() as stack:
         stack.enter_context(_replaced(utils, "set_sigterm_handler", lambda handler: None))
@@ -137,7 +140,7 @@ def _on_our_terms(*, private: bool) -> Iterator[None]:
 
 
 def _start_daemon(*arguments: Any, **options: Any) -> subprocess.Popen[Any]:
-    """One of Ray's processes, in a session of its own where the kernel ends it with this one."""
+    """Start one of Ray's processes in a session of its own; the kernel ends it with this process if it can."""
     daemon = subprocess.Popen(*arguments, **options, start_new_session=sys.platform == "linux")
     _daemons.append(daemon)
     return daemon
@@ -154,7 +157,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _check_temporary_folder() -> None:
-    """Raises ConfigError where Ray's sockets and logs cannot lie in its temporary folder."""
+    """Raise ConfigError if Ray's sockets and logs cannot lie in its temporary folder."""
     folder = get_default_system_temp_dir()
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name) == folder), "Ray's folder")
     if len(os.fsencode(os.path.abspath(folder) + SOCKETS)) > SOCKET_LENGTH:
@@ -169,12 +172,13 @@ def _check_temporary_folder() -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"{name} = {folder!r}: Ray cannot write there ({error.strerror}); set RAY_TMPDIR to another; {OTHERWISE}"
+            f"{name} = {folder!r}: Ray cannot write there ({error.strerror}); set RAY_TMPDIR to another "
+            f"folder; {OTHERWISE}"
         ) from error
 
 
 def _check_cluster(address: str) -> None:
-    """Raises ConfigError where no Ray answers at an address; Ray itself would try for minutes."""
+    """Raise ConfigError if no Ray answers at an address; Ray itself would try for minutes."""
     if address == "auto" or "://" in address or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return  # found, or answered for, by Ray's own means
     with grpc.insecure_channel(address) as channel:
@@ -185,17 +189,17 @@ def _check_cluster(address: str) -> None:
             code = error.code().name.lower().replace("_", " ")  # type: ignore[attr-defined]
             raise ConfigError(
                 f"workers.address = {address!r}: no Ray cluster answers there ({code}); start it with `ray start "
-                f"--head`, whose port is 6379 unless it says otherwise; {OTHERWISE}"
+                f"--head`, whose default port is 6379; {OTHERWISE}"
             ) from None
 
 
 def check_room(cfg: RunConfig) -> None:
-    """Raises ConfigError where the cluster is smaller than the workers: Ray would wait for more without a word."""
+    """Raise ConfigError if the cluster is smaller than the workers: Ray would wait for more without a message."""
     has, workers = ray.cluster_resources(), cfg.workers
     wanted = {"CPU": workers.num * workers.threads, "GPU": workers.num * workers.num_gpus}
     for kind, amount in wanted.items():
         if amount > has.get(kind, 0) + 1e-6:
             raise ConfigError(
-                f"workers.num = {workers.num} with {workers.threads} threads and {workers.num_gpus:g} GPUs each: wants "
+                f"workers.num = {workers.num} with {workers.threads} threads and {workers.num_gpus:g} GPUs each: needs "
                 f"{amount:g} {kind}s, the Ray cluster has {has.get(kind, 0):g}"
             )

@@ -1,8 +1,8 @@
 """The `ray` engine: a Flower Grid over a pool of Ray actors, on this machine or on a cluster.
 
-Against Flower's own simulation engine: the global weights go into the object store once per round and into each
-worker once, not once per client; replies are handed on in the order of the messages, one that is early waits in the
-object store, and a bounded number is under way; an actor that dies is replaced and its client tried once more.
+Differences to Flower's own simulation engine: the global weights go into the object store once per round and into each
+worker once, not once per client; replies are returned in the order of the messages, an early one waits in the object
+store, and a bounded number is in progress; an actor that dies is replaced and its client tried once more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WAITING_BYTES = 128 << 20  # of early replies that wait in the object store for 
 
 @dataclass
 class _Task:
-    """A message on its way: where in the order it stands, who has it, how often it was tried."""
+    """A message in progress: its place in the order, its worker, the number of its tries."""
 
     position: int
     message: Message
@@ -47,7 +47,7 @@ class _Task:
 
 
 class RayGrid(SimulationGrid):
-    """Carries messages to `workers.num` actors with `workers.threads` CPU threads and `workers.num-gpus` GPUs each."""
+    """A grid of `workers.num` actors with `workers.threads` CPU threads and `workers.num-gpus` GPUs each."""
 
     def __init__(self, cfg: RunConfig, client_app: str) -> None:
         super().__init__(cfg)
@@ -92,7 +92,7 @@ class RayGrid(SimulationGrid):
         done: dict[int, Message | ray.ObjectRef[Any]] = {}
         try:
             for position in range(len(messages)):
-                # book what has come meanwhile, so that the actors go on while the caller is at work with a reply
+                # store finished replies now, so that the actors continue while the caller handles a reply
                 while running and self._collect(queue, running, done, until=0.0):
                     pass
                 self._feed(queue, running, position + window)
@@ -110,7 +110,7 @@ class RayGrid(SimulationGrid):
             self._abandon(running)
 
     def _feed(self, queue: deque[_Task], running: dict[ray.ObjectRef[Any], _Task], end: int) -> None:
-        """Give each idle actor the next task that stands before `end`."""
+        """Give each idle actor the next task before `end`."""
         while self._idle and queue and queue[0].position < end:
             task = queue.popleft()
             task.actor, task.tries = self._idle.pop(), task.tries + 1
@@ -126,7 +126,7 @@ class RayGrid(SimulationGrid):
         done: dict[int, Message | ray.ObjectRef[Any]],
         until: float | None,
     ) -> bool:
-        """Wait for one actor and book what it says; False when that time (of the monotonic clock) comes first."""
+        """Wait for one actor and store its answer; return False if that time (of the monotonic clock) comes first."""
         left = None if until is None else max(until - monotonic(), 0.0)
         finished, _ = ray.wait(list(running), num_returns=1, timeout=left)
         if not finished:
@@ -149,14 +149,14 @@ class RayGrid(SimulationGrid):
         return True
 
     def _abandon(self, running: dict[ray.ObjectRef[Any], _Task]) -> None:
-        """Stop the stragglers: they must not be at work in the next round. After `close` there are none."""
+        """Stop actors that are still running: they must not work in the next round. After `close` there are none."""
         for task in running.values():
             if task.actor in self._actors:
                 self._replace(task.actor)
         running.clear()
 
     def _start(self) -> None:
-        """One more actor, idle."""
+        """Start one more actor, idle."""
         actor = self._actor_class.remote(*self._arguments)
         self._actors.add(actor)
         self._idle.append(actor)
@@ -169,12 +169,12 @@ class RayGrid(SimulationGrid):
 
 
 def _size(message: Message) -> int:
-    """Bytes of a message's arrays: about those of its reply."""
+    """Return the bytes of a message's arrays, which are about those of its reply."""
     return 1 + sum(record.count_bytes() for record in message.content.array_records.values())
 
 
 def _stored(messages: list[Message]) -> list[_Task]:
-    """Tasks whose array records are in the object store: a record that many messages share is put there once."""
+    """Return tasks whose array records are in the object store: a record that many messages share is put there once."""
     refs: dict[int, ray.ObjectRef[Any]] = {}
     tasks = []
     for position, message in enumerate(messages):
@@ -190,7 +190,7 @@ def _stored(messages: list[Message]) -> list[_Task]:
 
 
 def _taken(message: Message, stored: Message | ray.ObjectRef[Any]) -> Message:
-    """The reply to a message, out of the object store if it lies there."""
+    """Return the reply to a message, from the object store if it lies there."""
     if isinstance(stored, Message):
         return stored
     try:
@@ -203,5 +203,5 @@ def _taken(message: Message, stored: Message | ray.ObjectRef[Any]) -> Message:
 
 
 def _brief(error: Exception) -> str:
-    """The first line of one of Ray's long messages."""
+    """Return the first line of one of Ray's long messages."""
     return str(error).strip().splitlines()[0]

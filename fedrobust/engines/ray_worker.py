@@ -1,4 +1,4 @@
-"""A worker of the `ray` engine, and how arrays travel: their bytes beside the pickle, not copied into it."""
+"""A worker of the `ray` engine, and the transport of arrays: their bytes beside the pickle, not copied into it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fedrobust.engines.grid import handle
 from fedrobust.engines.ray_cluster import ray
 
 Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
-"""An ArrayRecord: key → (dtype, shape, type, bytes)."""
+"""ArrayRecord as plain data: key → (dtype, shape, type, bytes)."""
 
 
 class Worker:
-    """One actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
+    """A Ray actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
 
     def __init__(self, client_app: str, threads: int) -> None:
         import torch
@@ -29,7 +29,7 @@ class Worker:
     def handle(
         self, message: Message, arrays: dict[str, list[ray.ObjectRef[Any]]], context: Context
     ) -> tuple[RecordDict, tuple[Message, dict[str, Packed]]]:
-        """The client's new state, and the reply to a message whose array records lie in the object store."""
+        """Return the client's new state, and the reply to a message whose array records lie in the object store."""
         self._fetch([ref for (ref,) in arrays.values()])
         for name, (ref,) in arrays.items():
             message.content[name] = ArrayRecord(dict(self._fetched[ref.hex()]))
@@ -37,7 +37,7 @@ class Worker:
         return context.state, (reply, {name: pack(record) for name, record in take_arrays(reply).items()})
 
     def _fetch(self, refs: list[ray.ObjectRef[Any]]) -> None:
-        """Hold these records, and no longer those of an earlier round: those go first, so that both are never held."""
+        """Fetch these records and drop those of an earlier round first, so that both are never held."""
         keep = {ref.hex() for ref in refs}
         self._fetched = {key: record for key, record in self._fetched.items() if key in keep}
         for ref in refs:
@@ -46,7 +46,7 @@ class Worker:
 
 
 def take_arrays(message: Message) -> dict[str, ArrayRecord]:
-    """The array records of a message, which keeps the rest."""
+    """Remove the array records from a message and return them."""
     records = dict(message.content.array_records) if message.has_content() else {}
     for name in records:
         del message.content[name]
@@ -58,5 +58,5 @@ def pack(record: ArrayRecord) -> Packed:
 
 
 def unpack(packed: Packed) -> ArrayRecord:
-    """The inverse of `pack`, with bytes of its own: nothing in the object store is held."""
+    """Return the record of `pack`, with bytes of its own: nothing in the object store is held."""
     return ArrayRecord({key: Array(d, shape, kind, data.tobytes()) for key, (d, shape, kind, data) in packed.items()})

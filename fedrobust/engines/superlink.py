@@ -1,4 +1,4 @@
-"""A SuperLink for one run: on a free port, in a FLWR_HOME of its own; when the block ends, nothing of it is left."""
+"""A SuperLink for one run: on a free port, with a FLWR_HOME of its own; when the block ends, nothing of it is left."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Environment = dict[str, str]
 
 @contextmanager
 def superlink(home: Path, log: Path) -> Iterator[Environment]:
-    """Start a SuperLink for simulations with FLWR_HOME `home`; yields the environment that makes `flwr` talk to it.
+    """Start a SuperLink for simulations with FLWR_HOME `home`; yield the environment that makes `flwr` use it.
 
-    Its output and that of all it starts is appended to `log`. Whatever ends the block, its processes end with it.
+    Its output and that of all it starts is appended to `log`. However the block ends, its processes end with it.
 
     Raises:
         RunFailed: it did not start.
@@ -60,7 +60,7 @@ def superlink(home: Path, log: Path) -> Iterator[Environment]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second, impatient signal does not cut the tidying short."""
+    """Ignore further signals in the block, so that the shutdown is complete."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,7 +73,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def end_processes(home: Path) -> None:
-    """End all that was started with this FLWR_HOME: politely, then for good."""
+    """End all processes that were started with this FLWR_HOME: first by SIGTERM, then by SIGKILL."""
     left = _started(home)
     for process in left:
         with suppress(psutil.NoSuchProcess):
@@ -88,7 +88,7 @@ def end_processes(home: Path) -> None:
 
 
 def _started(home: Path) -> set[psutil.Process]:
-    """Processes with this FLWR_HOME, detached ones too, and their descendants (Ray's workers hide theirs)."""
+    """Return processes with this FLWR_HOME, detached ones too, and their descendants (Ray's workers hide theirs)."""
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -104,14 +104,14 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def write_connection(home: Path, address: str, root_certificates: Path | None) -> None:
-    """Make CONNECTION of FLWR_HOME `home` this SuperLink, with TLS unless there are no root certificates."""
+    """Write this SuperLink as CONNECTION of FLWR_HOME `home`, with TLS unless there are no root certificates."""
     tls = "insecure = true" if root_certificates is None else f'root-certificates = "{root_certificates.absolute()}"'
     config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n{tls}\n'
     (home / "config.toml").write_text(config, encoding="utf-8")
 
 
 def flwr_environment(home: Path, address: str = "127.0.0.1") -> Environment:
-    """What Flower's commands and, through them, the apps are started with."""
+    """Return the environment for Flower's commands and, through them, the apps."""
     environment = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as under the ray engine
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,4 +1,6 @@
-"""A limit for one message on real machines, where nothing else ends a ClientApp that hangs and blocks its SuperNode."""
+"""A time limit for one message on real machines, where nothing else ends a ClientApp that hangs and blocks its
+SuperNode.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ OF_ONE_MESSAGE = "flwr-clientapp"  # the program that a SuperExec starts for eac
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """End this process, all stacks printed, where the block takes longer; only where it lives for one message alone.
+    """End this process, with all stacks printed, if the block takes longer; only in a process that handles one message.
 
-    Flower reports such a client within a minute, and its SuperNode takes the next message. Elsewhere, where a process
-    has many clients, the engine has deadlines of its own.
+    Flower reports such a client within a minute, and its SuperNode takes the next message. In a process with many
+    clients the engine has its own deadlines.
     """
     if Path(sys.argv[0]).name != OF_ONE_MESSAGE:
         yield

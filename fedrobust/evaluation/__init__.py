@@ -1,4 +1,8 @@
-"""Natural and robust accuracy: how the server, a client and `fedrobust evaluate` measure a model, all alike."""
+"""Natural and robust accuracy, measured in one way by the server, the clients and `fedrobust evaluate`.
+
+`suite` names the attacks, `verdicts` runs them, `accuracy` and `assessment` summarise them; `checks` and `flags` warn
+of numbers that should not be trusted. `training`, `convex_study`, `reports` and the packages above may import it.
+"""
 
 from fedrobust.evaluation.accuracy import Evaluation, evaluate
 from fedrobust.evaluation.suite import EvaluationAttack, Stage, Threat, make_chain, make_suite, parse_attack

@@ -17,9 +17,10 @@ from fedrobust.evaluation.verdicts import ROBUST, attack_steps, classify, first_
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Accuracies are fractions in [0, 1] of `num_images`; the loss is the mean natural cross-entropy.
+    """Accuracies, fractions in [0, 1] of `num_images`, and the mean natural cross-entropy.
 
-    `robust_accuracy` holds each attack and, where there is more than one, "worst-case": the images that none broke.
+    `robust_accuracy` has an entry for each attack and, with several attacks, "worst-case": the images on which none
+    succeeded.
     """
 
     num_images: int
@@ -27,12 +28,12 @@ class Evaluation:
     natural_accuracy: float
     robust_accuracy: dict[str, float]
     labels: np.ndarray
-    """[n]"""
+    """Labels [n] of the images."""
     stands: dict[str, np.ndarray]
-    """bool [n] each: which images count for "natural" and for each entry of `robust_accuracy`."""
+    """Masks, bool [n] each: the images that count for "natural" and for each entry of `robust_accuracy`."""
 
     def metrics(self) -> dict[str, float]:
-        """Flat, as records name them: `robust_accuracy.pgd-20`."""
+        """Return flat metrics as records name them: `robust_accuracy.pgd-20`."""
         return {
             "loss": self.loss,
             "natural_accuracy": self.natural_accuracy,
@@ -40,7 +41,7 @@ class Evaluation:
         }
 
     def per_class(self, num_classes: int) -> dict[str, list[float | None]]:
-        """Each accuracy by class [K]; None where no image has the class."""
+        """Return each accuracy by class [K]; None if no image has the class."""
         images = np.bincount(self.labels, minlength=num_classes)
         return {
             name: [
@@ -63,9 +64,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on the images `index` of `data`, in float32 and eval mode.
 
-    An image counts as robust against an attack only if it is classified rightly without the attack, too, and for
-    the worst case only if it counts under every attack. With epsilon = 0 robust equals natural accuracy.
-    `evaluation.verdicts` says how images are attacked.
+    An image counts as robust against an attack only if it is also classified correctly without the attack, and for the
+    worst case only if it counts under every attack. With epsilon = 0 robust equals natural accuracy.
+    `evaluation.verdicts` documents how images are attacked.
 
     Raises:
         RunFailed: a logit is NaN or infinite.

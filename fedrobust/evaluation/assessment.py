@@ -1,4 +1,4 @@
-"""An evaluation that can be believed: a suite of attacks on one set of images, the checks on it, what they warn of."""
+"""A complete evaluation: a suite of attacks on one set of images, the checks on it, and its warnings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fedrobust.evaluation.verdicts import ROBUST
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What came out, per image: `index` [n] into the test set, `labels` [n], `right` [n], `verdicts` name → [n].
+    """The outcome per image: `index` [n] into the test set, `labels` [n], `right` [n], `verdicts` name → [n].
 
-    `stages` and `seconds` are by attack, `checks` is what else was measured, `flags` what it all warns of.
+    `stages` and `seconds` are by attack, `checks` has the results of the checks, `flags` the warnings.
     """
 
     index: np.ndarray
@@ -32,16 +32,17 @@ class EvaluationResult:
     flags: tuple[Flag, ...]
 
     def stands(self, attack: str) -> np.ndarray:
-        """Which images are right without and under the attack."""
+        """Return a mask of the images that are classified correctly without and under the attack."""
         return self.verdicts[attack] == ROBUST
 
     def worst(self) -> np.ndarray:
-        """Which images no attack of the suite broke."""
+        """Return a mask of the images on which no attack of the suite succeeded."""
         return np.logical_and.reduce([self.right, *(self.stands(name) for name in self.verdicts)])
 
 
 def assess(attack_run: AttackRun) -> EvaluationResult:
-    """Everything that is not done yet, then the result. It may be interrupted at any moment and called again.
+    """Carry out all remaining attacks and checks, then return the result. It may be interrupted at any time and called
+    again.
 
     Raises:
         RunFailed: a logit is NaN or infinite, or the folder cannot be read or written.

@@ -1,4 +1,4 @@
-"""One model under many attacks, on the same images, with a journal: the part of an evaluation that takes long."""
+"""Many attacks on one model and the same images, with intermediate results on disk: the long part of an evaluation."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from fedrobust.seeding import numpy_stream
 SAVE_EVERY = 10.0  # seconds
 
 Watch = Callable[[str, float], None]
-"""Told the attack that is at work and which share of it is done."""
+"""Function that is called with the running attack's name and its completed share."""
 OpenJournal = Callable[[dict[str, Any], int, tuple[int, ...]], EvaluationFolder]
-"""Given the settings, the number of images and an image's shape."""
+"""Function that opens the evaluation's folder, given the settings, the number of images and an image's shape."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked.
+    """The request of an evaluation.
 
     Attributes:
-        attacks: the suite, by name; the worst case is over these.
-        num_images: class-balanced part of the test set; 0 takes all.
-        batch_size: images at once; 0 takes what fits the device.
-        step_size: of PGD, BIM and MIM; None takes epsilon / 4.
-        checks: whether to run what the flags need beside the suite.
+        attacks: names of the suite's attacks; the worst case is over these.
+        num_images: class-balanced number of test images; 0 takes all.
+        batch_size: images per batch; 0 takes the largest number that fits the device.
+        step_size: step size of PGD, BIM and MIM in pixel units; None takes epsilon / 4.
+        checks: also run the checks that the flags need.
     """
 
     attacks: tuple[str, ...]
@@ -51,14 +51,14 @@ class Request:
 
 
 class AttackRun:
-    """Attacks on `evaluated`, each from where the journal left it.
+    """Attacks on `evaluated`, each resumed from its state in the evaluation's folder.
 
     Attributes:
-        request: what was asked, with the batch size filled in.
-        model, data, index: what is attacked; `index` [n] into the test images, on their device.
-        labels: [n].
-        natural: `classify` of these images.
-        transfers: whether examples are made on another model.
+        request: the request, with the batch size filled in.
+        model, data, index: the model and the images under attack; `index` [n] into the test images, on their device.
+        labels: labels of these images, [n].
+        natural: result of `classify` on these images.
+        transfers: true if examples are made on another model.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AttackRun:
         source: EvaluatedModel | None = None,
         watch: Watch = lambda name, share: None,
     ) -> None:
-        """Raises ConfigError for a model that is not under the contract, or a folder with other settings."""
+        """Raise ConfigError for a model that violates the contract, or a folder with other settings."""
         self.watch, self.transfers = watch, source is not None
         self._subject = evaluated
         self.data = on_device(evaluated.dataset, "test", device)
@@ -107,11 +107,11 @@ class AttackRun:
 
     @property
     def examples(self) -> np.ndarray:
-        """One adversarial example per image, as `EvaluationFolder` keeps them."""
+        """Adversarial examples, one per image, as `EvaluationFolder` keeps them."""
         return self._journal.examples
 
     def chain(self, name: str, threat: Threat | None = None) -> EvaluationAttack:
-        """The attack of this name; against the request's threat, with its step size, unless another is given."""
+        """Return the attack of this name; against the request's threat, with its step size, unless another is given."""
         step_size = self.request.step_size if threat is None else None
         classes = self._subject.dataset.num_classes
         return make_chain(name, threat or self.request.threat, num_classes=classes, step_size=step_size)
@@ -119,12 +119,12 @@ class AttackRun:
     def attack(
         self, attack: EvaluationAttack, *, key: str = "", kept: bool = False, white_box: bool = False
     ) -> AttackState:
-        """Run an attack on all images that are right.
+        """Run an attack on all images that are classified correctly.
 
         Args:
-            key: its name in the journal; by default its own.
-            kept: its examples go into the folder.
-            white_box: on the evaluated itself, also where examples are made on another model.
+            key: its name in the evaluation's folder; by default the attack's name.
+            kept: store its examples in the folder.
+            white_box: attack the evaluated model itself, even if examples are made on another model.
         """
         key = key or attack.name
         state = self._journal.attack(key) or AttackState(first_verdicts(self.natural).cpu().numpy())
@@ -162,7 +162,7 @@ class AttackRun:
         return state
 
     def _broken_before(self) -> np.ndarray:
-        """Images that a complete attack of the suite has broken: their example stays."""
+        """Return images on which a complete attack of the suite has succeeded: their example stays."""
         states = filter(None, map(self._journal.attack, self.request.attacks))
         broken = [state.verdicts > 0 for state in states if state.complete]
         return np.logical_or.reduce([np.zeros(len(self.labels), dtype=bool), *broken])

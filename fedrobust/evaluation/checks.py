@@ -1,4 +1,4 @@
-"""What the flags need beside the suite: probes, attacks that must come in order, a curve, planted examples."""
+"""The checks that the flags need besides the suite: probes, attacks ordered by strength, a curve, planted examples."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PROBED_IMAGES, PLANTED_IMAGES = 256, 100
 
 
 def run_checks(attack_run: AttackRun, suite: Mapping[str, AttackState]) -> tuple[dict[str, Any], list[Flag]]:
-    """All checks; what was measured, for the record, and the flags it raises.
+    """Run all checks; return the measurements, for the record, and the flags they raise.
 
-    On a transfer attack the attacks of the suite that STRENGTH has, too, run white-box for comparison; order among
-    transferred attacks would say nothing.
+    In a transfer attack, the attacks of the suite that STRENGTH contains also run white-box for comparison; the order
+    of transferred attacks has no meaning.
     """
     request, few = attack_run.request, slice(0, PROBED_IMAGES)
     probes = probe(
@@ -75,7 +75,7 @@ def run_checks(attack_run: AttackRun, suite: Mapping[str, AttackState]) -> tuple
 
 
 def _curve(attack_run: AttackRun) -> Iterator[tuple[float, np.ndarray]]:
-    """(epsilon, which images stand under PGD-20), from 0 on; always white-box."""
+    """Yield (epsilon, mask of the images that PGD-20 does not break), from 0 on; always white-box."""
     threat = attack_run.request.threat
     yield 0.0, attack_run.natural.right.cpu().numpy()
     for multiple in CURVE:

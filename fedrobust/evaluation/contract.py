@@ -1,4 +1,4 @@
-"""Requirements on a model to be evaluated: pixels in [0, 1] to finite logits, placed on a device that it takes."""
+"""Requirements on a model to be evaluated: pixels in [0, 1] to finite logits, placed on a device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLEARLY_BETTER = 0.1  # in accuracy
 
 
 class Contiguous(nn.Module):
-    """`model` on a copy of the images whose memory lies as their shape says: what `.view` and in-place layers need."""
+    """A wrapper that runs `model` on a copy of the images in contiguous memory, as `.view` and in-place layers need."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -34,14 +34,15 @@ class Contiguous(nn.Module):
 
 
 def placed(model: nn.Module, images: Tensor, num_classes: int, *, gradients: bool) -> nn.Module:
-    """`model` on the device of `images`, channels-last if it takes that, which is fastest, else `Contiguous`.
+    """Return `model` on the device of `images`, channels-last if it accepts that, which is fastest, else in
+    `Contiguous`.
 
-    A model that takes float32 in neither, because its weights are in half or double precision, is converted: all is
-    evaluated in float32. No weight says what a model takes, so it is asked for logits of two images and of one.
+    A model whose weights are in half or double precision is converted: all is evaluated in float32. Weights do not show
+    the accepted format, so the model is tried on two images and on one.
 
     Args:
-        images: some, [B, C, H, W] in float32, channels-last.
-        gradients: whether it must have input gradients, as most attacks need them.
+        images: some images, [B, C, H, W], float32, channels-last.
+        gradients: also require input gradients, as most attacks need them.
 
     Raises:
         ConfigError: it fails on these images, does not give logits [B, K], or has no input gradient.
@@ -73,7 +74,7 @@ def _candidates(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _try(model: nn.Module, images: Tensor, num_classes: int, *, gradients: bool) -> None:
-    """Raise ConfigError for what no memory format or precision mends, anything else for what one might."""
+    """Raise ConfigError for failures in every memory format and precision, and any other error for the rest."""
     x = images.clone().requires_grad_(gradients)
     with torch.set_grad_enabled(gradients):
         logits = model(x)
@@ -104,9 +105,9 @@ def _has_gradient(logits: Tensor, x: Tensor) -> bool:
 def fitting_batch_size(
     model: nn.Module, image_shape: tuple[int, int, int], device: torch.device, *, gradients: bool = True
 ) -> int:
-    """A power of two that fits: on CUDA by the memory that one pass forward and back takes; on a CPU a fixed one.
+    """Return a power of two that fits: on CUDA by the memory of one forward and backward pass; on a CPU a fixed one.
 
-    gradients: whether there is a pass back.
+    gradients: true if there is a backward pass.
     """
     if device.type != "cuda":
         return ON_CPU
@@ -127,23 +128,23 @@ def fitting_batch_size(
 def admitted(
     model: nn.Module, dataset: Dataset, data: DeviceImages, index: Tensor, *, gradients: bool = True
 ) -> nn.Module:
-    """`model`, `placed` on the device of `data`, unless its robust accuracy would mean nothing.
+    """Return `model`, `placed` on the device of `data`; raise if its robust accuracy would have no meaning.
 
     The contract is [0, 1] pixels in, logits out, normalisation inside the model: else epsilon would be of another
-    size. No weight says what a model expects, so its answers are asked: a model that is clearly more accurate on
-    normalised pixels, or on pixels in 0..255, than on those in [0, 1] is not under the contract.
+    size. Weights do not show the expected range, so the model is tried: one that is clearly more accurate on
+    normalised pixels, or on pixels in 0..255, than on those in [0, 1] violates the contract.
 
     Args:
-        gradients: as of `placed`.
+        gradients: as for `placed`.
 
     Raises:
-        ConfigError: a module is in train mode, what `placed` refuses, logits that are not finite, or pixels in [0, 1]
-            are not what the model expects; with what to do.
+        ConfigError: a module is in train mode, `placed` refuses the model, logits are not finite, or the model does not
+            expect pixels in [0, 1]; the message says what to do.
     """
     for name, module in model.named_modules():
         if module.training:
             raise ConfigError(
-                f"the model is in train mode ({name or 'as a whole'}): call .eval() before handing it over"
+                f"the model is in train mode ({name or 'as a whole'}): call .eval() before the evaluation"
             )
     model = placed(model, data.batch(index[:2])[0], dataset.num_classes, gradients=gradients)
     _check_pixels(model, dataset, data, index[:NUM_IMAGES])
@@ -166,7 +167,7 @@ def _check_pixels(model: nn.Module, dataset: Dataset, data: DeviceImages, index:
                 continue  # it checks its input: it does not expect these
             if kind == CONTRACT and not logits.isfinite().all():
                 raise ConfigError(
-                    "the model's logits are not finite on natural images: its accuracy would mean nothing"
+                    "the model's logits are not finite on natural images: its accuracy would have no meaning"
                 )
             accuracy[kind] += (logits.argmax(1) == y).sum().item() / len(index)
     contract, *others = accuracy.items()

@@ -31,22 +31,22 @@ WEIGHTS = (".safetensors", *SUFFIXES)  # how files of weights end
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model on the CPU and the data it is for."""
+    """A model on the CPU and its data set."""
 
     name: str
-    """As the user gave it."""
+    """Name as the user gave it."""
     model: nn.Module
     dataset: Dataset
     digest: str
-    """Of the weights and buffers: two subjects with the same digest are the same model."""
+    """Digest of the weights and buffers: two models with the same digest are equal."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Model name, data, round ... as far as they are known."""
+    """Known facts: model name, data, round ..."""
     cfg: RunConfig | None = None
-    """Of the run it comes from."""
+    """Config of the run that the model comes from."""
     clients: np.ndarray | None = None
-    """Training images of that run's clients by class, [clients, K]; None if it has none, or they are not known."""
+    """Training images of that run's clients by class, [clients, K]; None if it has none, or they are unknown."""
     notes: tuple[str, ...] = ()
-    """Lines on assumptions made and on facts that are not known."""
+    """Lines on assumptions and on unknown facts."""
 
 
 def load_evaluated_model(
@@ -58,18 +58,18 @@ def load_evaluated_model(
     classes: str = "",
     data_dir: str = "",
 ) -> EvaluatedModel:
-    """The model at `name`.
+    """Return the model called `name`.
 
     Args:
         name: a run's folder (also of an unfinished run: its checkpoint is read); a safetensors file, or one of
             `torch.save`; or "package.module:object", a `torch.nn.Module` or a function without arguments that returns
             one.
-        which: the run's best or last model.
-        model_name, data_name, classes: for a file that does not say, and in place of what it says.
+        which: "best" or "last" model of a run.
+        model_name, data_name, classes: architecture, data set and classes; they replace those that a file names.
         data_dir: as the setting data.dir.
 
     Raises:
-        ConfigError: nothing such is there, or the weights are not of that model.
+        ConfigError: there is no such model, or the weights do not fit it.
         RunFailed: a corrupt file.
     """
     path, notes, clients = Path(name), list[str](), None
@@ -87,13 +87,13 @@ def load_evaluated_model(
     told = {"model": model_name, "data": data_name, "classes": classes}
     facts |= {key: value for key, value in told.items() if value}
     if not facts.get("data") or (model is None and not facts.get("model")):
-        raise ConfigError(f"{name}: does not say what it is of; name it with --data" + " and --model" * (model is None))
+        raise ConfigError(f"{name}: does not name its data set; name it with --data" + " and --model" * (model is None))
     folder = data_dir or (cfg.data.dir if cfg else "")
     dataset = _dataset(str(facts["data"]), folder or None, str(facts.get("classes", "")))
     if model is None:
         model = _build(name, facts, dataset, arrays)
         if "mean" not in facts and not cfg:
-            notes.append(f"{name}: says no mean and std; its images are normalised by those of {dataset.name}")
+            notes.append(f"{name}: has no mean and std; images are normalised by those of {dataset.name}")
     if cfg and cfg.kind == "federated":
         try:
             clients = _clients(RunFolder(path), cfg, dataset)
@@ -103,15 +103,15 @@ def load_evaluated_model(
 
 
 def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", data_dir: str = "") -> EvaluatedModel:
-    """Return a module with the data it is for.
+    """Return a module with its data set.
 
     Raises:
         ConfigError: no data set is named, or the module has lazy layers without weights.
-        DataError: the data set is unknown or not there.
+        DataError: the data set is unknown or missing.
     """
     name = type(model).__name__
     if not data_name:
-        raise ConfigError(f"{name}: a module does not say which data it is for; name a data set, such as cifar10")
+        raise ConfigError(f"{name}: a module does not name its data set; name one, such as cifar10")
     _check_lazy(name, model)
     dataset = _dataset(data_name, data_dir or None, classes)
     facts = {"data": data_name, "classes": classes}
@@ -119,7 +119,7 @@ def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", d
 
 
 def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
-    """The data set, without its training images if they alone are not there."""
+    """Return the data set, without its training images if only they are missing."""
     try:
         return load(name, data_dir=folder, classes=classes)
     except DataError as error:
@@ -133,7 +133,7 @@ def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
     """Return `EvaluatedModel.clients` from the run's partition. Raises ConfigError if that cannot be computed again."""
     labels = dataset.train.labels
     if not len(labels):
-        raise ConfigError("since the training images are not there")
+        raise ConfigError("since the training images are missing")
     if folder.record().get("data_digest", dataset.digest) != dataset.digest:
         raise ConfigError("since these are not the data that the run was trained on")
     owned = [labels[client.own] for client in make_split(cfg, labels).clients]
@@ -141,9 +141,9 @@ def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
 
 
 def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
-    """The weights of a run's best or last model, or of a file, and what is known of them.
+    """Return the weights of a run's best or last model, or of a file, and the facts known about them.
 
-    A file in a run's folder that holds no weights stands for the run.
+    A file in a run's folder that holds no weights selects the run.
 
     Raises:
         ConfigError: a folder without a run, or a file that `load_pickled` refuses.
@@ -160,7 +160,7 @@ def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, A
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A digest of the model's state dict: names, shapes and bytes."""
+    """Compute a digest of the model's state dict: names, shapes and bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for key, value in model.state_dict().items():
         array = value.detach().cpu().contiguous()
@@ -218,6 +218,6 @@ def _import(name: str) -> nn.Module:
 
 
 def _check_lazy(name: str, model: nn.Module) -> None:
-    """Raise ConfigError for layers whose shapes are not known yet."""
+    """Raise ConfigError for layers whose shapes are still unknown."""
     if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
-        raise ConfigError(f"{name}: has lazy layers without weights yet; show the model some images first")
+        raise ConfigError(f"{name}: has lazy layers without weights; run the model on some images first")

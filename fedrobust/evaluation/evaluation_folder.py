@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what is done so far, whole at every moment, so that a stop loses nothing."""
+"""The folder of an evaluation: intermediate results, complete at every moment, so an interruption loses nothing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fedrobust.storage.files import read_json, write_atomically
 
 @dataclass
 class AttackState:
-    """How far one attack is.
+    """The progress of one attack.
 
-    `verdicts`: int16 [n], see `evaluation.verdicts`; `steps`: batches done; `seconds`: spent so far.
+    `verdicts`: int16 [n], see `evaluation.verdicts`; `steps`: number of batches done; `seconds`: time spent so far.
     """
 
     verdicts: np.ndarray
@@ -31,18 +31,19 @@ class AttackState:
 
     @property
     def stands(self) -> np.ndarray:
-        """Which images are right without the attack and stand, bool [n]."""
+        """Mask of the images that are classified correctly without and under the attack, bool [n]."""
         return self.verdicts == ROBUST
 
 
 class EvaluationFolder:
-    """settings.json, a file per attack below attacks/, and examples.npy: one adversarial example per image.
+    """The files of an evaluation: settings.json, a file per attack below attacks/, and examples.npy with one
+    adversarial example per image.
 
-    An example is the first one of the suite that broke its image, or the last attempt on one that stands.
+    An example is the first one of the suite that succeeded on its image, or the last attempt if none did.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], num_images: int, image_shape: tuple[int, ...]) -> None:
-        """Open a folder, or go on with what is in it.
+        """Open a folder, or resume from its content.
 
         Raises:
             ConfigError: it holds an evaluation with other settings.
@@ -68,10 +69,10 @@ class EvaluationFolder:
         for key, value in settings.items():
             if found.get(key) != value:
                 there = f"{self.path}: holds an evaluation with {key} = {found.get(key)}"
-                raise ConfigError(f"{there}, not {value}; name another with --out")
+                raise ConfigError(f"{there}, not {value}; name another folder with --out")
 
     def attack(self, name: str) -> AttackState | None:
-        """How far an attack is; None if it has not begun. Raises RunFailed for a corrupt file."""
+        """Return the progress of an attack; None if it has not begun. Raise RunFailed for a corrupt file."""
         path = self._file(name)
         if not path.exists():
             return None
@@ -84,7 +85,7 @@ class EvaluationFolder:
         return AttackState(verdicts, steps, seconds, complete)
 
     def save(self, name: str, state: AttackState) -> None:
-        """Write how far an attack is, the examples first."""
+        """Write the progress of an attack, the examples first."""
         self.examples.flush()
         buffer = BytesIO()
         np.savez(buffer, verdicts=state.verdicts, steps=state.steps, seconds=state.seconds, complete=state.complete)

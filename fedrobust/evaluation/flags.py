@@ -1,4 +1,4 @@
-"""When a robustness number warns of itself; docs/evaluation-flags.md explains every flag."""
+"""Warnings that a robustness number should not be trusted; docs/evaluation-flags.md explains every flag."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ FLAGS: dict[str, str] = {
     "random-output": "Two passes over the same images differ.",
     "probabilities": "The outputs are probabilities, not logits.",
     "optimises-in-forward": "The forward pass calls autograd.",
-    "zero-gradients": "Images that are right and have no gradient.",
+    "zero-gradients": "Correctly classified images have no gradient.",
     "weaker-attack-wins": "FGSM beats PGD-10, or PGD-10 beats PGD-40.",
     "steps-not-converged": "Twice the steps still change the accuracy.",
     "restarts-not-converged": "Five starts still change the accuracy.",
-    "cross-entropy-overstates": "Attacks on the margin break many images that withstand PGD on the cross-entropy.",
-    "gradient-free-wins": "Square or noise beats every attack with gradients.",
-    "transfer-wins": "Examples made on another model beat those made on this one.",
-    "rises-with-epsilon": "A larger epsilon breaks fewer images.",
-    "stands-at-large-epsilon": "Images withstand eight times epsilon.",
+    "cross-entropy-overstates": "Attacks on the margin succeed on many images on which PGD on the cross-entropy fails.",
+    "gradient-free-wins": "Square or noise succeeds more often than every attack with gradients.",
+    "transfer-wins": "Examples made on another model succeed more often than those made on this one.",
+    "rises-with-epsilon": "An attack with a larger epsilon succeeds on fewer images.",
+    "stands-at-large-epsilon": "Images remain correctly classified at eight times epsilon.",
     "unstable-verdicts": "The verdict on an adversarial example depends on its batch.",
     "planted-missed": "The attack misses adversarial examples that were planted for it.",
 }
@@ -44,9 +44,9 @@ FLAGS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """A warning: its name, a key of FLAGS, and what was seen.
+    """A warning: its name, a key of FLAGS, and the observation.
 
-    `about`: how the names of the attacks begin whose numbers it is about; "" for all of them.
+    `about`: prefix of the names of the attacks whose numbers it concerns; "" for all of them.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Flag:
 
 
 def model_flags(probes: Probes) -> Iterator[Flag]:
-    """Habits of the model that make gradient attacks fail (AutoAttack's checks)."""
+    """Yield flags for behaviour of the model that makes gradient attacks fail (AutoAttack's checks)."""
     if probes.random:
         yield Flag("random-output", "two passes over the same images disagree")
     if probes.probabilities:
@@ -71,8 +71,9 @@ def model_flags(probes: Probes) -> Iterator[Flag]:
 
 
 def strength_flags(stands: Mapping[str, np.ndarray]) -> Iterator[Flag]:
-    """Which images stand, [n] of bool by attack, all of the same images: a stronger attack never gains, none
-    without gradients is ahead of those with."""
+    """Yield flags if a stronger attack gives higher accuracy, or an attack without gradients is ahead of one with them;
+    masks [n] of robust images by attack.
+    """
     for weak, strong in (("fgsm", "pgd-10"), ("pgd-10", "pgd-40")):
         if {weak, strong} <= stands.keys():
             pair = Pair(weak, stands[weak], strong, stands[strong])
@@ -106,14 +107,14 @@ def strength_flags(stands: Mapping[str, np.ndarray]) -> Iterator[Flag]:
 
 
 def square_flags(newly_broken: int, images: int) -> Iterator[Flag]:
-    """Images that, inside AutoAttack, only Square broke (AutoAttack's own check)."""
+    """Yield a flag if, inside AutoAttack, only Square succeeded on images (AutoAttack's own check)."""
     if _many(newly_broken, images, LEAST_GAIN):
         seen = f"Square broke {newly_broken} of {images} images that withstood AutoAttack's gradient attacks"
         yield Flag("gradient-free-wins", seen)
 
 
 def transfer_flags(transferred: Mapping[str, np.ndarray], white_box: Mapping[str, np.ndarray]) -> Iterator[Flag]:
-    """Which images stand under the same attacks made on another model and on this one."""
+    """Yield a flag if an attack made on another model beats the same one made on this model; masks of robust images."""
     for name in transferred.keys() & white_box.keys():
         pair = Pair(f"{name} transferred", transferred[name], f"{name} white-box", white_box[name])
         if pair.first_wins and pair.gain > LEAST_GAIN:
@@ -121,7 +122,7 @@ def transfer_flags(transferred: Mapping[str, np.ndarray], white_box: Mapping[str
 
 
 def curve_flags(curve: Sequence[tuple[float, np.ndarray]]) -> Iterator[Flag]:
-    """Which images stand at each epsilon, ascending: never more, and at the end none."""
+    """Yield flags if robust images increase with epsilon, or do not end at none; masks by ascending epsilon."""
     for (smaller, before), (larger, after) in pairwise(curve):
         pair = Pair(f"epsilon {smaller:.4f}", before, f"epsilon {larger:.4f}", after)
         if pair.first_wins and pair.gain > LEAST_GAIN:
@@ -133,24 +134,24 @@ def curve_flags(curve: Sequence[tuple[float, np.ndarray]]) -> Iterator[Flag]:
 
 
 def rescoring_flags(changed: int, images: int) -> Iterator[Flag]:
-    """Adversarial examples whose verdict, with a clear margin, depends on the batch size."""
+    """Yield a flag if the verdict on adversarial examples with a clear margin depends on the batch size."""
     if changed:
         yield Flag("unstable-verdicts", f"{changed} of {images} adversarial examples change sides with the batch size")
 
 
 def planted_flags(found: float, images: int) -> Iterator[Flag]:
-    """Share of planted adversarial examples that the attack finds."""
+    """Yield a flag for the share of planted adversarial examples that the attack does not find."""
     if _many(missed := images - round(found * images), images, PLANTED_MISSED):
         yield Flag("planted-missed", f"missed {missed} of {images} planted adversarial examples", "pgd")
 
 
 class Pair:
-    """Two attacks on the same images.
+    """A comparison of two attacks on the same images.
 
     Attributes:
-        gain: by how much lower the accuracy is under the first, a share of all images.
-        first_wins, second_wins: whether it breaks more images, by more than chance would have it: three or more, and
-            the sign test over the images on which they differ is below LEVEL.
+        gain: difference by which the accuracy is lower under the first, a share of all images.
+        first_wins, second_wins: true if it succeeds on more images than chance explains: three or more, with a sign
+            test over the images on which they differ below LEVEL.
     """
 
     def __init__(self, first: str, first_stands: np.ndarray, second: str, second_stands: np.ndarray) -> None:
@@ -162,8 +163,8 @@ class Pair:
 
     def __str__(self) -> str:
         counts = zip(self._names, self._standing, self._alone, strict=True)
-        said = (f"{stand} stand under {name}, which alone broke {alone}" for name, stand, alone in counts)
-        return f"of {self._images} images {'; '.join(said)}"
+        said = (f"{stand} robust against {name}, {alone} misclassified only under it" for name, stand, alone in counts)
+        return f"{self._images} images: {'; '.join(said)}"
 
 
 def _clearly(ahead: int, behind: int) -> bool:
@@ -171,5 +172,5 @@ def _clearly(ahead: int, behind: int) -> bool:
 
 
 def _many(count: int, images: int, share: float) -> bool:
-    """More than `share` of the images, and no fewer than LEAST_IMAGES."""
+    """Return whether count is more than `share` of the images, and at least LEAST_IMAGES."""
     return count >= LEAST_IMAGES and count > share * images

@@ -1,10 +1,9 @@
-"""Does the attack find an adversarial example that is known to be there? The binarisation test.
+"""The binarisation test: does the attack find an adversarial example that is known to exist?
 
 Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations".
 For each image the last linear layer is replaced by a readout of two classes: it separates one planted point, on the
-surface of the ball, from the image and many points inside the ball. So an adversarial example exists for certain, on
-the features that the model itself computes; an attack that misses it is too weak for this model, whatever accuracy
-it reports.
+surface of the ball, from the image and many points inside the ball. So an adversarial example certainly exists, on the
+features that the model itself computes. An attack that misses it is too weak for this model.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ RIDGE = 1e-3  # of the readout, relative to the mean square of the features
 class Planted:
     """Shares of `num_images`; images whose readout separates nothing are left out of it.
 
-    `found`: planted examples that the attack found. `by_chance`: that as many random points found as one start of the
-    attack takes steps: where this is high, the test says little.
+    `found`: share of planted examples that the attack found. `by_chance`: share found by as many random points as one
+    start of the attack takes steps; if this is high, the test has little meaning.
     """
 
     num_images: int
@@ -42,14 +41,14 @@ class Planted:
 
 
 class Readout(nn.Module):
-    """Logits (−s, s) with s = w_i · φ(x_i) − b_i for the i-th image of the batch: class 1 is the planted one."""
+    """The logits (−s, s) with s = w_i · φ(x_i) − b_i for the i-th image of the batch: class 1 is the planted one."""
 
     def __init__(self, model: nn.Module, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self._model, self._weight, self._bias = model, weight, bias
 
     def of(self, images: Tensor) -> Readout:
-        """The same for some of the images."""
+        """Return the readout for some of the images."""
         return Readout(self._model, self._weight[images], self._bias[images])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +82,7 @@ def planted_test(
 ) -> Planted:
     """Plant one adversarial example for each image of `index`, and look for it by PGD on the margin.
 
-    The attack starts again, up to `restarts` times, for images whose example it has not found.
+    The attack is restarted up to `restarts` times for images whose example it has not found.
 
     Raises:
         ConfigError: the model has no linear layer.
@@ -125,7 +124,7 @@ def planted_test(
 
 @torch.no_grad()
 def _plant(model: nn.Module, x: Tensor, threat: Threat, generator: torch.Generator) -> tuple[Readout, Tensor]:
-    """A readout per image, and which of them separate."""
+    """Return a readout per image, and a mask of those that separate."""
     inner = ball_of(threat.norm, x, INNER * threat.epsilon)
     outer = ball_of(threat.norm, x, threat.epsilon)
     direction = torch.randn(x.shape, generator=generator, device=x.device)
@@ -150,11 +149,11 @@ def _plant(model: nn.Module, x: Tensor, threat: Threat, generator: torch.Generat
 
 
 def has_readout(model: nn.Module) -> bool:
-    """Whether there is a linear layer to plant an example behind; a polynomial network has none."""
+    """Return whether there is a linear layer to plant an example behind; a polynomial network has none."""
     return any(isinstance(module, nn.Linear) for module in model.modules())
 
 
 def _linear_layers(model: nn.Module) -> list[nn.Linear]:
     if not has_readout(model):
-        raise ConfigError("planted examples need a linear layer at the end of the model; leave that check out")
+        raise ConfigError("planted examples need a linear layer at the end of the model; leave this check out")
     return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -1,4 +1,4 @@
-"""Probes of a model: behaviour that gradient attacks cannot be trusted with, and saved examples scored again."""
+"""Probes of a model: behaviour that makes gradient attacks unreliable, and saved examples scored again."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CLEAR_MARGIN = 1e-4  # of logits, above which a verdict may not change
 @dataclass(frozen=True)
 class Probes:
     """Attributes:
-    random: two passes over the same images disagree.
-    probabilities: every output lies in [0, 1] and each row sums to 1: softmax is inside the model.
-    optimises: the forward pass calls autograd: a defence that adapts at test time.
-    zero_gradients: share of the images that are classified rightly and at which the cross-entropy's gradient is zero
+    random: true if two passes over the same images disagree.
+    probabilities: true if every output lies in [0, 1] and each row sums to 1: softmax is inside the model.
+    optimises: true if the forward pass calls autograd: a defence that adapts at test time.
+    zero_gradients: share of the images that are classified correctly and at which the cross-entropy's gradient is zero
         everywhere.
     """
 
@@ -40,7 +40,7 @@ class Probes:
 
 
 def probe(model: nn.Module, data: DeviceImages, index: Tensor, right: Tensor, *, batch_size: int) -> Probes:
-    """Probe `model`, in eval mode, on the images `index` of `data`; `right` [n] says which it classifies rightly."""
+    """Probe `model`, in eval mode, on the images `index` of `data`; `right` [n] marks those it classifies correctly."""
     random, probabilities, zero = False, True, 0
     for chosen, classified in zip(index.to(data.device).split(batch_size), right.split(batch_size), strict=True):
         x, y = data.batch(chosen)
@@ -63,7 +63,7 @@ def _gradient_is_zero(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _optimises(model: nn.Module, x: Tensor) -> bool:
-    """Whether a forward pass calls autograd."""
+    """Return whether a forward pass calls autograd."""
     calls: list[Callable[..., Any]] = []
 
     def noting(function: Callable[..., Any]) -> Callable[..., Any]:

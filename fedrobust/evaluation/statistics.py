@@ -1,4 +1,4 @@
-"""How far a measured share, and a difference between two, can be trusted."""
+"""Confidence in a measured share, and in a difference between two."""
 
 from math import exp, lgamma, log, sqrt
 
@@ -6,11 +6,11 @@ Z95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
 def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval for a binomial share (Wilson 1927).
+    """Compute Wilson's score interval for a binomial share (Wilson 1927).
 
         (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n),  p = successes / total, n = total
 
-    It covers the images' being a sample; not the seed of the training run, which only other runs can show.
+    It covers the choice of images as a sample, not the seed of the training run, which only other runs can show.
 
     Returns:
         (low, high) within [0, 1]. Limit cases: 0 successes give low = 0, all give high = 1, no images (0, 1).
@@ -30,10 +30,11 @@ def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, 
 
 
 def sign_test(ahead: int, behind: int) -> float:
-    """The probability of `ahead` or more heads of a fair coin in ahead + behind throws: the one-sided sign test.
+    """Compute the probability of `ahead` or more heads of a fair coin in ahead + behind throws: the one-sided sign
+    test.
 
-    For paired verdicts: of the images on which two attacks differ, those that one and those that the other breaks
-    (McNemar 1947, exact). Limit case: no images give 1.
+    For paired verdicts: the two numbers are the images on which only one and only the other attack succeeds (McNemar
+    1947, exact). Limit case: no images give 1.
 
     Raises:
         ValueError: a negative number.

@@ -1,4 +1,4 @@
-"""The attacks of an evaluation, as they are written: "fgsm,pgd-20,autoattack"."""
+"""The attacks of an evaluation, parsed from their names: "fgsm,pgd-20,autoattack"."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ Settings = tuple[str, dict[str, Any]]  # an attack's name in its registry, and h
 
 SUITE: dict[str, str] = {
     "fgsm": "One step of size epsilon from the image; in the l2 norm the fast gradient method.",
-    "pgd-K": "K steps from a uniform start in the ball, as CalFAT's and most federated papers' PGD-20.",
-    "pgd-KxR": "PGD-K from R starts.",
-    "pgd-KxR-decay": "The same, or pgd-K-decay, with steps that shrink linearly to 0.",
-    "bim-K": "K steps from the image itself.",
-    "mim-K": "K steps with momentum.",
+    "pgd-K": "PGD: K steps from a uniform start in the ball, as PGD-20 in CalFAT and most federated papers.",
+    "pgd-KxR": "PGD: K steps from each of R starts.",
+    "pgd-KxR-decay": "PGD with step sizes that fall linearly to 0; also pgd-K-decay.",
+    "bim-K": "BIM: K steps from the image itself.",
+    "mim-K": "MIM: K steps with momentum.",
     "cw": "The margin loss under PGD for linf, Carlini and Wagner's own attack for l2.",
-    "deepfool": "The nearest boundary, by linearisation.",
+    "deepfool": "DeepFool: steps to the nearest boundary of the linearised model.",
     "apgd-ce": "Auto-PGD on the cross-entropy.",
     "apgd-t": "Auto-PGD on the targeted DLR loss, one stage per target class.",
     "fab-t": "FAB, one stage per target class.",
-    "square": "Square, 5,000 queries and no gradient; square-Q makes Q of them.",
-    "autoattack": "The four before this in a chain: AutoAttack, standard version.",
-    "gaussian-noise": "No attack but a control.",
-    "uniform-noise": "No attack but a control.",
-    CERTIFIED: "No attack but the exact worst case in the whole l2 ball: what no attack can break (model polynomial).",
+    "square": "Square Attack with 5,000 queries and no gradient; square-Q makes Q queries.",
+    "autoattack": "AutoAttack, standard version: apgd-ce, apgd-t, fab-t and square in a chain.",
+    "gaussian-noise": "Gaussian noise: not an attack but a control.",
+    "uniform-noise": "Uniform noise: not an attack but a control.",
+    CERTIFIED: "The exact worst case in the whole l2 ball, a bound for every attack (model polynomial).",
 }
 
 
 @dataclass(frozen=True)
 class Threat:
-    """What the attacker may do: move an image by at most epsilon in this norm, within [0, 1]."""
+    """A threat model: the attacker moves an image by at most epsilon in this norm, within [0, 1]."""
 
     epsilon: float
     norm: Norm = "linf"
@@ -52,7 +52,7 @@ class Threat:
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack, its settings bound: `run(model, x, y, generator=...)` gives adversarial examples."""
+    """One attack, its settings bound: `run(model, x, y, generator=...)` returns adversarial examples."""
 
     name: str
     run: Callable[..., Any]
@@ -60,25 +60,27 @@ class Stage:
 
 @dataclass(frozen=True)
 class EvaluationAttack:
-    """A chain of attacks under one name, `robust_accuracy.<name>`: each stage sees what stood before it."""
+    """A chain of attacks under one name, `robust_accuracy.<name>`: each stage attacks the images that are still
+    classified correctly.
+    """
 
     name: str
     stages: tuple[Stage, ...]
 
 
 def parse_attack(name: str, num_classes: int = 10) -> list[Settings]:
-    """The chain of attacks behind the name of an evaluation attack, with the settings that make it this one.
+    """Return the chain of attacks behind the name of an evaluation attack, each with its settings.
 
-    SUITE says what each is; the members of AutoAttack are as in Croce and Hein 2020, the standard version. Empty for
-    "certified", which is none.
+    SUITE describes each; the members of AutoAttack are as in Croce and Hein 2020, the standard version. The chain of
+    "certified", which is not an attack, is empty.
 
     Raises:
         ConfigError: any other name, or a loss that is not defined for so few classes.
     """
     if name in ("apgd-t", "autoattack") and num_classes < DLR_CLASSES:
         raise ConfigError(
-            f"{name}: its targeted DLR loss wants {DLR_CLASSES} classes or more, not {num_classes}; "
-            "take apgd-ce, fab-t and square"
+            f"{name}: its targeted DLR loss needs {DLR_CLASSES} classes or more, not {num_classes}; "
+            "use apgd-ce, fab-t and square"
         )
     targets = range(1, min(NUM_TARGETS, num_classes - 1) + 1)
     autoattack: dict[str, list[Settings]] = {
@@ -124,17 +126,17 @@ def needs_gradients(name: str) -> bool:
 
 
 def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float | None = None) -> EvaluationAttack:
-    """The attack of this name against a threat model.
+    """Return the attack of this name against a threat model.
 
     Args:
-        step_size: of PGD, BIM and MIM; unset, epsilon / 4 (2/255 at 8/255). FGSM's is epsilon.
+        step_size: step size of PGD, BIM and MIM; by default epsilon / 4 (2/255 at 8/255). FGSM's is epsilon.
 
     Raises:
         ConfigError: unknown name, or a certificate in another norm than l2.
     """
     if name == CERTIFIED:
         if threat.norm != "l2":
-            raise ConfigError(f"{CERTIFIED}: is for norm l2, not {threat.norm}")
+            raise ConfigError(f"{CERTIFIED}: allowed only for norm l2, not {threat.norm}")
         return EvaluationAttack(name, (Stage(name, partial(worst_images, radius=threat.epsilon)),))
     stages: dict[str, Stage] = {}
     for attack, settings in parse_attack(name, num_classes):
@@ -151,7 +153,7 @@ def make_chain(name: str, threat: Threat, *, num_classes: int, step_size: float 
 
 
 def make_suite(cfg: RunConfig, num_classes: int) -> tuple[EvaluationAttack, ...]:
-    """The suite of a run: every attack of `evaluation.attacks` at the run's epsilon and norm."""
+    """Return the suite of a run: every attack of `evaluation.attacks` at the run's epsilon and norm."""
     threat = Threat(cfg.attack.epsilon, cfg.attack.norm)
     return tuple(_suite(split_list(cfg.evaluation.attacks), threat, num_classes, cfg.evaluation.step_size))
 

@@ -1,4 +1,4 @@
-"""EvaluationResult in numbers: shares with their intervals, by attack, by class and by client."""
+"""Accuracies of an evaluation with their intervals, by attack, by class and by client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ Row = dict[str, Any]
 
 
 def verdicts_by_name(result: EvaluationResult) -> dict[str, np.ndarray]:
-    """[n] of bool each: right without an attack, right without and under each attack, broken by none of the suite."""
+    """Return masks, bool [n] each: correct without an attack, correct without and under each attack, under all of the
+    suite.
+    """
     return {
         NATURAL: result.right,
         **{name: result.stands(name) for name in result.verdicts},
@@ -36,7 +38,7 @@ def record_of(
     request: Request,
     device: torch.device,
 ) -> Row:
-    """evaluation.json: where the numbers come from, what was asked, and `summarise`."""
+    """Return the content of evaluation.json: where the numbers come from, the request, and `summarise`."""
     return {
         **provenance(),
         "subject": {"name": evaluated.name, "weights": evaluated.digest, **evaluated.facts},
@@ -56,10 +58,10 @@ def record_of(
 
 
 def summarise(result: EvaluationResult, evaluated: EvaluatedModel) -> Row:
-    """What a record holds: natural and robust accuracy, the worst case, per class, per client, flags, checks.
+    """Return the numbers of a record: natural and robust accuracy, worst case, per class, per client, flags, checks.
 
-    Every accuracy is a share of all images with its 95 % Wilson interval; an image is robust only if it is right
-    without the attack, too. The worst case counts the images that no attack of the suite broke.
+    Every accuracy is a share of all images with its 95 % Wilson interval; an image is robust only if it is also
+    classified correctly without the attack. The worst case counts the images on which no attack of the suite succeeded.
     """
     verdicts = verdicts_by_name(result)
     overall: dict[str, Row] = {name: _share(stands) for name, stands in verdicts.items()}
@@ -82,7 +84,7 @@ def summarise(result: EvaluationResult, evaluated: EvaluatedModel) -> Row:
 
 
 def per_class(labels: np.ndarray, verdicts: Mapping[str, np.ndarray], class_names: tuple[str, ...]) -> list[Row]:
-    """One row per class that occurs: its number of images and each accuracy."""
+    """Return one row per class that occurs: its number of images and each accuracy."""
     return [
         {
             "label": int(label),
@@ -95,12 +97,12 @@ def per_class(labels: np.ndarray, verdicts: Mapping[str, np.ndarray], class_name
 
 
 def per_client(classes: list[Row], names: list[str], evaluated: EvaluatedModel) -> list[Row]:
-    """One row per client of the run the evaluated comes from; none if `evaluated.clients` is.
+    """Return one row per client of the model's run; none if `evaluated.clients` is None.
 
     A client's accuracy is that of the classes, weighted by its share of each: Σ_c p_i(c) · accuracy(c), with p_i from
-    the run's partition. That is its accuracy on test images with its own label distribution; label skew is all that
-    tells clients apart here. In a real federation only the clients know their labels: there they evaluate
-    themselves, each round that `evaluation.clients-every` says.
+    the run's partition. That is its accuracy on test images with its own label distribution; clients differ only in
+    label skew here. In a real federation only the clients know their labels: they evaluate themselves in the rounds
+    that `evaluation.clients-every` selects.
     """
     rows = []
     for number, counts in enumerate(() if evaluated.clients is None else evaluated.clients):

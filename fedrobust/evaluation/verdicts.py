@@ -1,4 +1,4 @@
-"""What becomes of each image: right without an attack, and standing or broken under one."""
+"""The verdict on each image: correct without an attack, and robust or misclassified under one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedrobust.evaluation.suite import EvaluationAttack
 from fedrobust.seeding import torch_stream
 
 ROBUST, MISCLASSIFIED = -1, 0
-"""A verdict, int16 per image: ROBUST; MISCLASSIFIED without any attack; k ≥ 1, broken by the k-th stage."""
+"""Verdicts, int16 per image: ROBUST; MISCLASSIFIED without any attack; k ≥ 1, misclassified by the k-th stage."""
 
 
 @dataclass(frozen=True)
 class Natural:
-    """The images as they are: whether each is classified rightly, and its cross-entropy. [n] each."""
+    """The verdicts on unperturbed images: correctness and cross-entropy, [n] each."""
 
     right: Tensor
     loss: Tensor
@@ -28,7 +28,7 @@ class Natural:
 
 @torch.no_grad()
 def classify(model: nn.Module, data: DeviceImages, index: Tensor, *, batch_size: int) -> Natural:
-    """Run the model, in the mode it is in, on the images `index` of `data`, in float32.
+    """Run the model, in its current mode, on the images `index` of `data`, in float32.
 
     Raises:
         RunFailed: a logit is NaN or infinite.
@@ -41,15 +41,15 @@ def classify(model: nn.Module, data: DeviceImages, index: Tensor, *, batch_size:
         loss.append(F.cross_entropy(logits, y, reduction="none"))
     natural = Natural(torch.cat(right), torch.cat(loss))
     if not natural.loss.isfinite().all():  # NaN where any logit is not finite
-        raise RunFailed("the model's logits are not finite on natural images: its accuracy means nothing")
+        raise RunFailed("the model's logits are not finite on natural images: its accuracy has no meaning")
     return natural
 
 
 @dataclass(frozen=True)
 class AttackBatch:
-    """One batch of a stage: which images (positions in the index), and what the attack made of them.
+    """One batch of a stage: its images (positions in the index), and the result of the attack on them.
 
-    `share` of the stage's images is done.
+    `share`: completed share of the stage's images.
     """
 
     stage: int
@@ -59,7 +59,7 @@ class AttackBatch:
 
 
 def first_verdicts(natural: Natural) -> Tensor:
-    """Verdicts before any attack."""
+    """Return the verdicts before any attack."""
     return torch.where(natural.right, ROBUST, MISCLASSIFIED).to(torch.int16)
 
 
@@ -78,9 +78,10 @@ def attack_steps(
 ) -> Iterator[AttackBatch]:
     """Attack the images `index` of `data`, stage by stage, batch by batch, and write the outcome into `verdicts`.
 
-    An image is attacked until it is broken, an image that is wrong anyway never: an attack that moves it to its
-    right class gains nothing. Batches are refilled with what stands before each stage. Each draws from its own
-    stream, so that a resumed evaluation goes on as if undisturbed and one attack changes nothing for another.
+    An image is attacked until it is misclassified. An image that is misclassified without an attack is never attacked:
+    moving it to its correct class would gain nothing. Before each stage, batches are refilled with the images that are
+    still classified correctly. Each batch draws from its own stream, so that a resumed evaluation gives the same result
+    and attacks do not affect each other.
 
     Args:
         verdicts: int16 [n], on the device of `data`; `first_verdicts`, or as they were after `done` steps.

@@ -1,4 +1,4 @@
-"""Weights that others wrote: files of `torch.save`, and names that differ from ours by what wrappers write before."""
+"""Weights from other programs: files of `torch.save`, and names that differ by the prefixes of wrappers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fedrobust.storage.checkpoint import Arrays, as_array
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".tar")
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Keys under which a file may keep the state dict; the first that it has counts."""
+"""Keys under which a file may keep the state dict; the first that exists counts."""
 AROUND = ("module.", "model.", "_orig_mod.", "net.", "network.")
-"""Prefixes that wrappers write before all names: DataParallel, torch.compile, a normalising model, Lightning."""
+"""Prefixes that wrappers put before all names: DataParallel, torch.compile, a normalising model, Lightning."""
 COUNTERS = "num_batches_tracked"  # older files have none, and in eval mode none matters
 NOT_THE_MODELS = ("n_averaged",)  # AveragedModel's
 
 
 def load_pickled(path: Path) -> Arrays:
-    """The state dict in a file of `torch.save`, read with weights_only: nothing in it is executed.
+    """Return the state dict in a file of `torch.save`, read with weights_only: nothing in it is executed.
 
     Raises:
         ConfigError: it holds more than tensors and plain values, or no state dict.
@@ -42,30 +42,31 @@ def load_pickled(path: Path) -> Arrays:
         if told := re.search(r"GLOBAL ([\w.]+)|TorchScript", str(error)):
             raise ConfigError(
                 f"{path}: holds more than weights ({told[1] or told[0]}); not loaded, since that could execute code: "
-                "save model.state_dict() alone"
+                "save only model.state_dict()"
             ) from error
         raise RunFailed(f"{path}: corrupt or not a file of torch.save ({one_line(error)}); not loaded") from error
     return {name: as_array(value) for name, value in _state_dict(path, found).items()}
 
 
 def _state_dict(path: Path, found: Any) -> Mapping[str, Tensor]:
-    """The first state dict at or below `found`."""
+    """Return the first state dict at or below `found`."""
     inside = found
     while isinstance(inside, Mapping):
         if inside and all(isinstance(value, Tensor) for value in inside.values()):
             return inside
         inside = next((inside[key] for key in NESTED if isinstance(inside.get(key), Mapping)), None)
     keys = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
-    raise ConfigError(f"{path}: no state dict in it, but {keys}; save model.state_dict() alone")
+    raise ConfigError(f"{path}: no state dict in it, but {keys}; save only model.state_dict()")
 
 
 def fitted(arrays: Arrays, own: Mapping[str, np.ndarray | Tensor]) -> Arrays:
-    """`arrays` under the names of `own`, a model's state dict: the names are alike but for what is `AROUND` them.
+    """Return `arrays` under the names of `own`, a model's state dict: the names may differ by the prefixes in `AROUND`.
 
-    So torchvision's names are found, too. Counters of batch norm that are missing are `own`'s.
+    So torchvision's names are found, too. Missing counters of batch norm are taken from `own`.
 
     Raises:
-        ConfigError: they are not such a model's; the first three names of each kind, and how many there are.
+        ConfigError: the arrays do not fit the model; the message has the first three names of each kind, and their
+            number.
     """
     bare = _bare({name: value for name, value in arrays.items() if name not in NOT_THE_MODELS})
     wanted = _bare(own)
@@ -84,7 +85,7 @@ def fitted(arrays: Arrays, own: Mapping[str, np.ndarray | Tensor]) -> Arrays:
 
 
 def _bare(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same values by their names without the prefixes of wrappers."""
+    """Return the values by their names without the prefixes of wrappers."""
     found = dict(named)
     while around := next((a for a in AROUND if found and all(name.startswith(a) for name in found)), ""):
         found = {name.removeprefix(around): value for name, value in found.items()}

@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/")
-UNLIMITED = 1 << 60  # bytes; version 1 writes a number of about this size where there is no limit
+UNLIMITED = 1 << 60  # bytes; version 1 writes a number of about this size if there is no limit
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """CPUs' worth of time per second that this process may use; None without a limit."""
+    """Return the CPU time per second that this process may use, in CPUs; None without a limit."""
     limits = []
     for folder in _folders("cpu", root):
         words = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
@@ -21,7 +21,9 @@ def cpu_limit(root: Path = ROOT) -> float | None:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that this process may still take, its files in the page cache not counted; None without a limit."""
+    """Return the bytes that this process may still allocate, its files in the page cache not counted; None without a
+    limit.
+    """
     limits = []
     for folder in _folders("memory", root):
         for limit, usage, cached in (
@@ -38,7 +40,7 @@ def free_memory(root: Path = ROOT) -> int | None:
 
 
 def _folders(controller: str, root: Path) -> Iterator[Path]:
-    """The cgroup of this process and all above it, as far as they are mounted here.
+    """Yield the cgroup of this process and all above it, as far as they are mounted here.
 
     In a container /proc may name the group as the host does, while what is mounted begins with it: the mount itself is
     always among them.

@@ -1,4 +1,4 @@
-"""Peak memory of a process and all it started."""
+"""Peak memory of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import psutil
 
 
 class PeakMemory:
-    """Samples the memory of this process and its descendants while the block runs; `peak` is in bytes.
+    """A sampler of the memory of this process and its descendants during the block; `peak` is in bytes.
 
-    Counted is the proportional set size where the system has it (Linux): a page that k processes share counts 1/k in
-    each, so the memory-mapped data set and Ray's object store count once. Elsewhere it is the resident set size.
+    It counts the proportional set size if the system has it (Linux): a page that k processes share counts 1/k in
+    each, so the memory-mapped data set and Ray's object store count once. On other systems it counts the resident set
+    size.
     """
 
     def __init__(self, interval: float = 1.0) -> None:
@@ -40,7 +41,7 @@ class PeakMemory:
 
 
 def tree_memory(pid: int | None = None) -> int:
-    """Bytes held now by a process (this one if None) and its descendants."""
+    """Return the bytes held now by a process (this one if None) and its descendants."""
     root = psutil.Process(pid or os.getpid())
     return sum(_memory(process) for process in [root, *root.children(recursive=True)])
 

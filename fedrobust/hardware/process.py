@@ -1,4 +1,4 @@
-"""What a process that trains sets up for itself: memory allocator, threads, device, precision."""
+"""Setup of a process that trains: memory allocator, threads, device, precision."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def keep_freed_memory() -> None:
 
     Activations are larger than malloc's 32 MiB ceiling for its own pools, so each is mapped, page-faulted and
     unmapped once per step; serving them from the heap and never trimming it removes that (1.4 to 2 times faster
-    steps on a CPU, for a resident size that stays at its peak). Only glibc has these knobs; elsewhere nothing
-    is done. Threads inherit it; call it before the first large allocation.
+    steps on a CPU, for a resident size that stays at its peak). Only glibc has these options; with other libraries
+    nothing is done. Threads inherit it; call it before the first large allocation.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -40,7 +40,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch uses `count` CPU threads inside the block; 0 leaves it as it is.
+    """Make torch use `count` CPU threads inside the block; 0 changes nothing.
 
     The number of threads changes the order of float sums: results are bit-identical only at equal counts.
     """
@@ -56,10 +56,10 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def explained_out_of_memory(device: torch.device) -> Iterator[None]:
-    """Say how full the GPU was, and which settings take less, where the block runs out of its memory.
+    """Explain the GPU's memory use, and name settings to lower, if the block runs out of its memory.
 
     Raises:
-        MemoryError: instead of PyTorch's own error, which knows neither; what the block held is given back.
+        MemoryError: instead of PyTorch's own error, which has neither; the block's memory is released.
     """
     try:
         yield
@@ -75,32 +75,32 @@ def explained_out_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """CPU cores this process may use: those it is bound to, and of them as many whole ones as its container has."""
+    """Return the CPU cores this process may use: those it is bound to, limited to the whole cores of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = cgroup.cpu_limit()
     return cores if limit is None else max(1, min(cores, int(limit)))
 
 
 def available_memory() -> int:
-    """Bytes this process may take: what is free on the machine and, within that, in its container."""
+    """Return the bytes this process may allocate: free memory of the machine, limited by its container."""
     free, limit = psutil.virtual_memory().available, cgroup.free_memory()
     return free if limit is None else min(free, limit)
 
 
 def heed_cores() -> None:
-    """Let PyTorch use no more threads than there are cores for this process: it does not know of a container's."""
+    """Limit PyTorch's threads to the cores of this process: it does not know a container's limit."""
     if torch.get_num_threads() > available_cores():
         torch.set_num_threads(available_cores())
 
 
 def asked_threads() -> int:
-    """Threads per process that OMP_NUM_THREADS asks for; 0 where it is not set, or to no number."""
+    """Return the threads per process that OMP_NUM_THREADS sets; 0 if it is unset or not a number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() else 0
 
 
 def pick_device(name: str) -> torch.device:
-    """The device named by the setting `device`; "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device named by the setting `device`; "auto" takes CUDA, then MPS, then the CPU.
 
     Raises:
         ConfigError: the device is not on this machine.
@@ -114,7 +114,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and there and (device.index or 0) >= torch.cuda.device_count():
         there = False
     if not there:
-        raise ConfigError(f"device = {name!r}: not on this machine; use auto, or a device that is there")
+        raise ConfigError(f"device = {name!r}: not on this machine; use auto, or an existing device")
     return device
 
 
@@ -131,7 +131,7 @@ def pick_precision(setting: str, model: str, objective: str, device: torch.devic
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively: AMX or AVX512-BF16 on a CPU, Ampere or later on CUDA."""
+    """Return whether the device multiplies bfloat16 natively: AMX or AVX512-BF16 on a CPU, Ampere or later on CUDA."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

@@ -1,4 +1,8 @@
-"""Networks: pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing random in eval mode."""
+"""Models: they map pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing is random in eval mode.
+
+`activations` has the nonlinearities, `layers` the normalisation, `folded` the faster form for attacks; every other file
+is a family of models. `objectives`, `evaluation` and the packages above may import it.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -48,24 +52,26 @@ def build_model(
     width: float = 1.0,
     input_size: int = 0,
 ) -> nn.Module:
-    """A freshly initialised model on the CPU, in train mode; the same seed gives the same weights.
+    """Return a newly initialised model on the CPU, in train mode; the same seed gives the same weights.
 
-    Weights are those for ReLU, scaled to the gain of the activation (`models.activations.suit_weights`).
+    The weights are initialised as for ReLU and scaled to the gain of the activation
+    (`models.activations.suit_weights`).
 
-    The global random state is left as it was found, on every device.
+    The global random state does not change, on any device.
 
     Args:
         name: a key of MODELS.
-        num_classes: K ≥ 2.
-        image_shape: (C, H, W).
-        mean, std: of the training pixels, one per channel, in [0, 1] pixel units.
-        generator_seed: of the initial weights.
-        activation, alpha, backward, phase: as of `activation_maker`.
-        width: times as many channels everywhere, of the residual networks only (SAT's scaling; a CPU's narrow ones).
+        num_classes: number of classes, at least 2.
+        image_shape: shape of an image, (C, H, W).
+        mean, std: mean and standard deviation of the training pixels, one per channel, in [0, 1] pixel units.
+        generator_seed: seed of the initial weights.
+        activation, alpha, backward, phase: as in `activation_maker`.
+        width: factor on the number of channels, only for residual networks (as SAT scales them; narrow ones for a CPU).
         input_size: above 0, images are resized to this side first, bilinearly: attacks stay in the data's own pixels.
 
     Raises:
-        ConfigError: unknown name, a width of a network that has one only, or what `activation_maker` refuses.
+        ConfigError: unknown name, a width for a network with a fixed one, or an activation that `activation_maker`
+            refuses.
         ValueError: the model cannot take images of this shape, or mean and std do not fit it.
     """
     check_width(name, width)
@@ -73,7 +79,7 @@ def build_model(
     if num_classes < 2:
         raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
     if not len(mean) == len(std) == image_shape[0]:
-        raise ValueError(f"{image_shape[0]} channels want as many means and stds, not {len(mean)} and {len(std)}")
+        raise ValueError(f"{image_shape[0]} channels need as many means and stds, not {len(mean)} and {len(std)}")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
@@ -88,7 +94,7 @@ def build_model(
 
 
 def check_width(name: str, width: float) -> None:
-    """Raise ConfigError for a width other than 1 of a network that has no other."""
+    """Raise ConfigError for a width other than 1 for a network with a fixed width."""
     if width != 1 and not takes_width(lookup("model", MODELS, name)):
         known = ", ".join(other for other, build in MODELS.items() if takes_width(build))
-        raise ConfigError(f"model.width = {width:g}: {name} has one width; those with others: {known}")
+        raise ConfigError(f"model.width = {width:g}: the width of {name} is fixed; models with a variable one: {known}")

@@ -1,4 +1,4 @@
-"""What an entry of MODELS is, and what entries of one family share."""
+"""The type of MODELS' entries, and the code that entries of one family share."""
 
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -9,18 +9,19 @@ from torch import nn
 from fedrobust.models.layers import normalised
 
 Activation = Callable[[], nn.Module]
-"""Makes a new one for each place in a network."""
+"""Function that makes a new activation for each place in a network."""
 
 Builder = Callable[[int, tuple[int, int, int], Sequence[float], Sequence[float], Activation], nn.Module]
 """(num_classes, image_shape, mean, std, activation) → a network; ValueError for images it cannot take.
 
-One that takes a keyword `width`, too, has that many times as many channels everywhere but in image and logits."""
+A builder that also takes a keyword `width` multiplies all numbers of channels by it, except the image's and logits'."""
 
 
 def builder(name: str, description: str, least: int, network: Callable[[int, int, Activation], nn.Module]) -> Builder:
-    """`network(num_classes, channels, activation)` behind its normalisation; images below `least` squared are refused.
+    """Return a builder of `network(num_classes, channels, activation)` with normalisation; it refuses images below
+    `least` squared.
 
-    description: what `fedrobust list` shows of it.
+    description: text for `fedrobust list`.
     """
 
     def build(
@@ -42,7 +43,7 @@ def builder(name: str, description: str, least: int, network: Callable[[int, int
 def scalable(
     name: str, description: str, least: int, network: Callable[[int, int, Activation, float], nn.Module]
 ) -> Builder:
-    """The same for `network(num_classes, channels, activation, width)`."""
+    """Return a builder as `builder` does, for `network(num_classes, channels, activation, width)`."""
 
     def build(*arguments: Any, width: float = 1.0) -> nn.Module:
         return builder(name, description, least, lambda k, c, f: network(k, c, f, width))(*arguments)
@@ -52,10 +53,10 @@ def scalable(
 
 
 def takes_width(build: Builder) -> bool:
-    """Whether it is a scalable one."""
+    """Return whether a builder takes a width."""
     return "width" in signature(build).parameters
 
 
 def scaled(channels: int, width: float) -> int:
-    """width · channels, rounded, at least 1."""
+    """Return width · channels, rounded, at least 1."""
     return max(1, round(width * channels))

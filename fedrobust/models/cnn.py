@@ -17,7 +17,7 @@ def build_small_cnn(
     std: Sequence[float],
     activation: Callable[[], nn.Module],
 ) -> nn.Module:
-    """Two padded 3×3 convolutions of 32 and 64 channels, each with 2×2 max pooling, and one linear layer.
+    """Build two padded 3×3 convolutions of 32 and 64 channels, each with 2×2 max pooling, and one linear layer.
 
     21,386 parameters for 1×8×8 and 10 classes, 60,362 for 3×32×32; no batch norm. A fifth of `calfat-cnn`'s work: for
     handwritten digits, and for CIFAR-10 on a CPU.
@@ -50,12 +50,12 @@ def build_calfat_cnn(
     std: Sequence[float],
     activation: Callable[[], nn.Module],
 ) -> nn.Module:
-    """Three unpadded 3×3 convolutions of 128 channels, 2×2 max pooling after the first two, one linear layer.
+    """Build three unpadded 3×3 convolutions of 128 channels, 2×2 max pooling after the first two, and one linear layer.
 
     Chen et al. 2022, official code: no batch norm and raw pixels, so `mean` and `std` are not used.
-    319,242 parameters for 3×32×32 and 10 classes; any image of at least 18×18 fits. Deviation: pooling comes before
-    the activation, in the code after it: for one that never falls the same function at a quarter of the work, for
-    ReLU with the same gradients to the last bit.
+    319,242 parameters for 3×32×32 and 10 classes; any image of at least 18×18 fits. Deviation: pooling comes before the
+    activation, in the code after it. For a non-decreasing activation this is the same function at a quarter of the
+    work, and for ReLU the gradients are the same to the last bit.
 
     Raises:
         ValueError: a smaller image.

@@ -1,4 +1,4 @@
-"""EfficientNet, torchvision's, for small images."""
+"""torchvision's EfficientNet for small images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fedrobust.models.builder import Activation, builder
 
 
 def _network(num_classes: int, channels: int, activation: Activation) -> nn.Module:
-    """torchvision's, but for strides and activation.
+    """Build torchvision's network with other strides and another activation.
 
     The stem and the second stage, whose image is otherwise halved, have stride 1. `activation` takes the place of every
     SiLU, in the squeeze-and-excitation blocks too; their sigmoid stays. Dropout 0.2 and stochastic depth up to 0.2 act
-    in train mode. torchvision is imported here, by those who build one.
+    in train mode. torchvision is imported only when such a network is built.
     """
     from torchvision.models import efficientnet_b0
 

@@ -17,13 +17,13 @@ _FOLDED: WeakKeyDictionary[nn.Module, tuple[fx.GraphModule, list[Pair]] | None] 
 
 @torch.no_grad()
 def folded(model: nn.Module) -> nn.Module:
-    """The function of `model`, in eval mode and with the weights that it has now; for gradients of its input alone.
+    """Return the function of `model` in eval mode with its current weights; only for gradients of its input.
 
-    A batch norm that follows a convolution, and is all that does, becomes part of it: with s = γ / √(σ² + ε),
+    A batch norm that is the only layer after a convolution becomes part of it: with s = γ / √(σ² + ε),
     w ← s · w and b ← β + s · (b − μ) (Jacob et al. 2018, section 3.2), once for all the passes of an attack. Under
-    autocast what is folded is kept in its precision, so that no pass casts it; all else are the model's own modules. Up
-    to rounding, logits and input gradients are the model's. Limit case: without such a pair it is the model itself, as
-    it is where torch.fx cannot follow the forward pass (control flow that depends on the input).
+    autocast the folded weights are kept in its precision, so that no pass casts them; all other modules are the model's
+    own. Up to rounding, logits and input gradients are the model's. Limit cases: without such a pair, or if torch.fx
+    cannot trace the forward pass (control flow that depends on the input), it is the model itself.
     """
     if model not in _FOLDED:
         _FOLDED[model] = _fold(model)
@@ -45,7 +45,7 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Down to convolutions, batch norms, and modules that hold neither."""
+    """A tracer that stops at convolutions, batch norms, and modules that contain neither."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         layers = (nn.Conv2d, nn.BatchNorm2d)
@@ -84,7 +84,9 @@ def _fold(model: nn.Module) -> tuple[fx.GraphModule, list[Pair]] | None:
 
 
 def _pairs(graph: fx.Graph, view: fx.GraphModule) -> Iterator[tuple[fx.Node, nn.BatchNorm2d, fx.Node]]:
-    """A convolution's node, the batch norm that alone follows it, and that one's node; no layer has two places."""
+    """Yield a convolution's node, the batch norm that is its only successor, and that one's node; no layer occurs
+    twice.
+    """
     times = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None

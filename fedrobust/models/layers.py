@@ -13,9 +13,9 @@ SAFE = 8  # input channels
 
 
 class Normalisation(nn.Module):
-    """(x − mean) / std per channel, [B, C, H, W] → the same.
+    """A layer that maps x to (x − mean) / std per channel, [B, C, H, W] → [B, C, H, W].
 
-    Part of the model, so that attacks and epsilon live in pixels. Mean and std are constants of the data set:
+    It is part of the model, so that attacks and epsilon refer to pixels. Mean and std are constants of the data set:
     buffers that move with the model but are in no state dict, so they neither travel nor get averaged.
 
     Raises:
@@ -37,7 +37,7 @@ class Normalisation(nn.Module):
 
 
 def normalised(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """`network` behind a `Normalisation`; its weights are called network.*"""
+    """Return `network` after a `Normalisation`; the names of its weights begin with "network."."""
     return nn.Sequential(OrderedDict(normalisation=Normalisation(mean, std), network=network))
 
 
@@ -50,7 +50,7 @@ def constants_of(model: nn.Module, channels: int) -> dict[str, list[float]]:
 
 
 class _Subsampled(nn.Conv2d):
-    """A strided 1 × 1 convolution as one of stride 1 on every `stride`-th pixel: the same sums."""
+    """A strided 1 × 1 convolution as one of stride 1 on every `stride`-th pixel: the sums are equal."""
 
     def forward(self, input: Tensor) -> Tensor:
         rows, columns = self.stride
@@ -60,9 +60,9 @@ class _Subsampled(nn.Conv2d):
 def pointwise(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
     """Return a 1 × 1 convolution without a bias.
 
-    On processors with AVX2 alone, oneDNN's weight gradient of a strided one with fewer than 8 input channels, in
-    channels-last order, writes beyond its memory (PyTorch 2.15: "double free or corruption"). Such narrow networks take
-    the pixels first.
+    On processors with AVX2 but not AVX-512, oneDNN's weight gradient of a strided one with fewer than 8 input channels,
+    in channels-last order, writes beyond its memory (PyTorch 2.15: "double free or corruption"). Such narrow networks
+    select the pixels first.
     """
     kind = _Subsampled if stride > 1 and inputs < SAFE else nn.Conv2d
     return kind(inputs, outputs, 1, stride, bias=False)

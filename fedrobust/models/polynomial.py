@@ -1,4 +1,4 @@
-"""The two-layer polynomial network on images: trained federatedly, with exact worst cases in the l2 ball."""
+"""The two-layer polynomial network on images, for federated training, with exact worst cases in the l2 ball."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def build_polynomial(
     std: Sequence[float],
     activation: Callable[[], nn.Module],
 ) -> nn.Module:
-    """Two layers, σ(z) = 0.09 z² + 0.5 z + 0.47, whose state dict (Z, Z′) averages; exact l2 certificates.
+    """Build two layers, σ(z) = 0.09 z² + 0.5 z + 0.47, whose state dict (Z, Z′) averages; exact l2 certificates.
 
-    `RootNetwork` on pixels less their channel's mean, in float64. Pixels are not divided by their std: l2 balls stay
-    balls. σ is its own (`preflight` refuses any activation but polynomial). 8,450 parameters for 1×8×8 and 2 classes,
+    `RootNetwork` on pixels minus their channel's mean, in float64. Pixels are not divided by their std: l2 balls stay
+    balls. σ is fixed (`preflight` refuses any activation except polynomial). 8,450 parameters for 1×8×8 and 2 classes,
     C · 2 (d + 1)² in general, C = 1 for two classes and K for K.
     """
     channels, height, width = image_shape
@@ -34,16 +34,17 @@ def build_polynomial(
 def worst_images(
     model: nn.Module, x: Tensor, y: Tensor, *, radius: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The point of the l2 ball around each image where its margin f_y − max_{k≠y} f_k is least, exact, float64.
+    """Return the point of the l2 ball around each image at which its margin f_y − max_{k≠y} f_k is least, exact,
+    float64.
 
-    The whole ball counts, [0, 1] or not: this is no attack but a certificate (`convex.margins.worst_case`). The image
-    is robust exactly where it is still classified rightly there. Limit case: radius 0 is x.
+    The whole ball counts, also outside [0, 1]: this is not an attack but a certificate (`convex.margins.worst_case`).
+    The image is robust exactly if that point is still classified correctly. Limit case: radius 0 is x.
 
     Args:
-        model: as of `build_polynomial`.
-        x: [B, C, H, W].
-        y: labels, [B] of int64.
-        radius: r ≥ 0 in pixel units.
+        model: a model of `build_polynomial`.
+        x: images, [B, C, H, W].
+        y: labels, [B], int64.
+        radius: radius in pixel units, at least 0.
         generator: not used.
 
     Raises:

@@ -13,9 +13,9 @@ from fedrobust.models.layers import pointwise
 
 
 class PreActBlock(nn.Module):
-    """shortcut + conv(f(bn(conv(a)))), a = f(bn(x)), 3×3 convolutions (He et al. 2016b, figure 4 e).
+    """A residual block: shortcut + conv(f(bn(conv(a)))), a = f(bn(x)), 3×3 convolutions (He et al. 2016b, figure 4 e).
 
-    The shortcut is x, or where shapes change a 1×1 convolution of a (both families' usual code).
+    The shortcut is x, or if shapes change a 1×1 convolution of a (both families' usual code).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
@@ -37,11 +37,12 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """[B, C, H, W], normalised → logits [B, K]: a 3×3 stem, stages of which all but the first halve the image, then
-    batch norm, activation and the mean over places.
+    """A residual network on normalised images [B, C, H, W] → logits [B, K]: a 3×3 stem, stages of which all but the
+    first halve the image, then batch norm, activation and the mean over places.
 
     Args:
-        stem: its channels; widths, blocks: of each stage.
+        stem: number of channels of the stem.
+        widths, blocks: number of channels and of blocks of each stage.
     """
 
     def __init__(

@@ -11,7 +11,9 @@ from fedrobust.models.layers import pointwise
 
 
 class BasicBlock(nn.Module):
-    """f(shortcut(x) + bn(conv(f(bn(conv(x)))))), f the activation, 3×3 convolutions (He et al. 2016, figure 5 left)."""
+    """A residual block f(shortcut(x) + bn(conv(f(bn(conv(x)))))), f the activation, 3×3 convolutions (He et al. 2016,
+    figure 5 left).
+    """
 
     expansion = 1
 
@@ -31,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The same with 1×1, 3×3 and 1×1 convolutions, the last to four times the width (figure 5 right).
+    """A residual block with 1×1, 3×3 and 1×1 convolutions, the last to four times the width (figure 5 right).
 
     The stride is the 3×3 convolution's, as in torchvision.
     """
@@ -63,12 +65,14 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
 
 
 class ResNet(nn.Module):
-    """[B, C, H, W], normalised → logits [B, K]. Layers are named, ordered and initialised as in torchvision.
+    """A residual network on normalised images [B, C, H, W] → logits [B, K]. Layers are named, ordered and initialised
+    as in torchvision.
 
     Args:
-        blocks: in each of the four stages, of 64, 128, 256 and 512 channels; all but the first halve the image.
-        width: times as many channels in the stem and in every stage.
-        imagenet_stem: a 7×7 convolution of stride 2 and 3×3 max pooling of stride 2 instead of a 3×3 convolution.
+        blocks: number of blocks in each of the four stages, of 64, 128, 256 and 512 channels; all but the first halve
+            the image.
+        width: factor on the number of channels in the stem and in every stage.
+        imagenet_stem: use a 7×7 convolution of stride 2 and 3×3 max pooling of stride 2 instead of a 3×3 convolution.
     """
 
     def __init__(
@@ -132,7 +136,7 @@ build_resnet18 = _builder(
 )
 build_resnet18_imagenet = _builder(
     "resnet18-imagenet",
-    "ResNet-18 with its own 7×7 stem of stride 2 and max pooling: what Dang et al.'s architecture change starts from.",
+    "ResNet-18 with its own 7×7 stem of stride 2 and max pooling: the starting point of Dang et al.'s architecture.",
     BasicBlock,
     (2, 2, 2, 2),
     imagenet_stem=True,

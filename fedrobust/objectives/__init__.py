@@ -1,7 +1,9 @@
 """Objectives: `(model, x, y, generator, *, attack, ...) -> ObjectiveOutput`, the inner maximisation included.
 
-`attack_mode` is the model's mode while it is attacked; afterwards every module is back in its own. The caller
-wraps the whole objective in autocast if it wants to; losses are taken in float32 all the same.
+`attack_mode` is the model's mode while it is attacked; afterwards every module is back in its own mode. The caller
+wraps the whole objective in autocast if it wants to; losses are computed in float32 in any case.
+
+`training`, `convex_study`, `reports` and the packages above may import it.
 """
 
 from collections.abc import Callable
@@ -45,20 +47,20 @@ OBJECTIVES: dict[str, Callable[..., ObjectiveOutput]] = {
 }
 
 ATTACK_BY_DIVERGENCE = frozenset({"trades", "calfat"})
-"""Objectives whose attack raises a divergence from the natural output: its gradient is zero at x itself."""
+"""Objectives whose attack maximises a divergence from the natural output, which has no gradient at x itself."""
 
 
 def check_start(name: str, random_start: str) -> None:
-    """Raise ConfigError where the attack of this objective begins where it has no gradient."""
+    """Raise ConfigError if this objective's attack starts at a point where its loss has no gradient."""
     if name in ATTACK_BY_DIVERGENCE and random_start == "zero":
         raise ConfigError(
-            f"attack.random-start = 'zero': objective {name} attacks by a divergence, whose gradient is zero there; "
-            "take gaussian or uniform"
+            f"attack.random-start = 'zero': objective {name} maximises a divergence, whose gradient is zero there; "
+            "use gaussian or uniform"
         )
 
 
 class Objective(Protocol):
-    """An objective with its attack and settings bound: what `make_objective` returns and training calls."""
+    """An objective with its attack and settings bound, as `make_objective` returns it and training calls it."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = ...
@@ -74,17 +76,20 @@ def make_objective(
     awp_gamma: float = 0.0,
     **settings: Any,
 ) -> Objective:
-    """The objective of this name with its settings bound; what only other objectives take is left out.
+    """Return the objective of this name with its settings bound; settings that only other objectives take are left out.
 
     Args:
-        attack: needed by all but `natural` and `convex`.
-        class_counts: of the client, [K], on the model's device; needed by `calfat`.
-        epsilon: radius of the l2 ball; needed by `convex`.
-        awp_gamma: above 0 the loss is that at adversarially perturbed weights (`weight_perturbation`).
+        name: a key of OBJECTIVES.
+        attack: an attack of `make_attack`; needed by all objectives except `natural` and `convex`.
+        class_counts: number of the client's training images in each class, [K], on the model's device; needed by
+            `calfat`.
+        epsilon: radius of the l2 ball in pixel units, at least 0; needed by `convex`.
+        awp_gamma: relative size γ of adversarial weight perturbation (`weight_perturbation`), at least 0; 0 is none.
+        settings: the settings of section `objective`, such as trades_beta.
 
     Raises:
         ConfigError: unknown name.
-        ValueError: a setting that no objective takes, or one missing that this objective needs.
+        ValueError: a setting that no objective takes, or a missing one that this objective needs.
     """
     bound = {"attack": attack, "class_counts": class_counts, "epsilon": epsilon, **settings}
     objective = bind_settings("objective", OBJECTIVES, name, bound)

@@ -22,19 +22,22 @@ def calfat(
     scale: float = 10.0,
     attack_mode: Mode = "eval",
 ) -> ObjectiveOutput:
-    """mean CE(softmax(s q(x′)), y), x′ raising KL(softmax q(x) ‖ softmax q(x′)), q = z + τ log(n + 1e-7).
+    """Compute CalFAT's loss on adversarial examples, with calibrated logits in both the attack and the loss.
+
+    mean CE(softmax(s q(x′)), y), x′ raising KL(softmax q(x) ‖ softmax q(x′)), q = z + τ log(n + 1e-7).
 
     Chen et al. 2022 as in the official code: adversarial examples only, the inner KL without the factor s.
     Limit case: with a uniform prior, the cross-entropy of 10 z on the examples of plain KL.
-    The attack must not start at x, where the KL has no gradient (the paper: gaussian).
+    The attack must not start at x: the KL has no gradient there (the paper: gaussian).
 
-    Deviation: the natural logits of the attack are taken once, not again in every step; they are the same.
+    Deviation: the natural logits of the attack are computed once, not in every step; they do not change.
     They are also `natural_logits` here: plain, and in the mode of the attack.
 
     Args:
-        class_counts: n of what the client trains on, [K], on the model's device; absent classes count as 1.
-        temperature: τ ≥ 0.
-        scale: s > 0.
+        class_counts: numbers n of the client's training images in each class, [K], on the model's device; absent
+            classes count as 1.
+        temperature: factor τ ≥ 0 on the log counts.
+        scale: factor s > 0 on the calibrated logits.
     """
     log_counts = log_class_counts(class_counts)
     inner = partial(calibrated_kl_divergence, log_counts=log_counts, temperature=temperature)

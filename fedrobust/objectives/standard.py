@@ -18,7 +18,7 @@ def natural(
     *,
     label_smoothing: float = 0.0,
 ) -> ObjectiveOutput:
-    """Mean cross-entropy on x; nothing is attacked, nothing drawn."""
+    """Compute the mean cross-entropy on x; nothing is attacked, nothing is random."""
     logits = model(x).float()
     return ObjectiveOutput(cross_entropy(logits, y, label_smoothing).mean(), logits.detach(), None)
 
@@ -33,9 +33,9 @@ def at(
     label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
 ) -> ObjectiveOutput:
-    """Mean cross-entropy on x′: min E max CE (Madry et al. 2018). Limit case: epsilon = 0, `natural`.
+    """Compute the mean cross-entropy on x′: min E max CE (Madry et al. 2018). Limit case: epsilon = 0, `natural`.
 
-    Labels are smoothed in the outer loss only; the attack raises its own.
+    Labels are smoothed in the outer loss only; the attack maximises its own loss.
     """
     x_adv = attacked(model, x, y, attack=attack, mode=attack_mode, generator=generator)
     logits = model(x_adv).float()
@@ -54,7 +54,7 @@ def mixed(
     label_smoothing: float = 0.0,
     attack_mode: Mode = "eval",
 ) -> ObjectiveOutput:
-    """Mean cross-entropy of a batch whose first part is adversarial, in one forward pass.
+    """Compute the mean cross-entropy of a batch whose first part is adversarial, in one forward pass.
 
     MixFAT (Zizzo et al. 2020) on a shuffled batch. Deviation from Goodfellow et al. (2015, section 6), who
     weigh the natural and the adversarial loss of every example, at twice the cost. With noise it is Dang et al.'s
@@ -62,8 +62,8 @@ def mixed(
     0 without noise is `natural`, fraction 1 is `at`.
 
     Args:
-        adversarial_fraction: in [0, 1]; the part is rounded to whole examples.
-        noise_sigma: ≥ 0, in pixel units: N(0, σ²) on every pixel of the natural part, clipped to [0, 1].
+        adversarial_fraction: share of the batch that is attacked, in [0, 1], rounded to whole examples.
+        noise_sigma: σ ≥ 0 in pixel units of the noise N(0, σ²) on every pixel of the natural part, clipped to [0, 1].
 
     Raises:
         ValueError: a fraction outside [0, 1].
@@ -86,7 +86,7 @@ def mixed(
 
 
 def _noisy(x: Tensor, sigma: float, generator: torch.Generator | None) -> Tensor:
-    """x + N(0, sigma²), clipped to [0, 1]; x itself, and nothing drawn, where sigma is 0."""
+    """Return x + N(0, sigma²), clipped to [0, 1]; if sigma is 0, x itself, and nothing is drawn."""
     if not sigma:
         return x
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)

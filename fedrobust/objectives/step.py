@@ -1,4 +1,4 @@
-"""What an objective returns, and the inner maximisation that several share."""
+"""The output of an objective, and the inner maximisation that several objectives share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from fedrobust.models.folded import folded
 
 
 class ObjectiveOutput(NamedTuple):
-    """A loss to differentiate, and the logits it took anyway, for training accuracies without further passes.
+    """A loss to differentiate, and the logits computed with it, for training accuracies without further passes.
 
     `adversarial_logits` belong to the first examples of the batch and `natural_logits` to the last, as many
     as they have rows: all, unless the objective splits the batch. Detached, float32; None if there are none.
@@ -27,7 +27,7 @@ class ObjectiveOutput(NamedTuple):
 def attacked(
     model: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, mode: Mode, generator: torch.Generator | None
 ) -> Tensor:
-    """x′ of the attack on its own loss, with the model in `mode` meanwhile."""
+    """Return the attack's x′ on its own loss, with the model in `mode` during the attack."""
     with _for_attacks(model, mode) as attackable:
         return attack(attackable, x, y, generator=generator)
 
@@ -35,13 +35,14 @@ def attacked(
 def divergence_attacked(
     model: nn.Module, x: Tensor, *, attack: Attack, loss: Loss, mode: Mode, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Return (x′, z(x)): x′ raises loss(z(x′), z(x)), with the model in `mode` meanwhile; both detached.
+    """Return (x′, z(x)): x′ maximises loss(z(x′), z(x)), with the model in `mode` during the attack; both detached.
 
-    The reference z(x) is taken once, since no step changes it. A divergence has zero gradient at x: the
-    attack has to start beside it.
+    The reference z(x) is computed once, since no step changes it. A divergence has zero gradient at x: the attack must
+    start elsewhere.
 
-    Under autocast the reference is taken in float32 all the same. A start of x + N(0, 0.001²) lies within bfloat16's
-    spacing of x: rounded alike, both would give nearly the same logits, and the first steps would climb on noise.
+    Under autocast the reference is still computed in float32. A start of x + N(0, 0.001²) lies within bfloat16's
+    spacing of x: rounded in the same way, both would give nearly equal logits, and the first steps would follow
+    rounding noise.
     """
     with (
         torch.autocast(x.device.type, enabled=False),
@@ -56,6 +57,6 @@ def divergence_attacked(
 
 @contextmanager
 def _for_attacks(model: nn.Module, mode: Mode) -> Iterator[nn.Module]:
-    """The model in that mode; in eval mode with its batch norms folded away."""
+    """Yield the model in that mode; in eval mode with its batch norms folded into the convolutions."""
     with contract.attack_mode(model, mode):
         yield folded(model) if mode == "eval" else model

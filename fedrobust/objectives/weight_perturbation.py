@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: any objective, at the worst weights nearby."""
+"""Adversarial weight perturbation: any objective, computed at the worst weights nearby."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from fedrobust.objectives.step import ObjectiveOutput
 
 
 def with_perturbed_weights(objective: partial[ObjectiveOutput], gamma: float) -> partial[ObjectiveOutput]:
-    """L(w + v), v_l = γ ‖w_l‖ g_l / ‖g_l‖, g the gradient of L at w, for each weight w_l of two or more axes.
+    """Return the objective at adversarially perturbed weights.
+
+    L(w + v), v_l = γ ‖w_l‖ g_l / ‖g_l‖, g the gradient of L at w, for each weight w_l of two or more axes.
 
     AWP, Wu et al. 2020, equations 8 to 10, one step as in their code: the adversarial examples are made once, at w;
-    norms are Euclidean; biases and the weights of normalisations stay. The gradient that the optimiser gets is that at
-    w + v. Costs one more forward and backward pass. Limit case: γ = 0 is the objective itself.
+    norms are Euclidean; biases and the weights of normalisations stay. The optimiser gets the gradient at w + v. Costs
+    one more forward and backward pass. Limit case: γ = 0 is the objective itself.
 
     Args:
-        objective: with its attack bound by keyword, if it has one.
-        gamma: γ ≥ 0; 0.005 with TRADES and 0.01 with adversarial training there.
+        objective: an objective with its attack bound by keyword, if it has one.
+        gamma: relative size γ ≥ 0; 0.005 with TRADES and 0.01 with adversarial training in the paper.
     """
     return partial(_at_worst_weights, objective=objective, gamma=gamma)
 
@@ -47,13 +49,13 @@ def _at_worst_weights(
 
 
 def _worst(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
-    """γ ‖w‖ g / ‖g‖; zero where the gradient is."""
+    """Compute γ ‖w‖ g / ‖g‖; zero if the gradient is."""
     tiny = torch.finfo(gradient.dtype).tiny
     return gradient * (gamma * weight.norm() / gradient.norm().clamp_(min=tiny))
 
 
 class _Once:
-    """An attack that is carried out once and gives the same examples from then on."""
+    """An attack that runs once and then returns the same examples."""
 
     def __init__(self, attack: Attack) -> None:
         self._attack = attack

@@ -1,8 +1,10 @@
 """Named settings that come with the package: a few keys over the defaults, and sometimes variants to compare.
 
-A preset is a TOML file beside this one: `description`, settings as in `RunConfig`, and optionally
-`[variants.<name>]` tables, each a further few keys; a run of the preset runs every variant. A table
-`[alternatives.<name>]` is a variant that runs only if it is asked for by name.
+A preset is a TOML file beside this one: `description`, settings as in `RunConfig`, and optionally `[variants.<name>]`
+tables, each with a few more keys; running the preset runs every variant. A table `[alternatives.<name>]` is a variant
+that runs only if it is asked for by name.
+
+`data`, `engines` and the packages above may import it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings by flat key; `variants` is empty if there is but one run, `alternatives` are run by name only."""
+    """The settings of a preset by flat key; `variants` is empty for a single run, `alternatives` run only by name."""
 
     name: str
     description: str
@@ -33,16 +35,16 @@ class Preset:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The settings that it has something to say on."""
+        """The flat keys that the preset sets."""
         return frozenset(self.settings).union(*self.variants.values(), *self.alternatives.values())
 
     @property
     def typed(self) -> frozenset[str]:
-        """The keys that a user typed: all of a user's file, but none of a complete config, which a run wrote."""
+        """The flat keys that a user typed: all of a user's file, but none of a complete config, which a run wrote."""
         return self.keys if self.own and "resume" not in self.settings else frozenset()
 
     def configs(self, overrides: Mapping[str, Any], variant: str = "") -> dict[str, RunConfig]:
-        """Variant → complete config ("" where there are no variants); `overrides` win over both.
+        """Return variant → complete config ("" if there are no variants); `overrides` win over both.
 
         Raises:
             ConfigError: a setting or the variant is unknown or out of range.
@@ -55,16 +57,16 @@ class Preset:
 
 
 def preset_names(kind: str = "") -> list[str]:
-    """Names of the presets that come with the package; with a kind, those of runs of that kind."""
+    """Return the names of the presets that come with the package; with a kind, those of runs of that kind."""
     names = toml.shipped(FOLDER)
     return [name for name in names if kind in ("", load_preset(name).settings.get("kind", DEFAULTS.kind))]
 
 
 def load_preset(name: str) -> Preset:
-    """The preset of that name, or the one in a TOML file at that path.
+    """Return the preset of that name, or the one in a TOML file at that path.
 
     Raises:
-        ConfigError: no such preset, in which case the nearest is named; or a file that is not as above.
+        ConfigError: no such preset (the message names the nearest), or a file with another structure.
     """
     path = toml.locate(FOLDER, "preset", name)
     table = toml.read(path)

@@ -18,11 +18,12 @@ LEAST, MOST = 3, 40  # settings
 
 
 def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
-    """Write a figure of the best models: natural accuracy above, below that under the attack `judge`; a panel per skew.
+    """Write a figure of the best models: natural accuracy above, accuracy under the attack `judge` below; a panel per
+    skew.
 
-    A colour per setting, dashes per pool mode, a band of one standard deviation over seeds. Without a pool the mode
-    means nothing: that point begins the line of every mode. What has no clients has no skew: it is in every panel.
-    False where the pool does not vary, or no run has finished.
+    A colour per setting, dashes per pool mode, a band of one standard deviation over seeds. Without a pool the mode has
+    no meaning: that point begins the line of every mode. Central runs have no skew: they are in every panel. Return
+    False if the pool does not vary, or no run has finished.
     """
     if "pool" not in summary:
         return False
@@ -50,7 +51,7 @@ def draw_sharing(summary: pd.DataFrame, judge: str, path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Line:
-    """A setting under a pool mode: rows of the summary by ascending pool, numbers for its colour and its dashes."""
+    """A setting with a pool mode: rows of the summary by ascending pool, numbers for its colour and its dashes."""
 
     name: str
     points: Sequence[dict[Any, Any]]
@@ -83,7 +84,9 @@ def _draw(axes: Axes, line: _Line, points: Sequence[dict[Any, Any]], accuracy: s
 
 
 def draw_scatter(groups: Sequence[Group], judge: str, path: Path) -> bool:
-    """Write a figure with a point per run: its best model on the test set, robust under `judge`; False without one."""
+    """Write a figure with a point per run: its best model on the test set, robust under `judge`; return False without
+    one.
+    """
     key = f"robust_accuracy.{judge}"
     points = {
         group.name: [
@@ -111,8 +114,8 @@ def draw_scatter(groups: Sequence[Group], judge: str, path: Path) -> bool:
 def draw_ranking(groups: Sequence[Group], judge: str, path: Path) -> bool:
     """Write a figure with a row per setting: its best models on the test set, natural and under the attack `judge`.
 
-    A ring is a run, the dot the mean over them, the bar one standard deviation to each side. False with fewer than 3
-    settings that have such models, or more than 40.
+    A ring is a run, the dot the mean over them, the bar one standard deviation to each side. Return False with fewer
+    than 3 settings that have such models, or more than 40.
     """
     names = ("natural_accuracy", f"robust_accuracy.{judge}")
     rows = [(group.name, [_best(group, name) for name in names]) for group in groups]

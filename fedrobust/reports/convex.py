@@ -1,4 +1,4 @@
-"""`fedrobust convex` as rows, tables over seeds and figures: accuracy against the radius."""
+"""The results of `fedrobust convex`: rows, tables over seeds and figures of accuracy against the radius."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ OWN = "own head (dotted)"
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[Row]:
-    """Mean and standard deviation over seeds, each seed the mean over its initialisations, whose own spread is last.
+    """Return mean and standard deviation over seeds, each seed the mean over its initialisations, whose own spread is
+    last.
 
-    A row per method, β and training radius: `clean.mean`, `clean.std` (nan for one seed) ..., `seeds`, and, where there
+    One row per method, β and training radius: `clean.mean`, `clean.std` (nan for one seed) ..., `seeds`, and, if there
     is an objective, `objective.initialisations`, its standard deviation within a seed.
     """
     groups: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
@@ -62,21 +63,21 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def over_seeds(summary: Sequence[Row]) -> str:
-    """ "mean ± standard deviation over 5 seeds"; "one seed"."""
+    """Return "mean ± standard deviation over 5 seeds" or "one seed"."""
     seeds = summary[0]["seeds"]
     return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
 
 
 def _std(values: Sequence[float]) -> float:
-    """The standard deviation; nan of one value."""
+    """Return the standard deviation; nan for one value."""
     return stdev(values) if len(values) > 1 else math.nan
 
 
 def table(summary: Sequence[Row], *, brief: bool) -> tuple[list[str], list[list[str]]]:
-    """Head and body: accuracies in percent, certified / attacked where both are there, with standard deviations.
+    """Return head and body: accuracies in percent, certified / attacked if both exist, with standard deviations.
 
-    brief: means, of what is both certified and attacked the certified, no worst case, and objectives only where every
-    row has one: 80 columns.
+    brief: fit 80 columns: only means, only the certified accuracy if both exist, no worst case, and objectives only if
+    every row has one.
     """
     names = [name.removesuffix(".mean") for name in summary[0] if name.endswith(".mean")]
     names = [name for name in names if name.startswith(ACCURACIES) and not (brief and name.endswith(WORST_CASE))]
@@ -91,7 +92,7 @@ def table(summary: Sequence[Row], *, brief: bool) -> tuple[list[str], list[list[
 
 
 def _cells(row: Row, names: Sequence[str], several_betas: bool, brief: bool) -> list[str]:
-    """A row of the table; – for what a method does not have."""
+    """Return a row of the table; – for values that a method does not have."""
     method, spread = METHODS[row["method"]], not brief
     keys = ["beta", "radius"] if several_betas else ["radius"]
     cells = [method.split()[0] if brief else method, *("–" if row[key] is None else f"{row[key]:g}" for key in keys)]
@@ -123,7 +124,7 @@ def write_convex(
         f"Networks trained at {NORMS[norm]} radius r, on the test samples of {name}: accuracy in percent, certified / "
         f"under PGD, {over_seeds(summary)}; of objectives, in parentheses, that "
         "over initialisations within a seed. gap: to the certified lower bound on the optimum, of ReLU networks that "
-        f"over the sampled patterns; – where there is none. Unit of radii: {unit}."
+        f"over the sampled patterns; – if there is none. Unit of radii: {unit}."
     )
     write_tables(folder, rows, summary, note, {**origin, "samples": name})
     betas = list(dict.fromkeys(row["beta"] for row in summary))
@@ -133,7 +134,7 @@ def write_convex(
 
 
 def write_tables(folder: Path, rows: Sequence[Row], summary: Sequence[Row], note: str, record: dict[str, Any]) -> None:
-    """Write results.csv, summary.md and record.json into a folder that is there."""
+    """Write results.csv, summary.md and record.json into an existing folder."""
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     lines = [note, "", *markdown_table(*table(summary, brief=False))]
     write_atomically(folder / "summary.md", ("\n".join(lines) + "\n").encode())
@@ -141,7 +142,7 @@ def write_tables(folder: Path, rows: Sequence[Row], summary: Sequence[Row], note
 
 
 def draw_accuracy(summary: Sequence[Row], path: Path, unit: str, norm: str) -> None:
-    """Accuracy against the radius of the test in `norm`, a panel per method: lines certified, crosses under PGD."""
+    """Draw accuracy against the radius of the test in `norm`, a panel per method: lines certified, crosses PGD."""
     methods = list(dict.fromkeys(row["method"] for row in summary))
     names = [f"trained with r = {row['radius']:g}" for row in summary if row["method"] == methods[0]]
     figure = style.figure(1 + 2.9 * max(len(methods), 1.6), 3.3, [*names, *KINDS])
@@ -173,7 +174,7 @@ def _draw(axes: Axes, row: Row, number: int, norm: str) -> None:
 
 
 def _heading(name: str) -> str:
-    """`certified.l2@0.5` → "l2 0.5", `certified.linf@0.1` → "l∞ 0.1", `certified.features@1` → "features 1"."""
+    """Return a column's head: `certified.l2@0.5` → "l2 0.5", `certified.linf@0.1` → "l∞ 0.1"."""
     if not name.startswith("certified"):
         return short_metric(name)
     norm, radius = name.split(".", 1)[1].split("@")
@@ -193,7 +194,7 @@ def write_heads(folder: Path, rows: Sequence[Row], summary: Sequence[Row], name:
         f"Heads on the features of {name}, trained at l2 radius r in feature space: accuracy of the whole network in "
         "percent, natural and under attacks on pixels, and of its features, certified in feature space, which says "
         f"nothing of pixels; {over_seeds(summary)}. Unit of radii: {UNIT}. gap: to the certified lower bound on the "
-        "optimum; – where there is none."
+        "optimum; – if there is none."
     )
     write_tables(folder, rows, summary, note, {**origin, "run": name})
     betas = list(dict.fromkeys(row["beta"] for row in summary if row["beta"] is not None))
@@ -203,7 +204,7 @@ def write_heads(folder: Path, rows: Sequence[Row], summary: Sequence[Row], name:
 
 
 def draw_heads(summary: Sequence[Row], path: Path) -> None:
-    """Accuracy of the whole network against the head's radius, a panel per kind; dotted: the run's own head."""
+    """Draw accuracy of the whole network against the head's radius, a panel per kind; dotted: the run's head."""
     own = next(row for row in summary if row["method"] == "own")
     names = [name.removesuffix(".mean") for name in own if "_accuracy" in name and name.endswith(".mean")]
     methods = list(dict.fromkeys(row["method"] for row in summary if row["radius"] is not None))

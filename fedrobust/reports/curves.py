@@ -20,10 +20,10 @@ BANDS = 6  # lines of a panel; with more, bands would hide them
 
 
 def draw_curves(groups: Sequence[Group], path: Path) -> bool:
-    """Write a figure: a column for natural accuracy and one per attack, a row per skew; False where there is none.
+    """Write a figure: a column for natural accuracy and one per attack, a row per skew; return False without data.
 
     A line is the mean over the group's runs, its band the standard deviation. The dot, on the line of a single run, is
-    the best round: the one whose model a record calls "best".
+    the best round, whose model a record calls "best".
     """
     prefix = "validation."
     present = [key for key in _columns(groups) if key.startswith(prefix) and "accuracy" in key]
@@ -33,7 +33,7 @@ def draw_curves(groups: Sequence[Group], path: Path) -> bool:
 
 
 def draw_drift(groups: Sequence[Group], path: Path) -> bool:
-    """Write a figure of how far the clients' updates go and how well they agree; False where no run measured it."""
+    """Write a figure of the size of the clients' updates and their agreement; return False if no run measured it."""
     present = _columns(groups)
     return _draw(groups, {key: title for key, title in DRIFT.items() if key in present}, path, percent=False)
 
@@ -62,7 +62,7 @@ def _draw(groups: Sequence[Group], panels: Mapping[str, str], path: Path, *, per
 
 
 def _by_skew(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """The groups of each skew, which leaves their names; one row where it does not vary."""
+    """Return the groups of each skew, with the skew removed from their names; one row if it does not vary."""
     rows: dict[str, list[Group]] = {}
     for group in groups:
         values = dict(group.values)
@@ -83,17 +83,17 @@ def _line(axes: Axes, group: Group, column: str, number: int, *, percent: bool, 
 
 
 def _comparable(group: Group) -> Sequence[Run]:
-    """The group's completed runs; where it has none, those that there are."""
+    """Return the group's completed runs; if it has none, all its runs."""
     return [run for run in group.runs if run.state == "completed"] or group.runs
 
 
 def _curves(runs: Sequence[Run], column: str) -> pd.DataFrame:
-    """A column per run, a row per round that all of them have the value of."""
+    """Return a column per run and a row per round for which all of them have the value."""
     series = [pd.Series({row["round"]: row[column] for row in run.rounds if column in row}) for run in runs]
     return pd.concat(series, axis=1, join="inner").sort_index().astype(float)
 
 
 def _columns(groups: Sequence[Group]) -> dict[str, None]:
-    """Those that a run has in two rounds or more: a single point is no line."""
+    """Return the columns that a run has in two rounds or more: a single point is not a line."""
     counts = (Counter(key for row in run.rounds for key in row) for group in groups for run in group.runs)
     return {key: None for count in counts for key in count if count[key] > 1}

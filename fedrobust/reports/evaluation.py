@@ -28,7 +28,7 @@ CHOSEN = 8  # images of the contact sheet
 
 
 def title(record: dict[str, Any]) -> str:
-    """What was evaluated, against what."""
+    """Return the title: the model and its threat."""
     source = f", made on {record['source']['name']}" if record["source"] else ""
     return (
         f"{record['subject']['name']}: {record['num_images']} test images, {record['norm']}, "
@@ -37,7 +37,7 @@ def title(record: dict[str, Any]) -> str:
 
 
 def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row per attack with the flags about it; natural accuracy first, last the worst case over the suite with all."""
+    """Yield a row per attack with the flags about it: natural accuracy first, the worst case over the suite last."""
     for name, share in record["accuracy"].items():
         interval = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
         seconds = f"{share['seconds']:.0f}" if "seconds" in share else ""
@@ -47,7 +47,7 @@ def rows(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def clients_line(record: dict[str, Any]) -> Iterator[str]:
-    """The worst client, where there are clients."""
+    """Yield the worst client, if there are clients."""
     for client in record["per_client"]:
         if client["client"] == record["worst_client"]:
             shares = f"natural {client['natural']:.1%}, worst case {client[WORST_CASE]:.1%}"
@@ -55,7 +55,7 @@ def clients_line(record: dict[str, Any]) -> Iterator[str]:
 
 
 def flag_lines(record: dict[str, Any]) -> Iterator[str]:
-    """A line per flag with what was seen."""
+    """Yield a line per flag with its observation."""
     for flag in record["flags"]:
         yield f"flag {flag['name']}: {flag['seen']}"
     if record["flags"]:
@@ -63,7 +63,7 @@ def flag_lines(record: dict[str, Any]) -> Iterator[str]:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The whole page: overall, by class, by client, flags."""
+    """Return the whole page: overall, by class, by client, flags."""
     lines = [f"# {title(record)}", ""]
     lines += markdown_table(COLUMNS, rows(record))
     lines += ["", *(f"{line}  " for line in [*clients_line(record), *flag_lines(record)])]
@@ -77,7 +77,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def draw_curve(summary: dict[str, Any], epsilon: float, norm: str, path: Path) -> None:
-    """Robust accuracy under PGD-20 against epsilon, and the suite's worst case at the epsilon that was asked for."""
+    """Draw robust accuracy under PGD-20 against epsilon, and the suite's worst case at the requested epsilon."""
     radii, accuracy = zip(*summary["checks"]["curve"], strict=True)
     worst = summary["accuracy"][WORST_CASE]
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
@@ -100,7 +100,7 @@ def draw_curve(summary: dict[str, Any], epsilon: float, norm: str, path: Path) -
 
 
 def draw_classes(summary: dict[str, Any], path: Path) -> None:
-    """Bars per class: natural accuracy, and behind it what no attack of the suite broke."""
+    """Draw bars per class: natural accuracy, and in it the accuracy under all attacks of the suite."""
     rows = summary["per_class"]
     figure = Figure(figsize=(1.5 + 0.62 * len(rows), 3.4), layout="constrained")
     axes = figure.subplots()
@@ -123,13 +123,13 @@ def draw_examples(
     predicted: Sequence[str],
     path: Path,
 ) -> None:
-    """A contact sheet of broken images, a column each: clean, adversarial, and the perturbation around mid-grey.
+    """Draw misclassified images, a column each: clean, adversarial, and the perturbation around mid-grey.
 
     The perturbation is scaled so that its largest pixel change fills the range, by the factor under its row.
 
     Args:
         images, examples: [n, C, H, W] in [0, 1].
-        labels, predicted: class names, true and as classified under attack.
+        labels, predicted: names of the true class and of the class predicted under attack.
     """
     count = len(images)
     figure = Figure(figsize=(0.9 + 1.15 * max(count, 1), 3.9), layout="constrained")
@@ -160,7 +160,7 @@ def draw_examples(
 
 
 def _written(radii: Sequence[float]) -> list[str]:
-    """8/255 and so on where all are so many 255ths, else numbers."""
+    """Return radii as text: 8/255 and so on if all are multiples of 1/255, else numbers."""
     if all(abs(255 * radius - round(255 * radius)) < 1e-6 for radius in radii):
         return [f"{255 * radius:.0f}/255" for radius in radii]
     return [f"{radius:.3g}" for radius in radii]
@@ -192,7 +192,9 @@ def write_evaluation(
 def _sheet(
     folder: Path, result: EvaluationResult, evaluated: EvaluatedModel, device: str
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """Some images that the suite broke, of as many classes as possible, with what became of them."""
+    """Return some images on which the suite succeeded, of as many classes as possible, with their examples and class
+    names.
+    """
     broken = np.flatnonzero(result.right & ~result.worst())
     _, first = np.unique(result.labels[broken], return_index=True)
     others = np.setdiff1d(np.arange(len(broken)), first)

@@ -1,4 +1,4 @@
-"""Which figures a set of runs gives, each with the words that stand under it."""
+"""The figures of a set of runs, each with its caption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedrobust.reports.results import Overview
 # file → title and text, in the order of a page
 WORDS = {
     "sharing.png": (
-        "What sharing buys",
+        "Accuracy against the size of the pool",
         "Natural and {robust} accuracy of the best models on the test set against the size of the pool. Lines are "
         "means over seeds, bands one standard deviation.",
     ),
@@ -31,17 +31,17 @@ WORDS = {
     "curves.png": (
         "Learning curves",
         "Accuracy on the validation slice over the rounds. Lines are means over seeds, bands one standard deviation "
-        "where they do not hide each other; a dot is the best round of a single run.",
+        "if they do not hide each other; a dot is the best round of a single run.",
     ),
     "clients.png": (
         "Clients",
         "Natural and {robust} accuracy on the clients' own held-out images, from the worst client to the best, when "
-        "clients were last asked. Of one run, the small figure is the client's number; over several, places in the "
+        "clients were last asked. For one run the small figure is the client's number; over several, places in the "
         "order are averaged.",
     ),
     "drift.png": (
         "Drift",
-        "How far the clients' updates go, and how well they agree: 1 where all are alike, 0 where they cancel. Lines "
+        "Client drift: the size of the updates, and their agreement: 1 if all are equal, 0 if they cancel. Lines "
         "are means over seeds, bands one standard deviation.",
     ),
 }
@@ -49,7 +49,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture in a file; `text` says what it shows to who cannot see it, too."""
+    """A picture in a file; `text` also describes it to readers who cannot see it."""
 
     path: Path
     title: str
@@ -57,7 +57,7 @@ class Drawn:
 
 
 def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
-    """Write those figures that the runs have the data for, in the order of a page; those of an earlier report go."""
+    """Write the figures for which the runs have data, in the order of a page; delete those of an earlier report."""
     for earlier in (*WORDS, *PARTITIONS):
         (folder / earlier).unlink(missing_ok=True)
     groups, judge = overview.groups, overview.judge
@@ -78,6 +78,6 @@ def draw_figures(overview: Overview, folder: Path) -> list[Drawn]:
         if draw[name](folder / name)
     ]
     return drawn + [
-        Drawn(path, "Who holds which labels", f"Class counts of each client, pool included: {text}.")
+        Drawn(path, "Labels of each client", f"Class counts of each client, pool included: {text}.")
         for path, text in draw_partitions(groups, folder)
     ]

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone belong together: which settings tell the groups of a study apart."""
+"""Groups of runs that differ only in their seed, and the settings that distinguish the groups."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ALWAYS = ("strategy", "skew", "clients", "pool", "mode", "start", "data", "netwo
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one setting, whatever their seeds.
+    """Runs with the same settings and any seeds.
 
-    values: the settings that tell the groups apart, the same columns in each.
+    values: the settings that distinguish the groups, with equal columns in each.
     """
 
     values: dict[str, Value]
@@ -28,14 +28,14 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Its values in words."""
+        """The group's values in words."""
         return ", ".join(labels.phrase(column, value) for column, value in self.values.items() if value != "")
 
 
 def describe(run: Run) -> dict[str, Value]:
-    """What a run is, in the words of the tables; {} without a config.
+    """Return a run's main settings in the words of the tables; {} without a config.
 
-    `pool` is the fraction; `mode` is "" without a pool or without clients, where it means nothing.
+    `pool` is the fraction; `mode` is "" without a pool or without clients.
     """
     cfg = run.config
     if cfg is None:
@@ -56,7 +56,7 @@ def describe(run: Run) -> dict[str, Value]:
 
 
 def settings(run: Run) -> dict[str, Value]:
-    """`describe`, and every setting by its flat key that is not incidental; {} without a config."""
+    """Return `describe`, and every setting by its flat key that is not incidental; {} without a config."""
     if run.config is None:
         return {}
     flat = {key: value for key, value in run.config.to_flat().items() if not key.startswith(INCIDENTAL)}
@@ -68,10 +68,10 @@ def settings(run: Run) -> dict[str, Value]:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """The groups of those runs that came to something, in the order of their values.
+    """Return the groups of the runs that have results, in the order of their values.
 
-    Their columns are the described settings that vary, and of all others the fewest that are needed to tell any two
-    settings apart: a learning rate that always goes with its strategy is left out. One group has its strategy.
+    Their columns are the described settings that vary, and of all others the fewest that distinguish any two settings:
+    a learning rate that always goes with its strategy is left out. A single group is named by its strategy.
     """
     measured = [run for run in runs if run.config and (run.rounds or run.models)]
     table = [settings(run) for run in measured]
@@ -97,6 +97,6 @@ def _varies(table: Sequence[dict[str, Value]], key: str) -> bool:
 
 
 def _decided(table: Sequence[dict[str, Value]], key: str, by: Sequence[str]) -> bool:
-    """Whether rows that agree in `by` agree in `key`."""
+    """Return whether rows that agree in `by` agree in `key`."""
     seen = [tuple(row[column] for column in by) for row in table]
     return len(set(seen)) == len({(*values, row[key]) for values, row in zip(seen, table, strict=True)})

@@ -1,4 +1,4 @@
-"""Settings and columns in words: what a figure's legend, a table's head and its cells say."""
+"""Settings and columns in words, for legends, table heads and cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNKNOWN = "–"
 
 
 def skew(cfg: RunConfig) -> str:
-    """How the labels are spread, with the parameter that the scheme has: "IID", "Dir(0.1)", "shards(2)"."""
+    """Return the label skew with the scheme's parameter: "IID", "Dir(0.1)", "shards(2)"."""
     partition = cfg.partition
     return {
         "iid": "IID",
@@ -24,36 +24,36 @@ def skew(cfg: RunConfig) -> str:
 
 
 def attack(cfg: RunConfig) -> str:
-    """The training attack with its steps: "fgsm", "pgd-10"."""
+    """Return the training attack with its steps: "fgsm", "pgd-10"."""
     return cfg.attack.name if cfg.attack.name == "fgsm" else f"{cfg.attack.name}-{cfg.attack.steps}"
 
 
 def network(cfg: RunConfig) -> str:
-    """The model, with its width where that is another: "resnet18", "resnet18 × 0.25"."""
+    """Return the model, with its width if that is not 1: "resnet18", "resnet18 × 0.25"."""
     return cfg.model.name if cfg.model.width == 1 else f"{cfg.model.name} × {cfg.model.width:g}"
 
 
 def method(cfg: RunConfig) -> str:
-    """The strategy of a federation; "central", or "pool alone" where that is all a central run has."""
+    """Return the strategy of a federation; "central" for a central run, or "pool alone" if it trains on the pool."""
     if cfg.kind == "federated":
         return cfg.strategy.name
     return "central" if cfg.central.images == "all" else "pool alone"
 
 
 def data(cfg: RunConfig) -> str:
-    """The data set, with the classes of it that a run is about: "digits", "digits (3, 8)"."""
+    """Return the data set, with its classes if a run is restricted to some: "digits", "digits (3, 8)"."""
     classes = ", ".join(split_list(cfg.data.classes))
     return f"{cfg.data.name} ({classes})" if classes else cfg.data.name
 
 
 def partition(cfg: RunConfig) -> str:
-    """Who holds what, in a line: data set, skew, clients, pool, seed."""
+    """Return a line on the partition: data set, skew, clients, pool, seed."""
     pool = f", {_percent(cfg.pool.fraction)} pool ({cfg.pool.mode})" if cfg.pool.fraction else ""
     return f"{data(cfg)}, {skew(cfg)}, {cfg.num_clients} clients{pool}, seed {cfg.seed}"
 
 
 def phrase(column: str, value: Any) -> str:
-    """A setting as part of a sentence: "20 % pool", "5 clients", "attack.epsilon 8/255"; a name as it is."""
+    """Return a setting as part of a sentence: "20 % pool", "5 clients", "attack.epsilon 8/255"; names do not change."""
     if column == "pool":
         return f"{_percent(value)} pool" if value else "no pool"
     if column == "clients":
@@ -64,7 +64,7 @@ def phrase(column: str, value: Any) -> str:
 
 
 def heading(column: str) -> str:
-    """A column's head in a table."""
+    """Return a column's head in a table."""
     if column in _COLUMNS:
         return _COLUMNS[column][0]
     for name, words in (
@@ -79,7 +79,7 @@ def heading(column: str) -> str:
 
 
 def cell(column: str, value: Any) -> str:
-    """A value in its column: accuracies and the pool in percent, memory and traffic in MiB, "–" where there is none."""
+    """Return a value as a cell: accuracies and the pool in percent, memory and traffic in MiB, "–" if it is missing."""
     if missing(value):
         return UNKNOWN
     if column in _COLUMNS:
@@ -88,7 +88,7 @@ def cell(column: str, value: Any) -> str:
 
 
 def missing(value: Any) -> bool:
-    """None, pandas' NA, NaN or ""."""
+    """Return whether a value is None, pandas' NA, NaN or ""."""
     return str(value) in ("", "None", "nan", "<NA>")
 
 

@@ -1,4 +1,4 @@
-"""One self-contained page: tables that sort, every figure inline, and where each number comes from."""
+"""The report as one self-contained page: sortable tables, all figures, and the source of each number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLACES = ("run-dir", "data.dir", "init", "resume")  # of a machine, not of a run
 
 OVER_SEEDS = (
     "Accuracy on the test set in percent, mean ± standard deviation over n seeds. The best round was chosen on the "
-    "validation slice; without one it is the last. Worst client: on its own held-out images, where clients were asked "
+    "validation slice; without one it is the last. Worst client: on its own held-out images, if clients were asked "
     "in that model's round."
 )
 
@@ -43,7 +43,7 @@ LEFT_OUT = ("emd_before", "emd_after", "pool_images", "pool_bytes", "started", "
 
 
 def run_details(run: Run, anchor: str) -> str:
-    """A closed <details>: provenance, evaluations, the config as TOML."""
+    """Return a closed <details>: provenance, evaluations, the config as TOML."""
     evaluations = run.evaluations
     flags = sum(len(record["flags"]) for record in evaluations.values())
     seed = f", seed {run.config.seed}" if run.config else ""
@@ -93,7 +93,7 @@ HERE = Path(__file__).parent
 
 
 def page(overview: Overview, figures: Sequence[Drawn]) -> str:
-    """The page as HTML; it asks nothing of any network."""
+    """Return the page as HTML; it loads nothing from a network."""
     title = escape(f"fedrobust report: {overview.title}")
     parts = [
         "<!doctype html>",
@@ -114,7 +114,7 @@ def page(overview: Overview, figures: Sequence[Drawn]) -> str:
         "</div>",
         "<h2>Runs</h2>",
         *_results(overview),
-        "<h2>Where the numbers come from</h2>",
+        "<h2>Sources of the numbers</h2>",
         *(run_details(run, f"run-{number}") for number, run in enumerate(overview.runs, 1)),
         f"</main><script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
     ]
@@ -122,7 +122,7 @@ def page(overview: Overview, figures: Sequence[Drawn]) -> str:
 
 
 def _facts(overview: Overview) -> Iterator[str]:
-    """When, what, and what a pool gives away."""
+    """Yield time, runs, and the images that a pool shares."""
     runs = overview.runs
     states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
     seeds = sorted({run.config.seed for run in runs if run.config})
@@ -146,7 +146,7 @@ def _facts(overview: Overview) -> Iterator[str]:
 
 
 def _pools(runs: Sequence[Run]) -> Iterator[str]:
-    """Size of the pool and what it moves in one run, for each fraction the most."""
+    """Yield the size of the pool and the bytes it moves in one run, for each fraction the most."""
     found: dict[float, list[tuple[int, int]]] = {}
     for run in runs:
         if run.config and (pool := run.record.get("pool", {})).get("images"):
@@ -210,7 +210,7 @@ def _results(overview: Overview) -> Iterator[str]:
 
 
 def _table(name: str, head: Sequence[str], body: Iterator[list[tuple[str, Any]]], words: int) -> str:
-    """A table that sorts; the first so many columns are words, to the left."""
+    """Return a sortable table; the first `words` columns are text, aligned left."""
     lines = [f'<div class="scroll"><table id="{name}" class="sortable"><thead><tr>']
     lines += [
         f'<th scope="col"{_side(place, words)}><button type="button">{escape(text)}</button></th>'
@@ -243,7 +243,7 @@ def _figure(figure: Drawn) -> Iterator[str]:
 
 
 def write_report(overview: Overview, folder: Path) -> Path:
-    """Write results.csv and .parquet, summary.csv, .md and .tex, the figures and report.html; the page's path.
+    """Write results.csv and .parquet, summary.csv, .md and .tex, the figures and report.html; return the page's path.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Figures of clients: the labels each holds, and the accuracy on each one's own images."""
+"""Figures of clients: the labels that each holds, and the accuracy on each one's own images."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ FILES = tuple(f"partition-{number}.png" for number in range(1, 7))
 
 
 def draw_partitions(groups: Sequence[Group], folder: Path) -> list[tuple[Path, str]]:
-    """Write FILES, one per distinct partition as far as they go; each with what it shows.
+    """Write FILES, one per distinct partition as far as they suffice; return each with its caption.
 
     The first run of every group goes before the second of any, so that settings are seen before seeds.
     """
@@ -133,9 +133,9 @@ def _draw(table: pd.DataFrame, data: Data, title: str, path: Path) -> None:
 def draw_clients(groups: Sequence[Group], judge: str, path: Path) -> bool:
     """Write a figure: a row per group, its clients from the worst to the best, natural and under `judge`.
 
-    Each client was asked on its own held-out images in the last round that asked any. Over several seeds the place in
-    the order is averaged, because a client's number means nothing from one seed's partition to the next; of a single
-    run the small figure is the client's number. False where no client was asked; groups without clients are left out.
+    Each client evaluated on its own held-out images in the last round that asked any. Over several seeds the place in
+    the order is averaged, because a client's number has no meaning across partitions; for a single run the small figure
+    is the client's number. Return False if no client was asked; groups without clients are left out.
     """
     groups = [group for group in groups if len(_ordered(group.runs, "natural_accuracy")[0])]
     panels = {
@@ -181,7 +181,7 @@ def _draw_map(axes: Axes, rows: Sequence[tuple[np.ndarray, list[int]]], clients:
 
 
 def _ordered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, list[int]]:
-    """Accuracies from the worst client to the best, the mean over runs; the clients' numbers where it is one run."""
+    """Return accuracies from the worst client to the best, the mean over runs, and the clients' numbers for one run."""
     found = [clients for run in runs if (clients := _last_asked(run, name))]
     if not found:
         return np.array([]), []
@@ -191,7 +191,7 @@ def _ordered(runs: Sequence[Run], name: str) -> tuple[np.ndarray, list[int]]:
 
 
 def _last_asked(run: Run, name: str) -> list[tuple[float, int]]:
-    """(accuracy, client) of the last round in which clients evaluated, in ascending order."""
+    """Return (accuracy, client) of the last round in which clients evaluated, in ascending order."""
     rows = [row for row in run.clients if row["phase"] == "evaluate" and name in row]
     last = max((row["round"] for row in rows), default=0)
     return sorted((row[name], row["client"]) for row in rows if row["round"] == last)

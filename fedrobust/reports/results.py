@@ -20,11 +20,12 @@ WHOLE = ("clients", "seed", "round", "test_images", "pool_images", "pool_bytes",
 
 
 def results(runs: Sequence[Run], groups: Sequence[Group], target: float | None = None) -> pd.DataFrame:
-    """A row per run and model: "best", chosen on the validation slice, and "last"; accuracies are on the test set.
+    """Return a row per run and model: "best", chosen on the validation slice, and "last"; accuracies are on the test
+    set.
 
     A run without a model, because it failed or still runs, has one row with the rest empty. Columns are settings, then
-    accuracies, then costs; the settings are the described ones and those that tell the groups apart. With a `target`,
-    `rounds_to_<target>` is the first round whose robust accuracy on the validation slice came to it.
+    accuracies, then costs; the settings are the described ones and those that distinguish the groups. With a `target`,
+    `rounds_to_<target>` is the first round whose robust accuracy on the validation slice reached it.
     """
     rows = [(run, model) for run in runs for model in run.models or [""]]
     columns = list(groups[0].values) if groups else []
@@ -39,7 +40,7 @@ def results(runs: Sequence[Run], groups: Sequence[Group], target: float | None =
 
 
 def metrics(table: pd.DataFrame) -> list[str]:
-    """The accuracies among a table's columns: natural, then each attack's, then those of the worst client."""
+    """Return the accuracies among a table's columns: natural, then each attack's, then those of the worst client."""
     names = [str(column) for column in table if "accuracy" in str(column)]
     return sorted(names, key=lambda name: (name.startswith("worst_client."), not name.endswith("natural_accuracy")))
 
@@ -52,7 +53,7 @@ def _identity(run: Run, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _accuracies(run: Run, model: str) -> dict[str, Any]:
-    """The record's scalars about the model, and the worst client of the round it comes from, if clients were asked."""
+    """Return the record's scalars about the model, and the worst client of its round, if clients were asked."""
     result = run.record.get(model, {})
     found = {key: value for key, value in result.items() if key != "loss" and isinstance(value, int | float)}
     row = next((row for row in reversed(run.rounds) if row["round"] == result.get("round")), {})
@@ -66,9 +67,9 @@ def _accuracies(run: Run, model: str) -> dict[str, Any]:
 
 
 def _evaluated(run: Run, model: str) -> dict[str, float]:
-    """What `fedrobust evaluate` adds: accuracies of this model under the run's threat, against attacks the run has not.
+    """Return accuracies that `fedrobust evaluate` adds: this model under the run's threat, against other attacks.
 
-    A column names the number of images where it is not that of the run's test set.
+    A column names the number of images if it differs from the run's test set.
     """
     result, found = run.record.get(model, {}), {}
     for record in run.evaluations.values():
@@ -110,11 +111,11 @@ def _costs(run: Run, target: float | None) -> dict[str, Any]:
 
 
 def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Of `results`, the number of seeds n and for each accuracy `<name>.mean` and `<name>.std` (over n - 1).
+    """Return the number of seeds n and for each accuracy `<name>.mean` and `<name>.std` (over n - 1) of `results`.
 
-    Runs that repeat a seed of their group are averaged first: they are no further evidence. A mean that not every seed
-    has a part in is left out, so is an accuracy without any, and the standard deviation of one seed. Rows are in the
-    order of the columns' values; runs without a model or a config are in none.
+    Runs that repeat a seed of their group are averaged first: they are not independent. A mean that lacks a seed is
+    left out, as is an accuracy without any, and the standard deviation of one seed. Rows are in the order of the
+    columns' values; runs without a model or a config are in none.
     """
     names, keys = metrics(table), [*columns, "model"]
     members: dict[tuple[Any, ...], dict[int, list[dict[Any, Any]]]] = {}
@@ -128,7 +129,7 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         n = len(seeds)
         rows.append({**dict(zip(keys, values, strict=True)), "n": n})
         for name in names:
-            means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN where one has none
+            means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN if one has none
             rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
     found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
     # natural accuracy stays: a table of accuracies without any would be none
@@ -137,7 +138,7 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def mean_and_std(row: pd.Series, name: str) -> str:
-    """In percent: "43.1 ± 1.2", "43.1" of one seed, "–" where there is no mean."""
+    """Return mean and deviation in percent: "43.1 ± 1.2", "43.1" for one seed, "–" if there is no mean."""
     mean, std = row[f"{name}.mean"], row[f"{name}.std"]
     if missing(mean):
         return UNKNOWN
@@ -148,8 +149,8 @@ def mean_and_std(row: pd.Series, name: str) -> str:
 class Overview:
     """All runs below some folders.
 
-    title: the name of the nearest folder above them; judge: the attack that figures call robust; target: of
-    `rounds_to_<target>`, None for no such column.
+    title: the name of the nearest folder above them; judge: the attack that figures call robust; target: robust
+    accuracy of the column `rounds_to_<target>`, None for no such column.
     """
 
     title: str
@@ -160,23 +161,23 @@ class Overview:
 
     @classmethod
     def of(cls, paths: Iterable[Path], target: float | None = None) -> Overview:
-        """The runs at or below these paths. Raises ConfigError where a path has none."""
+        """Return the overview of the runs at or below these paths. Raise ConfigError if a path has none."""
         runs = find_runs(paths)
         title = runs[0].name if len(runs) == 1 else common_folder(run.folder.path for run in runs).name
         return cls(title, runs, group(runs), common_judge(runs), target)
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """A row per run and model."""
+        """The results, a row per run and model."""
         return results(self.runs, self.groups, self.target)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """A row per group and model, over seeds."""
+        """The results over seeds, a row per group and model."""
         return summarise(self.results, list(self.groups[0].values) if self.groups else [])
 
     def compact(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table for reading: of the worst client's accuracies only natural and that under `judge`."""
+        """Return a table for reading: of the worst client's accuracies only natural and that under `judge`."""
         kept = ("worst_client.natural_accuracy", f"worst_client.robust_accuracy.{self.judge}")
         names = {column: column.removesuffix(".mean").removesuffix(".std") for column in map(str, table)}
         return table.drop(

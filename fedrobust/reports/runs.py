@@ -1,4 +1,4 @@
-"""Finished and unfinished runs below some folders, each read once."""
+"""Runs below some folders, finished or not, each read once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EVALUATED = ("subject", "num_images", "epsilon", "norm", "accuracy", "flags")  #
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run's folder says, or its place among packed runs.
+    """A run as its folder, or its place among packed runs, records it.
 
-    name: its folder, as seen from the nearest one above all runs that were asked for.
-    config: None where there is none that can be read: the run did not come to round 1, or another version wrote it.
-    problem: the line it failed with, or why its config cannot be read; "" where nothing is wrong.
-    unreadable: whether a file of it is damaged, which `problem` says: then nothing of it is taken.
+    name: its folder, relative to the nearest one above all requested runs.
+    config: its settings; None if they cannot be read: the run did not reach round 1, or another version wrote it.
+    problem: the line it failed with, or why its config cannot be read; "" if nothing is wrong.
+    unreadable: true if one of its files is damaged, which `problem` explains; nothing of the run is used then.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Run:
 
     @cached_property
     def evaluations(self) -> dict[str, dict[str, Any]]:
-        """Name → record of each finished `fedrobust evaluate` in its folder."""
+        """Records of the finished evaluations in its folder, by name."""
         records = {} if self.unreadable else self.folder.read_evaluations()
         return {
             Path(place).name: _evaluation(record, self.folder.path / place / "evaluation.json")
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """completed, running, interrupted (also by a kill), failed, unreadable, or "not started" by the record."""
+        """The state by the record: completed, running, interrupted (or killed), failed, unreadable, "not started"."""
         if self.unreadable:
             return "unreadable"
         state = self.record.get("state", "not started")
@@ -76,12 +76,12 @@ class Run:
 
     @property
     def models(self) -> list[str]:
-        """Those of "best" and "last" that were evaluated on the test set."""
+        """The models among "best" and "last" that were evaluated on the test set."""
         return [model for model in MODELS if model in self.record]
 
     @property
     def judge(self) -> str:
-        """The attack the best round was chosen by; where that is natural accuracy, the last of evaluation.attacks."""
+        """The attack by which the best round was chosen; for natural accuracy, the last of evaluation.attacks."""
         if self.config is None:
             return ""
         evaluation = self.config.evaluation
@@ -91,7 +91,7 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Return every run at or below the paths, oldest first; of a path inside a run's folder, that run.
+    """Return every run at or below the paths, oldest first; for a path inside a run's folder, that run.
 
     A packed run is at the path that its folder would have beside runs.jsonl.
 
@@ -116,7 +116,7 @@ def _folders(path: Path) -> dict[Path, RunFolder | PackedRun | str]:
 
     Raises:
         ConfigError: there are no runs, or the path is not there.
-        OSError: the path itself cannot be looked into.
+        OSError: the path itself cannot be read.
     """
     found: dict[Path, RunFolder | PackedRun | str] = dict(packed_at(path))
     if found:
@@ -157,12 +157,12 @@ def _unread(error: OSError) -> str:
 
 
 def common_folder(folders: Iterable[Path]) -> Path:
-    """The nearest folder above all of these."""
+    """Return the nearest folder above all of these."""
     return Path(os.path.commonpath([folder.parent for folder in folders]))
 
 
 def common_judge(runs: Iterable[Run]) -> str:
-    """The attack that most of the runs were judged by; "" where none was by any."""
+    """Return the attack by which most of the runs were judged; "" if there is none."""
     judges = Counter(run.judge for run in runs if run.judge)
     return judges.most_common(1)[0][0] if judges else ""
 

@@ -1,4 +1,4 @@
-"""How figures look: colours that the colour-blind can tell apart, and as few lines as will do."""
+"""The style of figures: colours that colour-blind readers can distinguish, and few lines."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ DPI = 150
 
 
 def colour(number: int) -> str:
-    """The colour of the series of that number, the same in every figure."""
+    """Return the colour of the series of that number, the same in every figure."""
     return COLOURS[number % len(COLOURS)]
 
 
 def line(number: int) -> dict[str, Any]:
-    """Colour and dashes of a series; they repeat after 28."""
+    """Return colour and dashes of a series; they repeat after 28."""
     return {"color": colour(number), "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
 
 
 def marker(number: int) -> dict[str, Any]:
-    """Colour and shape of a series; they repeat after 49."""
+    """Return colour and shape of a series; they repeat after 49."""
     return {"color": colour(number), "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]}
 
 
 def plain(axes: Axes, title: str = "") -> None:
-    """A light grid, no frame."""
+    """Set a light grid and no frame."""
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def figure(width: float, height: float, names: Sequence[str]) -> Figure:
-    """A figure with panels of that height in inches, and room for a legend of these names under them."""
+    """Return a figure with panels of that height in inches, and room for a legend of these names under them."""
     rows = -(-len(names) // _columns(width, names)) if len(names) > 1 else 0
     return Figure(figsize=(width, height + 0.19 * rows), layout="constrained")
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend for all panels, under them, in as many columns as its words leave room for."""
+    """Add one legend for all panels, under them, in as many columns as fit."""
     found = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     handles = {name: handle for handle, name in found}
     if len(handles) > 1:

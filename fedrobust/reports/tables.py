@@ -16,7 +16,7 @@ _TEX |= {character: "\\" + character for character in "&%$#_{}"}
 
 
 def markdown_table(columns: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Return the lines of a Markdown table."""
     return [
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
@@ -25,7 +25,9 @@ def markdown_table(columns: Sequence[str], body: Iterable[Sequence[str]]) -> lis
 
 
 def summary_markdown(summary: pd.DataFrame, runs: Sequence[Run]) -> str:
-    """Mean ± standard deviation over n seeds in percent, what a pool gives away, unfinished runs, warnings."""
+    """Return mean ± standard deviation over n seeds in percent, the images that a pool shares, unfinished runs,
+    warnings.
+    """
     lines = ["no finished run"]
     if not summary.empty:
         lines = markdown_table(summary_head(summary), summary_body(summary))
@@ -39,7 +41,7 @@ def summary_markdown(summary: pd.DataFrame, runs: Sequence[Run]) -> str:
 
 
 def summary_latex(summary: pd.DataFrame, runs: Sequence[Run]) -> str:
-    """The same table for LaTeX with the booktabs package: a tabular, to be put into a table of its own."""
+    """Return the table for LaTeX with the booktabs package: a tabular, to be put into a table environment."""
     values = len(_names(summary))
     head = summary_head(summary)
     lines = [
@@ -58,25 +60,25 @@ def summary_latex(summary: pd.DataFrame, runs: Sequence[Run]) -> str:
 
 
 def summary_head(summary: pd.DataFrame) -> list[str]:
-    """Columns of the summary as a reader sees it: settings, model, n, an accuracy each."""
+    """Return the summary's columns for a reader: settings, model, n, one accuracy each."""
     return [labels.heading(name) for name in (*_keys(summary), "n", *_names(summary))]
 
 
 def summary_body(summary: pd.DataFrame) -> Iterable[list[str]]:
-    """Its rows as text."""
+    """Return the summary's rows as text."""
     for _, row in summary.iterrows():
         accuracies = (mean_and_std(row, name) for name in _names(summary))
         yield [*(labels.cell(key, row[key]) for key in _keys(summary)), str(row["n"]), *accuracies]
 
 
 def outcome(run: Run) -> str:
-    """A run's state in a line, with what went wrong."""
+    """Return a run's state in a line, with its error."""
     reached = f" after round {run.rounds[-1]['round']}" if run.rounds else ""
     return f"{run.state}{reached}" + (f": {run.problem}" if run.problem else "")
 
 
 def has_pool(runs: Iterable[Run]) -> bool:
-    """Whether any of the runs shares raw images."""
+    """Return whether any of the runs shares raw images."""
     return any(run.config and run.config.pool.fraction and run.config.kind == "federated" for run in runs)
 
 

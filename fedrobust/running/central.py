@@ -2,7 +2,7 @@
 
 A central run has the settings, the folder and the rounds of a federated one; a round is `local.epochs` passes over the
 training set. With a constant rate, no momentum and no averaging of weights it is a federation of one client to the last
-bit: a client's optimiser starts afresh in each round, this one goes on.
+bit: a client's optimiser starts anew in each round, this one keeps its state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedrobust.training.central import PROBE, PROBE_ATTACK, PROBE_IMAGES, Traine
 
 
 class Central(Rounds):
-    """Runs the rounds of a `Trainer` on all images but those of the validation slice, or on the pool alone."""
+    """The rounds of a `Trainer` on all images except those of the validation slice, or on the pool only."""
 
     def begin(self, checkpoint: Checkpoint) -> None:
         self.trainer = Trainer(self.cfg, self.evaluator.context, self.index, checkpoint.last)
@@ -38,11 +38,11 @@ class Central(Rounds):
 
     @property
     def index(self) -> np.ndarray:
-        """Of the images trained on."""
+        """Indices of the images trained on."""
         return self.evaluator.split.clients[0].train
 
     def train(self, server_round: int, before: Checkpoint) -> tuple[Arrays, Row, list[Row]]:
-        """One round of training, and a look at training images under PGD-5.
+        """Train for one round, and measure the accuracy on training images under PGD-5.
 
         Raises:
             RunFailed: the loss is not finite.
@@ -72,7 +72,7 @@ class Central(Rounds):
         return why_over(self.cfg.central, self.folder.read(ROUNDS), state.progress.best_round)
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
-        """With the optimiser's momentum and, where weights are averaged, those that are trained."""
+        """Return the checkpoint with the optimiser's momentum and, if weights are averaged, those that are trained."""
         return replace(checkpoint, state=self.trainer.state())
 
     def describe(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Central(Rounds):
         return {"warnings": [row["warning"] for row in rounds if "warning" in row]}
 
     def _probe(self) -> float:
-        """Accuracy of the weights just trained under PGD-5, always on the same training images."""
+        """Return the accuracy of the current weights under PGD-5, always on the same training images."""
         labels = self.evaluator.context.dataset.train.labels[self.index]
         count = min(PROBE_IMAGES, len(self.index))
         chosen = self.index[subset(labels, count, numpy_stream(self.cfg.seed, "probe"))]
@@ -102,10 +102,11 @@ class Central(Rounds):
 
 
 def run(cfg: RunConfig) -> None:
-    """Train as `cfg` says, with `workers.threads` CPU threads; results lie in `run-dir`, or a new folder below runs/.
+    """Train with the settings `cfg`, with `workers.threads` CPU threads; results lie in `run-dir`, or a new folder
+    below runs/.
 
     Raises:
-        RunFailed: the run could not go on; what it had reached lies in its folder.
+        RunFailed: the run ended early; its folder holds the results up to then.
         ConfigError: a name is in no registry, the settings do not fit the data, or one that was given has no effect.
     """
     refuse_unused({"": cfg}, cfg.given)

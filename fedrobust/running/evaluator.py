@@ -1,4 +1,4 @@
-"""A run's own evaluation: the validation slice chooses the best round, the test set is only reported."""
+"""A run's own evaluation: the validation slice chooses the best round, the test set is used only for reporting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedrobust.training.context import run_context
 
 
 class RunEvaluator:
-    """Evaluates global models, always on the same images and with the same random starts."""
+    """An evaluator of global models, always on the same images and with the same random starts."""
 
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
@@ -30,15 +30,15 @@ class RunEvaluator:
         self._test_of_round = self._some(self._test, test, cfg.evaluation.test_images, "test-of-round")
 
     def validation(self, arrays: Arrays) -> Evaluation | None:
-        """Evaluate on the validation slice of the training set; None where that is empty."""
+        """Evaluate on the validation slice of the training set; return None if that is empty."""
         return self._evaluate(arrays, "train", self._validation) if self.selects else None
 
     def test(self, arrays: Arrays) -> Evaluation:
-        """On the test set (`data.test-images` of it)."""
+        """Evaluate on the test set (`data.test-images` of it)."""
         return self._evaluate(arrays, "test", self._test)
 
     def test_of_round(self, arrays: Arrays) -> Evaluation | None:
-        """On `evaluation.test-images` of the test set; None where that is 0."""
+        """Evaluate on `evaluation.test-images` of the test set; return None if that is 0."""
         return self._evaluate(arrays, "test", self._test_of_round) if self.cfg.evaluation.test_images else None
 
     @property
@@ -54,7 +54,7 @@ class RunEvaluator:
         return f"highest {self.cfg.evaluation.select_by} accuracy on {len(self._validation)} validation images"
 
     def score(self, evaluation: Evaluation) -> float:
-        """What the best round is chosen by."""
+        """Return the accuracy by which the best round is chosen."""
         name = self.cfg.evaluation.select_by
         return evaluation.natural_accuracy if name == "natural" else evaluation.robust_accuracy[name]
 
@@ -70,7 +70,7 @@ class RunEvaluator:
         )
 
     def _some(self, index: np.ndarray, labels: np.ndarray, count: int, stream: str) -> np.ndarray:
-        """A class-balanced part of `index`, all of it where count is 0 or more than there are."""
+        """Return a class-balanced part of `index`, all of it if count is 0 or more than there are."""
         if not count or count >= len(index):
             return index
         return index[subset(labels[index], count, numpy_stream(self.cfg.seed, "evaluated", stream))]

@@ -1,4 +1,6 @@
-"""Following a run: the rows of rounds.jsonl as they are written, handed on the same way under every engine."""
+"""Following a run: the rows of rounds.jsonl are passed to watchers as they are written, in the same way under every
+engine.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,24 @@ Row = dict[str, Any]
 
 
 class Watcher(Protocol):
-    """Whoever wants to know of the rounds: the display, a tracker. What it raises in `round` and `end` stops no run."""
+    """A receiver of a run's rows: the display or a tracker. Errors that it raises in `round` and `end` do not stop the
+    run.
+    """
 
     name: str
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Before the run: the rows that are there already. Of those a resumed run may repeat the last."""
+        """Receive the existing rows before the run. A resumed run may repeat the last of them."""
 
     def round(self, row: Row) -> None:
-        """A row that was written; one of a round that was there before takes its place."""
+        """Receive a new row; it replaces an earlier row of the same round."""
 
     def end(self) -> None:
-        """After the run, however it ended."""
+        """Finish after the run, however it ended."""
 
 
 class Following:
-    """A thread beside the run that looks at its folder; what was written by the end of the block is handed on."""
+    """A thread that watches the run's folder; all rows written before the end of the block are passed on."""
 
     def __init__(self, folder: RunFolder, watchers: Sequence[Watcher], on_trouble: Callable[[str], None]) -> None:
         self._path = folder.path / ROUNDS
@@ -68,7 +72,7 @@ class Following:
             self._stop.wait(PAUSE)
 
     def _new_rows(self) -> list[Row]:
-        """Rows from the first line on that is not as it was: a resumed run cuts back those of a broken-off round."""
+        """Return the rows from the first changed line on: a resumed run removes those of an interrupted round."""
         status = self._path.stat() if self._path.exists() else None
         if status is None or self._seen == (status.st_size, status.st_mtime_ns):
             return []
@@ -79,7 +83,7 @@ class Following:
         return [json.loads(line) for line in lines[same:]]
 
     def _trying(self, watcher: Watcher, step: Callable[..., None], *arguments: Any) -> bool:
-        """Whether it went well; one line about what did not, and the run goes on."""
+        """Return whether the call succeeded; print one line if not, and let the run continue."""
         try:
             step(*arguments)
         except Exception as error:

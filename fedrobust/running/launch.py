@@ -1,4 +1,4 @@
-"""The start of a run: its engine and workers, and what is recorded of the process that carries it out."""
+"""The start of a run: its engine and workers, and the record of the process that carries it out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedrobust.storage.run_folder import RunFolder, folder_of_run, why_no_run, w
 logger = logging.getLogger(__name__)
 
 RESUMABLE = ("num-rounds", "workers.", "device", "data.dir", "strategy.timeout", "evaluation.test-images")
-"""Settings that may change in a resumed run, or how they begin."""
+"""Settings, or prefixes of settings, that may change in a resumed run."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Planned:
     cfg: RunConfig
     """The config with its workers filled in."""
     engine: str
-    """The engine that carries a federation's messages; "" in a central run."""
+    """Engine that runs a federation's clients; "" in a central run."""
     lines: tuple[str, ...]
-    """What is to be trained, and how it is spread over the machine, for a person."""
+    """Lines for the user on the training and its distribution over the machine."""
 
 
 def planned(cfg: RunConfig, engine: str = "auto") -> Planned:
-    """Return the run with its workers planned for this machine, and the engine that is asked for or fits.
+    """Return the run with its workers planned for this machine, and the requested engine or one that fits.
 
     Raises:
-        ConfigError: the engine is not there, or the workers that are asked for do not fit the machine.
+        ConfigError: the engine is not there, or the requested workers do not fit the machine.
     """
     from fedrobust.engines import pick_engine, plan_workers
     from fedrobust.hardware.process import heed_cores
@@ -60,8 +60,8 @@ def resumed_runs(
     """Return label → config of the run in a folder, or of the runs one level below it.
 
     Args:
-        settings: flat keys over those the runs began with; only RESUMABLE ones.
-        say: called with a line for each run that is unreadable, and so left out.
+        settings: flat keys that replace those of the runs; only RESUMABLE ones.
+        say: called with a line for each run that is unreadable and therefore left out.
 
     Raises:
         ConfigError: no run is there, or a setting cannot change in a resumed run.
@@ -69,7 +69,7 @@ def resumed_runs(
     """
     for key in settings:
         if not key.startswith(RESUMABLE):
-            raise ConfigError(f"{key}: cannot change in a resumed run; what can: {', '.join(RESUMABLE)}")
+            raise ConfigError(f"{key}: cannot change in a resumed run; settings that can: {', '.join(RESUMABLE)}")
     folders = [] if (folder / "config.toml").exists() else sorted(p.parent for p in folder.glob("*/config.toml"))
     folders = folders or [folder_of_run(folder)]
     if not (folders[0] / "config.toml").exists():
@@ -87,7 +87,7 @@ def resumed_runs(
         flat = started.to_flat() | dict(settings) | {"run-dir": str(path), "resume": True}
         if "num-rounds" in settings and started.kind == "central" and started.central.schedule != "constant":
             raise ConfigError(
-                f"num-rounds: cannot change in a resumed run whose rate follows it (central.schedule = "
+                f"num-rounds: cannot change in a resumed run whose learning rate depends on it (central.schedule = "
                 f"{started.central.schedule!r})"
             )
         runs[path.name] = with_absolute_paths(RunConfig.from_flat(flat))
@@ -97,10 +97,10 @@ def resumed_runs(
 
 
 def carry_out(cfg: RunConfig, engine: str) -> None:
-    """Carry out a run whose folder is there; its record then has the peak of the memory it took.
+    """Carry out a run whose folder exists; write the peak of its memory into its record.
 
     Raises:
-        RunFailed: the run could not end; what it had reached lies in its folder.
+        RunFailed: the run ended early; its folder holds the results up to then.
     """
     from fedrobust import engines
     from fedrobust.hardware.memory import PeakMemory
@@ -113,6 +113,6 @@ def carry_out(cfg: RunConfig, engine: str) -> None:
 
 
 def quiet_flower_and_ray() -> None:
-    """Silence what Flower and Ray log and warn of matters of their own."""
+    """Silence logs and warnings of Flower and Ray that do not concern the run."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")

@@ -1,4 +1,4 @@
-"""What can be refused before a run starts is refused then: nothing of several runs begins when one of them cannot."""
+"""Checks before a run starts: if one of several runs cannot start, none does."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # the command line checks before it computes, and PyTorch tak
 
 
 def check_run(cfg: RunConfig, engine: str = "auto") -> None:
-    """All that can be known beforehand: settings, folder, engine, and that the data can be had and split as asked.
+    """Check all that is known beforehand: settings, folder, engine, and that the data can be read and split.
 
     Raises:
-        ConfigError: one of them.
+        ConfigError: one of them fails.
     """
     check_settings(cfg)
     check_folder(cfg)
@@ -31,7 +31,7 @@ def check_run(cfg: RunConfig, engine: str = "auto") -> None:
 
 
 def check_settings(cfg: RunConfig) -> None:
-    """Names, combinations of settings, device and workers, and that the weights to begin with are there.
+    """Check names, combinations of settings, device and workers, and that the initial weights exist.
 
     Raises:
         ConfigError: a name, a combination of settings, more than this machine has, a file of weights that is missing or
@@ -66,8 +66,8 @@ def check_names(cfg: RunConfig) -> None:
     `evaluation.select-by` is checked here, too, after the attacks that it is one of.
 
     Raises:
-        ConfigError: one line for the first name that is not.
-        DataError: the same for a class.
+        ConfigError: one line for the first unknown name.
+        DataError: an unknown class.
     """
     from fedrobust.data import DATASETS, class_numbers
     from fedrobust.evaluation import parse_attack
@@ -89,10 +89,10 @@ def check_names(cfg: RunConfig) -> None:
 
 
 def check_folder(cfg: RunConfig) -> None:
-    """Check that the run's folder can be made, or that nobody is at work on it if the run is resumed.
+    """Check that the run's folder can be made, or that no process writes it if the run is resumed.
 
     Raises:
-        ConfigError: it lies in another run's, cannot be written, or is in use.
+        ConfigError: it is inside another run's folder, cannot be written, or is in use.
     """
     folder = RunFolder(cfg.run_dir)
     if cfg.resume:
@@ -104,10 +104,10 @@ def check_folder(cfg: RunConfig) -> None:
 
 
 def check_engine(cfg: RunConfig, asked: str) -> None:
-    """Check that the engine which is asked for, or fits, can start.
+    """Check that the engine, requested or chosen, can start.
 
     Raises:
-        ConfigError: why it cannot.
+        ConfigError: the engine cannot start; the message says why.
     """
     from fedrobust.engines import check, pick_engine
 
@@ -115,10 +115,10 @@ def check_engine(cfg: RunConfig, asked: str) -> None:
 
 
 def check_data(cfg: RunConfig) -> None:
-    """Check that the data can be had and split as asked, and that the weights to begin with are of this model.
+    """Check that the data can be read and split, and that the initial weights fit the model.
 
     Raises:
-        ConfigError: what is not there, or does not go together.
+        ConfigError: something is missing, or does not fit.
     """
     from fedrobust.data.split import split_of
     from fedrobust.running.warm_start import initial_weights
@@ -132,7 +132,7 @@ def check_data(cfg: RunConfig) -> None:
 
 @contextmanager
 def _typed() -> Iterator[None]:
-    """Turn errors inside the block into ConfigErrors: they come from what the user has typed."""
+    """Turn errors inside the block into ConfigErrors: they are caused by the user's input."""
     try:
         yield
     except UserError as error:
@@ -140,7 +140,7 @@ def _typed() -> Iterator[None]:
 
 
 def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
-    """Raise ConfigError for what only model polynomial goes with, and for what it does not go with."""
+    """Raise ConfigError for settings that need model polynomial, and for those that it does not allow."""
     from fedrobust.evaluation.suite import CERTIFIED
 
     convex, central = cfg.objective.name == "convex", cfg.kind == "central"
@@ -150,7 +150,7 @@ def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
             (f"evaluation.attacks has {CERTIFIED!r}", CERTIFIED in split_list(cfg.evaluation.attacks)),
         ):
             if asked:
-                raise ConfigError(f"{name}: is for model.name polynomial with attack.norm l2")
+                raise ConfigError(f"{name}: allowed only with model.name polynomial and attack.norm l2")
     if convex and cfg.objective.awp_gamma:
         raise ConfigError(f"objective.awp-gamma = {cfg.objective.awp_gamma:g}: must be 0 for objective convex")
     if cfg.model.name != "polynomial":
@@ -158,9 +158,12 @@ def _check_polynomial(cfg: RunConfig, device: torch.device) -> None:
     # each round takes the roots of (Z, Z′) anew: what is kept of the last round's roots belongs to others
     for refused, line in (
         (cfg.model.activation != "polynomial", f"model.activation = {cfg.model.activation!r}: must be polynomial"),
-        (cfg.model.input_size, f"model.input-size = {cfg.model.input_size}: must be 0, balls are those of the pixels"),
-        (cfg.precision == "bfloat16", f"precision = {cfg.precision!r}: must be auto, all is in float64"),
-        (device.type == "mps", f"device = {cfg.device!r}: has no float64; take cpu or cuda"),
+        (cfg.model.input_size, f"model.input-size = {cfg.model.input_size}: must be 0, because balls are in pixels"),
+        (
+            cfg.precision == "bfloat16",
+            f"precision = {cfg.precision!r}: must be auto, because the model computes in float64",
+        ),
+        (device.type == "mps", f"device = {cfg.device!r}: has no float64; use cpu or cuda"),
         (central and cfg.local.momentum, f"local.momentum = {cfg.local.momentum:g}: must be 0 in a central run"),
         (central and cfg.central.average != "none", f"central.average = {cfg.central.average!r}: must be none"),
     ):

@@ -1,4 +1,6 @@
-"""The rounds of a run, whoever trains in them: what is written after each, and how it goes on after a stop."""
+"""The round loop shared by federated and central runs: it writes the results of each round and resumes after an
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ Row = dict[str, Any]
 
 
 class Rounds(ABC):
-    """Runs `num-rounds` rounds and keeps the run's folder; what a round is, a subclass says.
+    """Base of a run's `num-rounds` rounds that keeps the run's folder; subclasses define a round.
 
     After every round the metrics are appended and the checkpoint is replaced, in that order and durably, so that a
-    run killed at any moment goes on from its last whole round; with the same seed it ends as if undisturbed.
+    run killed at any moment resumes from its last complete round; with the same seed it ends with the same result.
     """
 
     launcher = ""
-    """The engine of a run that no command of ours started."""
+    """Engine of a run that was not started by the fedrobust command."""
 
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
@@ -39,40 +41,40 @@ class Rounds(ABC):
 
     @abstractmethod
     def train(self, server_round: int, before: Checkpoint) -> tuple[Arrays, Row, list[Row]]:
-        """The model after one more round, what rounds.jsonl is told of it, and rows of clients.jsonl."""
+        """Return the model after one more round, its row of rounds.jsonl, and rows of clients.jsonl."""
 
     @abstractmethod
     def begin(self, checkpoint: Checkpoint) -> None:
-        """Before the first round; of a run that goes on, before the next: put back what `save` gave."""
+        """Prepare the first round; in a resumed run, restore the state that `save` added."""
 
     def ask_clients(self, server_round: int, arrays: Arrays) -> tuple[Row, list[Row]]:
-        """What the clients measure of the model; nothing without clients."""
+        """Return the clients' measurements of the model; nothing without clients."""
         return {}, []
 
     def over(self, state: Checkpoint) -> str:
-        """Why the run ends before its last round; "" to go on."""
+        """Return why the run ends before its last round; "" to continue."""
         return ""
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with what the run carries from round to round beside the model."""
+        """Return the checkpoint with the state that the run keeps from round to round besides the model."""
         return checkpoint
 
     def describe(self) -> dict[str, Any]:
-        """What the record is told before round 1."""
+        """Return entries of the record that are written before round 1."""
         return {}
 
     def total(self, rounds: list[Row]) -> dict[str, Any]:
-        """What the record is told of all rounds together."""
+        """Return entries of the record about all rounds together."""
         return {}
 
     # -- the rounds ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """All rounds that are left, then the final evaluation of the best and the last model on the test set.
+        """Run all remaining rounds, then evaluate the best and the last model on the test set.
 
         Raises:
-            RunFailed: a round that cannot be done, a corrupt checkpoint, a disk that is full or cannot be written.
-            ConfigError: another process is at work in the run's folder.
+            RunFailed: a round that fails, a corrupt checkpoint, a disk that is full or cannot be written.
+            ConfigError: another process writes the run's folder.
         """
         with self.folder.held(), self.folder.reserve():
             self._run()
@@ -87,7 +89,7 @@ class Rounds(ABC):
             context = self.evaluator.context
             begun_with = self.folder.record().get("data_digest", context.dataset.digest)
             if self.cfg.resume and begun_with != context.dataset.digest:
-                raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: other data than those that the run began with")
+                raise ConfigError(f"data.dir = {self.cfg.data.dir!r}: these are not the data with which the run began")
             self.folder.update_record(
                 device=str(context.device),
                 precision=str(context.precision).removeprefix("torch."),
@@ -113,13 +115,13 @@ class Rounds(ABC):
         self._close(started)
 
     def _close(self, started: float, **facts: Any) -> None:
-        """Tell the record how long the run took, and how it ended unless it is complete."""
+        """Record how long the run took, and how it ended unless it is complete."""
         with suppress(OSError):
             spent = self.folder.record().get("seconds", 0) + perf_counter() - started
             self.folder.update_record(seconds=round(spent, 2), **facts)
 
     def _start(self) -> Checkpoint:
-        """The checkpoint to go on from, or the model to begin with."""
+        """Return the checkpoint to resume from, or the initial model."""
         initial = self.evaluator.context.arrays()
         self.folder.check_space(4 * sum(array.nbytes for array in initial.values()) + (1 << 20))
         if self.cfg.resume and self.folder.checkpoint.exists():
@@ -135,7 +137,7 @@ class Rounds(ABC):
         return Checkpoint(Progress(0, self.cfg.seed, 0, -math.inf), initial, initial)
 
     def _round(self, server_round: int, before: Checkpoint) -> Checkpoint:
-        """One round: train, evaluate, write."""
+        """Carry out one round: train, evaluate, write."""
         start = perf_counter()
         arrays, row, clients = self.train(server_round, before)
         row = {"round": server_round, **row, "seconds_train": perf_counter() - start}
@@ -169,7 +171,7 @@ class Rounds(ABC):
         return server_round == self.cfg.num_rounds or bool(every and server_round % every == 0)
 
     def _finish(self, state: Checkpoint, why: str) -> None:
-        """Both models on the test set, as safetensors, and the record's results."""
+        """Evaluate both models on the test set, write them as safetensors, and complete the record."""
         last = self.evaluator.test(state.last)
         best = last if state.best is state.last else self.evaluator.test(state.best)
         context, progress = self.evaluator.context, state.progress
@@ -190,6 +192,6 @@ class Rounds(ABC):
         )
 
     def _results(self, test: Evaluation) -> dict[str, Any]:
-        """A model on the test set, for the record."""
+        """Return a model's results on the test set, for the record."""
         per_class = test.per_class(self.evaluator.context.dataset.num_classes)
         return {"test_images": test.num_images, **test.metrics(), "per_class": per_class}

@@ -1,4 +1,4 @@
-"""The start of a sweep: its runs checked, what is left of them, and how many go at once."""
+"""The start of a sweep: its runs checked, the runs that are left, and the number of runs at once."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class PlannedSweep:
     folder: Path
     runs: Sequence[PlannedRun]
     left: Sequence[PlannedRun]
-    """The runs that are neither complete nor damaged."""
+    """Runs that are neither complete nor damaged."""
     slots: Slots
     why: str
-    """The reason for so many at once."""
+    """Reason for the number of runs at once."""
     unused: Sequence[str]
     """Settings of the study that none of its runs uses."""
 
     @property
     def complete(self) -> int:
-        """The number of runs that are complete already."""
+        """The number of runs that are already complete."""
         return sum(run.complete for run in self.runs)
 
     @property
     def limit_cases(self) -> Counter[str]:
-        """Lines on values that turn off what a run is named after, with the number of runs that have each."""
+        """Lines on values that disable the method that a run is named after, with the number of runs that have each."""
         return Counter(line for run in self.runs for line in limit_cases(run.cfg))
 
 
@@ -66,18 +66,18 @@ def planned_sweep(
     Args:
         study: its name, or the path of a TOML file.
         overrides: flat key → value, over the settings of every run.
-        seeds: other seeds than the study's, such as "0,1,2".
-        only: the runs that are wanted, each "axis=value,...".
+        seeds: seeds to use instead of the study's, such as "0,1,2".
+        only: select runs, each selection written "axis=value,...".
         folder: the folder of the runs; sweeps/STUDY if it is left out.
         parallel: runs at once; 0 takes one per core, or one per GPU.
-        dry_run: whether nothing is to start: then the data need not be there.
+        dry_run: plan only; the data need not be there.
 
     Raises:
-        ConfigError: a setting, the engine or the data; nothing has begun then.
+        ConfigError: a setting, the engine or the data; nothing has been started then.
     """
     for key, instead in (("run-dir", "out"), ("seed", "seeds")):
         if key in overrides:
-            raise ConfigError(f"--{key}: a sweep has many; use --{instead}")
+            raise ConfigError(f"--{key}: a sweep has several; use --{instead}")
     grid = load_study(study)
     if seeds is not None:
         grid = grid.with_seeds(seeds)
@@ -98,10 +98,10 @@ def planned_sweep(
 
 @contextmanager
 def begun(plan: PlannedSweep, watch: Callable[[Sweep], None] = lambda _: None) -> Iterator[Sweep]:
-    """Hold the sweep's folder, and write there what is asked; iterating over the sweep carries it out.
+    """Lock the sweep's folder, and write the request there; iterating over the sweep carries it out.
 
     Raises:
-        ConfigError: another sweep is at work in the folder, or it cannot be written.
+        ConfigError: another sweep uses the folder, or it cannot be written.
     """
     facts = {
         **provenance(),

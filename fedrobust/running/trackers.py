@@ -18,11 +18,12 @@ Row = dict[str, Any]
 
 
 class TensorBoard:
-    """Event files in the run's `tensorboard` folder: every numeric column as a scalar at its round, the config as text.
+    """A tracker that writes event files to the run's `tensorboard` folder: every numeric column as a scalar at its
+    round, the config as text.
 
-    A run that goes on is written anew from its first round, behind a mark by which TensorBoard drops what was there:
-    nothing is shown twice, and no round is missing that a killed process had not written yet. So is a round that a
-    resumed run repeats. Wall times are those of the writing.
+    A resumed run is written anew from its first round, after a mark that makes TensorBoard drop the earlier events:
+    nothing is shown twice, and no round is missing that a killed process had not written. A round that a resumed run
+    repeats is also written anew. Wall times are the times of writing.
     """
 
     name = "tensorboard"
@@ -34,7 +35,7 @@ class TensorBoard:
         self._last = 0
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Write the config and the rounds of before."""
+        """Write the config and the earlier rounds."""
         self._writer = self._open(0)
         table = "".join(f"| {key} | {value} |\n" for key, value in self._cfg.to_flat().items())
         self._writer.add_text("config", f"| setting | value |\n|---|---|\n{table}", 0)
@@ -42,7 +43,7 @@ class TensorBoard:
             self.round(row)
 
     def round(self, row: Row) -> None:
-        """Write its scalars."""
+        """Write the row's scalars."""
         step = row["round"]
         if step <= self._last:
             self._writer.close()
@@ -57,17 +58,17 @@ class TensorBoard:
         self._writer.close()
 
     def _open(self, step: int) -> Any:
-        """A writer whose events take the place of all from `step` on."""
+        """Return a writer whose events replace all from `step` on."""
         return self._writers(str(self._path), purge_step=step)
 
 
 class MLflow:
-    """An MLflow run: settings as parameters, every numeric column at its round, and at the end the record.
+    """A tracker that writes an MLflow run: settings as parameters, every numeric column at its round, and at the end
+    the record.
 
-    Its id and the rounds that it has lie in the run's `mlflow.json`, so that a run that goes on goes on in it, with
-    the rounds that it does not have yet. A round that a resumed run repeats is logged again at its step. The
-    experiment is MLFLOW_EXPERIMENT_NAME, or fedrobust; without a URI the store is MLflow's own choice
-    (MLFLOW_TRACKING_URI).
+    Its id and its last round lie in the run's `mlflow.json`, so that a resumed run continues it with the missing
+    rounds. A round that a resumed run repeats is logged again at its step. The experiment is MLFLOW_EXPERIMENT_NAME, or
+    fedrobust; without a URI the store is MLflow's own choice (MLFLOW_TRACKING_URI).
     """
 
     name = "mlflow"
@@ -78,10 +79,10 @@ class MLflow:
         self._note = folder.path / "mlflow.json"
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Take up the run or make one, and log the rounds of before that it does not have.
+        """Resume the MLflow run or make one, and log the earlier rounds that it lacks.
 
         Raises:
-            RunFailed: MLflow refuses.
+            RunFailed: MLflow reports an error.
         """
         try:
             self._client = self._mlflow.MlflowClient(tracking_uri=self._uri or None)
@@ -94,7 +95,7 @@ class MLflow:
             raise RunFailed(f"--mlflow {self._uri}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
     def round(self, row: Row) -> None:
-        """Log its metrics."""
+        """Log the row's metrics."""
         self._log(scalars(row), row["round"])
         self._note_down(row["round"])
 
@@ -110,7 +111,7 @@ class MLflow:
         self._client.set_terminated(self._run, status)
 
     def _known(self) -> tuple[str, int] | None:
-        """Id and last round of the run in the note; None where there is none, or the store does not know it."""
+        """Return id and last round from the run's note; None if there is none, or the store does not know the id."""
         if not self._note.exists():
             return None
         note = json.loads(self._note.read_text())
@@ -140,7 +141,9 @@ class MLflow:
 
 
 def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a row but its round, by tag: `validation.natural_accuracy` → `validation/natural_accuracy`."""
+    """Return the numbers of a row except its round, by tag: `validation.natural_accuracy` →
+    `validation/natural_accuracy`.
+    """
     named = {f"{prefix}.{key}" if prefix else key: value for key, value in row.items() if key != "round"}
     return {
         key.replace(".", "/"): float(value)
@@ -150,7 +153,7 @@ def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _needed(name: str, module: str) -> Any:
-    """The module of an optional package. Raises ConfigError where that is not there."""
+    """Return the module of an optional package. Raise ConfigError if it is not installed."""
     try:
         return import_module(module)
     except ImportError as error:

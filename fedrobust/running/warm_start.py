@@ -1,4 +1,4 @@
-"""A run that begins with another's weights, as federated training after central training does (Zhao et al. 2018)."""
+"""Initial weights from another run, as in federated training after central training (Zhao et al. 2018)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SAME = ("model", "activation")
 
 
 def initial_weights(cfg: RunConfig, untrained: Arrays) -> tuple[Arrays, dict[str, Any]]:
-    """The weights at `cfg.init`, and what their file says of itself.
+    """Return the weights at `cfg.init`, and the facts in their file.
 
     Args:
-        untrained: the model's own arrays, whose shapes they must have; names and types are made alike.
+        untrained: the model's own arrays, whose shapes must match; names and types are adapted.
 
     Raises:
-        ConfigError: they are another model's.
+        ConfigError: the weights do not fit the model.
         RunFailed: no such file, or a corrupt one.
     """
     arrays, found = load_weights(Path(cfg.init))

@@ -1,8 +1,8 @@
-"""A checkpoint: everything a run needs to go on from a round, in one file that is whole or not there.
+"""A checkpoint: everything a run needs to resume from a round, in one file that is complete or absent.
 
-The file is a safetensors file (no pickle: nothing in it is ever executed). Its metadata carries the scalars and a
-digest over all that it holds, so that a truncated or bit-flipped file is named as corrupt and never loaded. Random
-streams are derived from the seed and the round (`fedrobust.seeding`), so the seed is their whole state.
+The file is a safetensors file (no pickle: nothing in it is ever executed). Its metadata has the scalars and a digest
+over the whole content, so that a truncated or bit-flipped file is reported as corrupt and never loaded. Random streams
+are derived from the seed and the round (`fedrobust.seeding`), so the seed is their whole state.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ class Progress:
     best_round: int
     best_score: float
     sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of each metrics file that belong to the rounds so far; what lies beyond is of a broken-off round."""
+    """Bytes of each metrics file that belong to the rounds so far; bytes after this offset were written by an
+    interrupted round.
+    """
     format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Last and best global model, the state of the strategy or of a central run's optimiser,
-    each client's `context.state` (protobuf), and progress."""
+    """The state of a run after a round: last and best global model, the state of the strategy or of a central run's
+    optimiser, each client's `context.state` (protobuf), and progress.
+    """
 
     progress: Progress
     last: Arrays
@@ -51,7 +54,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically. The best model is stored once where it is the last one."""
+    """Write atomically. If the best model is the last one, it is stored once."""
     groups = {"last": checkpoint.last, "strategy": checkpoint.state}
     if checkpoint.best is not checkpoint.last:
         groups["best"] = checkpoint.best
@@ -61,7 +64,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify.
+    """Read and verify a checkpoint.
 
     Raises:
         RunFailed: the file is missing, corrupt, or of another format.
@@ -80,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_model(path: Path, arrays: Arrays, **facts: Fact) -> None:
-    """A model's weights with a few facts about it (round, model name, mean and std), written atomically.
+    """Write a model's weights with a few facts about it (round, model name, mean and std), atomically.
 
     Equal weights and facts give equal bytes.
     """
@@ -88,7 +91,8 @@ def save_model(path: Path, arrays: Arrays, **facts: Fact) -> None:
 
 
 def load_model(path: Path, *, foreign: bool = False) -> tuple[Arrays, dict[str, Fact]]:
-    """Weights and facts of `save_model`; with `foreign` also a safetensors file that others wrote, without facts.
+    """Return weights and facts of `save_model`; with `foreign` also of a safetensors file by another program, without
+    facts.
 
     Raises:
         RunFailed: the file is missing or corrupt.
@@ -104,7 +108,7 @@ def _write(path: Path, tensors: Arrays, text: str) -> None:
 
 
 def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
-    """A safetensors file with this metadata, in this order: the library's own writes it in a new order each time."""
+    """Return a safetensors file with this metadata, in this order: the library writes it in a new order each time."""
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps({"__metadata__": metadata, **json.loads(data[8:begin])}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # as the format wants it: tensors begin at a multiple of 8
@@ -112,7 +116,9 @@ def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
 
 
 def as_array(tensor: Any) -> np.ndarray:
-    """A PyTorch tensor as an array, in float32 if NumPy does not know its type, such as bfloat16; an array as it is."""
+    """Return a PyTorch tensor as an array, in float32 if NumPy does not know its type, such as bfloat16; return an
+    array unchanged.
+    """
     if isinstance(tensor, np.ndarray):
         return tensor
     tensor = tensor.detach().cpu()

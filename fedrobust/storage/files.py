@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is said of one that is damaged all the same."""
+"""Files that are complete or absent, and error messages for damaged ones."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from fedrobust.errors import RunFailed
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace `path` by `data` so that a crash at any moment leaves the old file or the new one, never a part.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder. `mode` is the file's, less the umask.
+    Temporary file in the same folder, fsync, rename, fsync of the folder. `mode` is the file's, minus the umask.
 
     Raises:
-        OSError: it cannot be written; with the file's name. The temporary file takes no room then.
+        OSError: the file cannot be written; the error has its name. The temporary file is deleted then.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -37,7 +37,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises RunFailed, one line, for a file that is empty, broken off or something else."""
+    """Return the object in a JSON file. Raise RunFailed, one line, for a file that is empty, truncated or something
+    else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # broken JSON and broken UTF-8 are ValueErrors

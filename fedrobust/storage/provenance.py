@@ -1,4 +1,4 @@
-"""Where a number comes from: command, commit, versions, hardware."""
+"""The source of a number: command, commit, versions, hardware."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import torch
 from fedrobust.hardware.process import available_cores
 
 PACKAGES = ("fedrobust", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "safetensors")
-OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # named where they are installed
+OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # recorded if they are installed
 
 
 def provenance() -> dict[str, Any]:
-    """Command, start, commit, versions and hardware of this process, for a record."""
+    """Return command, start, commit, versions and hardware of this process, for a record."""
     return {
         "command": command_line(),
         "started": now(),
@@ -33,7 +33,7 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """What was typed; of a foreign program only its name, because Flower hands its processes tokens as arguments."""
+    """Return the typed command; for a foreign program only its name: Flower passes tokens as arguments."""
     program = Path(sys.argv[0])
     if program.name == "fedrobust" or program.parts[-2:] == ("fedrobust", "__main__.py"):
         return shlex.join(["fedrobust", *sys.argv[1:]])
@@ -41,12 +41,12 @@ def command_line() -> str:
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory in GiB and GPUs."""
+    """Return processor, cores, memory in GiB and GPUs."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -57,7 +57,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, "+changes" where files differ from it; outside of one FEDROBUST_COMMIT (an image's)."""
+    """Return the checkout's commit, "+changes" if files differ from it; outside of one FEDROBUST_COMMIT."""
     where = Path(__file__).resolve().parent
     try:
         sha = _git(where, "rev-parse", "HEAD")

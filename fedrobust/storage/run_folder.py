@@ -1,7 +1,7 @@
 """A run's folder: config.toml, rounds.jsonl, clients.jsonl, partition.csv, checkpoint, models, record.json.
 
-The folder is the interface between a run and whoever looks at it: the live display reads it while the run writes it,
-under every engine. Metrics are tidy, one `pandas.read_json(path, lines=True)` away.
+The folder is the interface between a run and its readers: the live display reads it while the run writes it, under
+every engine. Metrics are tidy, one `pandas.read_json(path, lines=True)` away.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ALWAYS = {"seed", "num-rounds", "data.name", "workers.num"}  # what the config o
 
 
 def new_run_dir(name: str) -> Path:
-    """A new folder, runs/<name>-<date>-<time> below the current one; "-2" and so on where that is there.
+    """Make a new folder, runs/<name>-<date>-<time> below the current one; "-2" and so on if that exists.
 
-    It is made here, so that no two runs are given the same.
+    The folder is made here, so that no two runs get the same one.
 
     Raises:
-        RunFailed: it cannot be made.
+        RunFailed: the folder cannot be made.
     """
     first = Path(RUNS) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     for path in chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2))):
@@ -59,12 +59,12 @@ def _unwritable(path: Path, why: str | None) -> RunFailed:
 
 
 def absolute(path: str) -> str:
-    """The path wherever a process stands; "" stays."""
+    """Return the path as an absolute one; "" does not change."""
     return path and str(Path(path).expanduser().absolute())
 
 
 def with_absolute_paths(cfg: RunConfig) -> RunConfig:
-    """The config with all its paths absolute, as it is kept: whoever goes on with the run may stand elsewhere."""
+    """Return the config with all its paths absolute, as it is stored: the run may be resumed from another folder."""
     return cfg.replace(run_dir=absolute(cfg.run_dir), init=absolute(cfg.init), data__dir=absolute(cfg.data.dir))
 
 
@@ -86,7 +86,7 @@ def why_no_run(path: Path) -> str:
 
 
 def model_facts(cfg: RunConfig) -> dict[str, Any]:
-    """What a model's file says of itself: all that it takes to build the model, and the data it is for."""
+    """Return the facts in a model's file: all that is needed to build the model, and its data."""
     settings = cfg.model.model_dump()
     return {"model": settings.pop("name"), **settings, "data": cfg.data.name, "classes": cfg.data.classes}
 
@@ -103,11 +103,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, cfg: RunConfig) -> RunFolder:
-        """A new folder at `cfg.run_dir`, with the complete config in it.
+        """Make a new folder at `cfg.run_dir`, with the complete config in it.
 
         Raises:
-            ConfigError: there is a run in it already.
-            RunFailed: it cannot be written.
+            ConfigError: the folder already holds a run.
+            RunFailed: the folder cannot be written.
         """
         folder = cls(cfg.run_dir)
         folder.prepare()
@@ -118,11 +118,11 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, cfg: RunConfig) -> RunFolder:
-        """The folder of a run that goes on with `cfg`.
+        """Return the folder of a run that is resumed with `cfg`.
 
         Raises:
-            ConfigError: there is no run in it, or one that is still at work.
-            RunFailed: it cannot be written.
+            ConfigError: the folder holds no run, or one that still runs.
+            RunFailed: the folder cannot be written.
         """
         folder = cls(cfg.run_dir)
         folder.read_config()
@@ -137,19 +137,19 @@ class RunFolder:
             raise RunFailed(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def check_new(self) -> None:
-        """Raises ConfigError where there is a run in it already, or above it."""
+        """Raise ConfigError if there already is a run in it or above it."""
         if (self.path / "config.toml").exists():
             raise ConfigError(f"run-dir = {str(self.path)!r}: holds a run already; resume it, or name another folder")
         self.check_outside_of_runs()
 
     def check_outside_of_runs(self) -> None:
-        """Raises ConfigError where it would lie in the folder of another run."""
+        """Raise ConfigError if it would lie in the folder of another run."""
         for above in self.path.absolute().parents:
             if all((above / name).exists() for name in ("config.toml", "record.json")):
                 raise ConfigError(f"run-dir = {str(self.path)!r}: {above} is the folder of a run; name another")
 
     def check_writable(self) -> None:
-        """Raises ConfigError where the folder cannot be made or written; nothing is made here."""
+        """Raise ConfigError if the folder cannot be made or written; nothing is made here."""
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         try:
             with tempfile.TemporaryDirectory(prefix=".writable-", dir=there):
@@ -158,7 +158,7 @@ class RunFolder:
             raise ConfigError(str(_unwritable(self.path, error.strerror))) from error
 
     def prepare(self) -> None:
-        """Make the folder. Raises RunFailed where it cannot be made or written."""
+        """Make the folder. Raise RunFailed if it cannot be made or written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -168,7 +168,8 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, this process alone writes the folder. However the process ends, the folder is let go.
+        """Lock the folder inside the block, so that only this process writes it. However the process ends, the lock is
+        released.
 
         Raises:
             ConfigError: another process holds it.
@@ -181,7 +182,7 @@ class RunFolder:
 
     @property
     def at_work(self) -> bool:
-        """Whether a process holds this folder; so it is taken to be where this user may not ask."""
+        """True if a process holds this folder, or if this user has no permission to check."""
         if not (self.path / LOCK).exists():
             return False
         try:
@@ -198,7 +199,7 @@ class RunFolder:
 
         Raises:
             ConfigError: there is none, or one of another version.
-            RunFailed: it is damaged: all defaults would be another run.
+            RunFailed: the config is damaged; defaults in its place would be another run.
         """
         flat = self.read_flat_config()
         if flat is None:
@@ -223,14 +224,14 @@ class RunFolder:
         return flat
 
     def check_readable(self) -> None:
-        """Raise RunFailed where the record, or a config that is there, is damaged."""
+        """Raise RunFailed if the record, or an existing config, is damaged."""
         self.record()
         if (self.path / "config.toml").exists():
             self.read_config()
 
     @contextmanager
     def reserve(self) -> Iterator[None]:
-        """Inside, some room is held back, so that the record can be told of a disk that is full."""
+        """Reserve some disk space inside the block, so that the record can still be written when the disk is full."""
         try:
             write_atomically(self.path / RESERVE, bytes(RESERVE_BYTES))
         except OSError as error:
@@ -241,7 +242,7 @@ class RunFolder:
             (self.path / RESERVE).unlink(missing_ok=True)
 
     def check_space(self, needed: int) -> None:
-        """Raises RunFailed when fewer than `needed` bytes are free: better before round 1 than in the middle."""
+        """Raise RunFailed if fewer than `needed` bytes are free: better before round 1 than in the middle."""
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise RunFailed(f"{self.path}: {free / 2**20:.0f} MiB free, the checkpoints need {needed / 2**20:.0f} MiB")
@@ -258,7 +259,7 @@ class RunFolder:
             raise OSError(error.errno, error.strerror, str(self.path / log)) from error
 
     def read(self, log: str) -> list[dict[str, Any]]:
-        """All rows of a metrics file; one that a run is just writing is left out.
+        """Return all rows of a metrics file; a row that a run is just writing is left out.
 
         Raises:
             RunFailed: a row is damaged.
@@ -316,22 +317,22 @@ class RunFolder:
         return read_json(path) if path.exists() else {}
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each metrics file, for a checkpoint."""
+        """Return the bytes of each metrics file, for a checkpoint."""
         return {log: (self.path / log).stat().st_size for log in LOGS if (self.path / log).exists()}
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
-        """Drop what was written after a checkpoint: the rows of a round that is about to be repeated."""
+        """Delete rows written after a checkpoint: those of a round that will be repeated."""
         for log in LOGS:
             if (self.path / log).exists():
                 os.truncate(self.path / log, sizes.get(log, 0))
 
     def record(self) -> dict[str, Any]:
-        """record.json, {} before the first `update_record`. Raises RunFailed where it is damaged."""
+        """Return record.json, {} before the first `update_record`. Raise RunFailed if it is damaged."""
         path = self.path / "record.json"
         return read_json(path) if path.exists() else {}
 
     def complete(self, num_rounds: int) -> bool:
-        """Whether a run of so many rounds is done, or stopped itself before."""
+        """Return whether a run of that many rounds is done, or ended itself before."""
         record = self.record()
         return record.get("state") == "completed" and (
             record.get("rounds", 0) >= num_rounds or bool(record.get("stopped"))

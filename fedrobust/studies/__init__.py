@@ -1,8 +1,8 @@
-"""Studies: named grids of runs that answer one question; and whoever works through them.
+"""Studies: named grids of runs that answer one question, and sweeps that carry them out.
 
 A study is a TOML file beside this one, or anywhere:
 
-    description = "what it asks"
+    description = "the question that it answers"
     preset = "cifar10-smoke"                    # what all its runs start from
     seeds = [0, 1, 2]
     skip = [{ pool.fraction = 0, pool.mode = "replace" }]   # cells left out: those with all of these values
@@ -18,6 +18,8 @@ A study is a TOML file beside this one, or anywhere:
     pool.fraction = [0, 0.1, 0.4]
 
 Its runs are every combination of choices, axes and seeds.
+
+`running` and the packages above may import it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ KEYS = ("description", "preset", "seeds", "skip", "settings", "choices", "axes")
 
 Settings = dict[str, Any]
 Point = dict[str, Any]
-"""Axis → the value that a run has on it, the seed included."""
+"""Axis → the run's value on it, the seed included."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Study:
     seeds: tuple[int, ...]
     skip: tuple[Mapping[str, tuple[str, ...]], ...]
     typed: frozenset[str] = frozenset()
-    """The settings that a user typed: those of a user's file, without its preset's."""
+    """Settings that a user typed: those of a user's file, without its preset's."""
 
     def cells(self) -> Iterator[tuple[Point, Settings]]:
-        """Each run's point and its settings over the defaults; the seed varies fastest."""
+        """Yield each run's point and its settings over the defaults; the seed varies fastest."""
         for labels in product(*self.axes.values()):
             point = dict(zip(self.axes, labels, strict=True))
             if any(all(point[axis] in values for axis, values in rule.items()) for rule in self.skip):
@@ -68,7 +70,7 @@ class Study:
                 yield point | {"seed": str(seed)}, settings | {"seed": seed}
 
     def with_seeds(self, seeds: str) -> Study:
-        """The same with other seeds, comma-separated. Raises ConfigError for anything but whole numbers."""
+        """Return the study with other seeds, comma-separated. Raise ConfigError for anything except whole numbers."""
         try:
             return replace(self, seeds=_seeds([int(seed) for seed in split_list(seeds)]))
         except ValueError:
@@ -76,15 +78,15 @@ class Study:
 
 
 def study_names() -> list[str]:
-    """Names of the studies that come with the package."""
+    """Return the names of the studies that come with the package."""
     return toml.shipped(FOLDER)
 
 
 def load_study(name: str) -> Study:
-    """The study of that name, or the one in a TOML file at that path.
+    """Return the study of that name, or the one in a TOML file at that path.
 
     Raises:
-        ConfigError: no such study, or one that is not as above; the key is named.
+        ConfigError: no such study, or one with another structure; the message names the key.
     """
     path = toml.locate(FOLDER, "study", name)
     table = toml.read(path)
@@ -117,7 +119,7 @@ def load_study(name: str) -> Study:
 
 
 def _seeds(found: Any) -> tuple[int, ...]:
-    """Raises ValueError for anything but a list of different whole numbers ≥ 0."""
+    """Return the seeds; raise ValueError for anything except a list of different whole numbers ≥ 0."""
     if not isinstance(found, list) or not found or len(set(map(str, found))) < len(found):
         raise ValueError
     if not all(type(seed) is int and seed >= 0 for seed in found):

@@ -1,4 +1,4 @@
-"""A study's runs in a folder: what each is called, what it costs, and which are there already."""
+"""A study's runs in a folder: their names, their costs, and their progress."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from fedrobust.studies import Point, Study
 from fedrobust.training.loop import SGDSettings
 
 NOT_THE_RESULT = ("run-dir", "resume", "device", "data.dir", "workers.")
-"""Settings that say where and how fast, not what: a run that differs in these alone is the same run."""
+"""Settings that do not change the result, only its place and speed: runs that differ only in these are the same run."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep. `images`: those it trains on, passes counted; `cost`: its FLOPs, about; `cfg` has its folder.
+    """One run of a sweep. `images`: number of images it trains on, passes counted; `cost`: its approximate FLOPs; `cfg`
+    has its folder.
 
     With `strategy.fraction-train` below 1 the images are those of an average draw of clients.
     """
@@ -41,7 +42,7 @@ class PlannedRun:
 
     @property
     def folder(self) -> RunFolder:
-        """Where it lies, or will."""
+        """The run's folder, which may not exist yet."""
         return RunFolder(self.cfg.run_dir)
 
     @property
@@ -55,21 +56,21 @@ class PlannedRun:
 
     @property
     def complete(self) -> bool:
-        """Whether all its rounds are done."""
+        """True if all its rounds are done."""
         return not self.damage and self.folder.complete(self.cfg.num_rounds)
 
     @property
     def share_done(self) -> float:
-        """The share of its rounds that is in its folder."""
+        """The completed share of its rounds."""
         path = self.folder.path / ROUNDS
         return path.read_bytes().count(b"\n") / self.cfg.num_rounds if path.exists() else 0.0
 
 
 def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list[PlannedRun]:
-    """All runs of a study, the most expensive first; `overrides` win over the study. No data are read.
+    """Return all runs of a study, the most expensive first; `overrides` win over the study. No data are read.
 
     Raises:
-        ConfigError: a setting, a partition that cannot be had, two cells that are the same run, or a run in the folder
+        ConfigError: a setting, a partition that cannot be made, two cells that are the same run, or a run in the folder
             that was made with other settings.
     """
     runs: list[PlannedRun] = []
@@ -93,13 +94,14 @@ def plan_sweep(study: Study, folder: Path, overrides: Mapping[str, Any]) -> list
 
 
 def select(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
-    """The runs at these values of some axes: ["method=calfat,fraction=0.1", "fraction=0.4"]; all where there are none.
+    """Return the runs at these values of some axes: ["method=calfat,fraction=0.1", "fraction=0.4"]; all if there are
+    none.
 
-    A run is taken if on each axis that is named it has one of the values named for it. Axes and values may be written
+    A run is selected if it has one of the given values on each given axis. Axes and values may be written
     as in the study or as in the runs' labels; "fraction=0.1,0.4" names two values.
 
     Raises:
-        ConfigError: an axis or a value that the study has not, or values that no run has together.
+        ConfigError: an axis or a value that the study does not have, or values that no run has together.
     """
     short = {name: axis for axis, name in _short_axes(runs[0].point).items()}
     axes = {axis: axis for axis in runs[0].point} | short
@@ -124,12 +126,12 @@ def select(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
 
 
 def label_of(point: Point) -> str:
-    """A folder's name: "method=calfat,fraction=0.1,seed=0"."""
+    """Return a folder's name: "method=calfat,fraction=0.1,seed=0"."""
     return ",".join(f"{_shown(name)}={_shown(point[axis])}" for axis, name in _short_axes(point).items())
 
 
 def _short_axes(point: Point) -> dict[str, str]:
-    """Axis → the last part of its name, if no other axis ends in that, else its name."""
+    """Return axis → the last part of its name, if no other axis ends in that, else its name."""
     last = {axis: axis.rsplit(".", 1)[-1] for axis in point}
     names = list(last.values())
     return {axis: name if names.count(name) == 1 else axis for axis, name in last.items()}
@@ -150,10 +152,10 @@ def _is_value(typed: str, value: str) -> bool:
 
 
 def training_images(cfg: RunConfig) -> int:
-    """Images that the clients of a run train on, over all passes and rounds.
+    """Return the number of images that the clients of a run train on, over all passes and rounds.
 
     Raises:
-        ConfigError: the partition or the pool cannot be had.
+        ConfigError: the partition or the pool cannot be made.
     """
     schedule = SGDSettings(cfg.local.epochs, cfg.local.steps, cfg.local.batch_size)
     clients = make_split(cfg, known_labels(cfg.data)).clients
@@ -170,7 +172,7 @@ def training_flops(cfg: RunConfig) -> float:
 
 @lru_cache
 def forward_flops(model: Model, data: Data) -> float:
-    """Of one image."""
+    """Return the FLOPs of one image's forward pass."""
     spec = DATASETS[data.name]
     height, width, channels = spec.shape
     shape = (channels, height, width)
@@ -189,7 +191,7 @@ def forward_flops(model: Model, data: Data) -> float:
 
 
 def _agrees(run: PlannedRun) -> None:
-    """Raises ConfigError where the folder holds a run with other settings."""
+    """Raise ConfigError if the folder holds a run with other settings."""
     if not (run.folder.path / "config.toml").exists() or run.damage:
         return
     found, wanted = run.folder.read_config().to_flat(), run.cfg.to_flat()

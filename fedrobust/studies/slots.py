@@ -1,4 +1,4 @@
-"""How many runs of a sweep go at once on this machine, and with what each."""
+"""The number of a sweep's runs at once on this machine, and the resources of each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedrobust.studies.sweep import Slots
 
 
 def plan_slots(configs: Sequence[RunConfig], engine: str, parallel: int) -> tuple[Slots, str]:
-    """Slots for runs with these configs, and why.
+    """Return slots for runs with these configs, and why.
 
-    On a CPU: one run per core as far as memory goes, each with one thread under `local`: runs share nothing, so that
-    this beats one run with as many workers. With CUDA: one run per GPU, which sees that one alone, under the engine
-    that a single run would take. On a Ray cluster (`workers.address`): one. `engine` other than "auto" and `parallel`
-    other than 0 win.
+    On a CPU: one run per core as far as memory allows, each with one thread under `local`: runs share nothing, so that
+    this beats one run with as many workers. With CUDA: one run per GPU, which sees only that one, under the engine that
+    a single run would take. On a Ray cluster (`workers.address`): one. `engine` other than "auto" and `parallel` other
+    than 0 win.
     """
     if not configs:
         return Slots(1, engine), "nothing to run"
@@ -47,7 +47,7 @@ def plan_slots(configs: Sequence[RunConfig], engine: str, parallel: int) -> tupl
 
 
 def _visible_gpus() -> list[str]:
-    """The CUDA devices of this process, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the CUDA devices of this process, as CUDA_VISIBLE_DEVICES names them."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named if len(named) == count else [str(number) for number in range(count)]

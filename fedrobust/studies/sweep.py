@@ -1,4 +1,4 @@
-"""Working through a plan: so many runs at once, each a process of its own, so that none can take others with it."""
+"""Carrying out a plan: several runs at once, each in a process of its own, so that a crash affects no other run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PATIENCE = 20.0  # seconds that a run has to save itself when the sweep is stopp
 
 @dataclass(frozen=True)
 class Slots:
-    """How many runs at once, and with what.
+    """The number of runs at once, and their resources.
 
-    `flags` are added to the command of each run; `devices`: the GPU that each of the places at work sees, "" for all.
+    `flags` are added to the command of each run; `devices`: the GPU that each running process sees, "" for all.
     """
 
     parallel: int
@@ -56,12 +56,12 @@ class _Active:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[int]:
-    """The folder, made if need be, for one sweep alone as long as it or a run that it started lives.
+    """Lock the folder, made if needed, for one sweep, as long as it or a run that it started lives.
 
-    Yields what its runs inherit.
+    Yields the lock that its runs inherit.
 
     Raises:
-        ConfigError: another is at work in it, or it cannot be written.
+        ConfigError: another sweep uses it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,16 +72,16 @@ def claimed(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{folder}: another sweep, or a run that one has left, is at work in it") from None
+            raise ConfigError(f"{folder}: another sweep, or a run that it started, uses this folder") from None
         yield file.fileno()
 
 
 class Sweep:
     """The runs of a plan that are not complete, in its order.
 
-    Iterating yields an `Outcome` as each ends, and first one for each whose folder is damaged, which stays as it is.
-    `watch` is called twice a second. After `stop`, nothing new starts, the runs at work are told to stop, keep their
-    checkpoints, and come out as "interrupted".
+    Iterating yields an `Outcome` as each ends, and first one for each whose folder is damaged; those folders do not
+    change. `watch` is called twice a second. After `stop`, nothing new starts, the current runs are stopped, keep their
+    checkpoints, and are reported as "interrupted".
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Sweep:
         claim: int,
         watch: Callable[[Sweep], None] = lambda _: None,
     ) -> None:
-        """`claim`: as of `claimed`."""
+        """Take `claim` as `claimed` yields it."""
         self.folder, self.slots = folder, slots
         self._damaged = [Outcome(run, "unreadable", why) for run in runs if (why := run.damage)]
         damaged = {outcome.run.label for outcome in self._damaged}
@@ -120,13 +120,13 @@ class Sweep:
             self._kill()
 
     def stop(self) -> None:
-        """Start nothing more; tell the runs at work to keep what they have."""
+        """Start no further run; stop the current runs, which keep their checkpoints."""
         self._deadline = time.monotonic() + PATIENCE
         for active in self._active:
             active.process.send_signal(signal.SIGTERM)
 
     def shares(self) -> dict[PlannedRun, float]:
-        """The runs at work, and which share of its rounds each has done."""
+        """Return the current runs, and the share of its rounds that each has done."""
         return {active.run: active.run.share_done for active in self._active}
 
     def _start(self, run: PlannedRun) -> _Active:
@@ -154,7 +154,7 @@ class Sweep:
         return _Active(run, process, place)
 
     def log_of(self, run: PlannedRun) -> Path:
-        """What the run printed."""
+        """Return the file with the run's output."""
         return self.folder / "logs" / f"{run.label}.log"
 
     def _environment(self, place: int) -> Mapping[str, str]:
@@ -179,7 +179,7 @@ class Sweep:
         return run.folder.record().get("state") == "failed"
 
     def _error(self, active: _Active) -> str:
-        """The last line that begins with "error:", else the last line and the exit code."""
+        """Return the last line that begins with "error:", else the last line and the exit code."""
         lines = self.log_of(active.run).read_text(errors="replace").splitlines()
         said = [line for line in lines if line.startswith("error: ")]
         if said:
@@ -188,7 +188,7 @@ class Sweep:
         return f"exit code {active.process.returncode}{': ' + last if last else ''}"
 
     def _kill(self) -> None:
-        """Leave no process behind."""
+        """Kill all remaining processes."""
         for active in self._active:
             if active.process.poll() is None:
                 os.killpg(active.process.pid, signal.SIGKILL)

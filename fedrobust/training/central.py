@@ -1,4 +1,4 @@
-"""The model of a central run from round to round: its optimiser, learning rate, averaged weights, and its end."""
+"""The state of a central run between rounds: optimiser, learning rate, averaged weights, and early stopping."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ MOMENTUM, WEIGHTS, COUNT = "momentum/", "weights/", "averaged"
 
 
 def rate_factor(settings: Central) -> Factor:
-    """What the learning rate is multiplied by when the share t in [0, 1] of all steps is done.
+    """Return the factor on the learning rate as a function of the completed share t in [0, 1] of all steps.
 
     - constant: 1.
     - piecewise: decay^m, m the number of milestones ≤ t (Rice et al. 2020: 0.1 at 0.5 and 0.75).
     - cosine: (1 + cos πt) / 2 (Loshchilov and Hutter 2017, without restarts).
     - cyclic: t / peak up to the peak, then (1 − t) / (1 − peak): a single triangle (Wong et al. 2020: peak 0.4).
 
-    The formulas of torch's MultiStepLR, CosineAnnealingLR and CyclicLR, without their state: a run that goes on needs
-    the number of its step only.
+    The formulas are those of torch's MultiStepLR, CosineAnnealingLR and CyclicLR, without their state: a resumed run
+    needs only the number of its step.
     """
     milestones = [float(share) for share in split_list(settings.milestones)]
     factors: dict[str, Factor] = {
@@ -54,10 +54,10 @@ Row = dict[str, Any]
 
 
 def fallen(rows: Sequence[Row]) -> str:
-    """Catastrophic overfitting in the last of these rounds, in words; "" where there is none.
+    """Return a line on catastrophic overfitting in the last of these rounds; "" if there is none.
 
-    The accuracy under PGD-5 on training images lies more than 20 points below the highest so far (Wong et al. 2020,
-    section 5.4, who compare with the round before; a fall over two rounds is one, too).
+    It is detected if the accuracy under PGD-5 on training images is more than 20 points below the highest so far (Wong
+    et al. 2020, section 5.4, who compare with the round before; a fall over two rounds is one, too).
     """
     found = [row[PROBE] for row in rows if PROBE in row]
     if len(found) < 2 or max(found) - found[-1] <= FALL:
@@ -69,7 +69,7 @@ def fallen(rows: Sequence[Row]) -> str:
 
 
 def why_over(settings: Central, rows: Sequence[Row], best_round: int) -> str:
-    """Why a run with these rounds behind it ends; "" to go on."""
+    """Return why a run with these rounds ends; "" to continue."""
     if not rows:
         return ""
     if settings.overfitting == "stop" and (why := fallen(rows)):
@@ -81,12 +81,13 @@ def why_over(settings: Central, rows: Sequence[Row], best_round: int) -> str:
 
 
 class Trainer:
-    """Trains the model `start` on a run_context, round after round, on the images `index` of the training set.
+    """A central run's trainer: it trains the model `start`, round after round, on the images `index` of the training
+    set.
 
-    The learning rate is `central.schedule`'s, step by step; momentum goes on from round to round. With
-    `central.average` the model that `arrays` hands out is the average of the weights, once that has begun: exponential
-    (Izmailov et al. 2018 for the plain one), buffers included, so that batch norm's statistics are averaged and not
-    taken anew over the data, as swa_utils.update_bn would.
+    The learning rate is `central.schedule`'s, step by step; momentum is kept from round to round. With
+    `central.average` the model that `arrays` returns is the average of the weights, once averaging has begun:
+    exponential (Izmailov et al. 2018 for the plain one), buffers included, so that batch norm's statistics are averaged
+    and not computed anew over the data, as swa_utils.update_bn would.
     """
 
     def __init__(self, cfg: RunConfig, context: RunContext, index: np.ndarray, start: Arrays) -> None:
@@ -103,11 +104,11 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return float(self._rates.get_last_lr()[0])
 
     def train(self, number: int) -> TrainingSummary:
-        """The round of that number, counted from 1."""
+        """Train for the round of that number, counted from 1."""
         summary = train(
             self.context.load(self._weights),
             self.context.images("train"),
@@ -127,7 +128,7 @@ class Trainer:
         return summary
 
     def arrays(self) -> Arrays:
-        """The model that the run hands out: the average where there is one, else the weights."""
+        """Return the run's model: the average if there is one, else the weights."""
         weights = self._weights
         if self._average is not None and self._average.n_averaged > 0:
             weights = {
@@ -137,7 +138,7 @@ class Trainer:
         return {key: value.numpy() for key, value in weights.items()}
 
     def state(self) -> Arrays:
-        """What the next round needs beside `arrays`."""
+        """Return the state that the next round needs besides `arrays`."""
         state = {
             MOMENTUM + name: _array(found["momentum_buffer"])
             for name, parameter in self.context.model.named_parameters()
@@ -149,7 +150,7 @@ class Trainer:
         return state
 
     def restore(self, number: int, state: Arrays) -> None:
-        """Go on after round `number`, which gave this state; `start` was what `arrays` gave."""
+        """Restore the state after round `number`; `start` was the result of `arrays`."""
         if self._average is not None:  # it is made of `start`
             self._average.n_averaged.copy_(as_tensor(state[COUNT]))
             self._weights = _tensors(state, WEIGHTS)
@@ -161,7 +162,7 @@ class Trainer:
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer
 
     def _begin(self, number: int) -> None:
-        """A fresh optimiser, at the rate that follows round `number`."""
+        """Make a new optimiser, at the learning rate that follows round `number`."""
         self._optimizer = self.schedule.sgd(self.context.model)
         for group in self._optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -196,5 +197,5 @@ def _array(value: Tensor) -> np.ndarray:
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, Tensor]:
-    """Those whose name begins so, without the prefix."""
+    """Return the arrays whose name begins with the prefix, without it."""
     return {key.removeprefix(prefix): as_tensor(value) for key, value in arrays.items() if key.startswith(prefix)}

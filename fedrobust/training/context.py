@@ -1,4 +1,4 @@
-"""What a process needs for a run, built once and used again for every client, round and evaluation."""
+"""The context of a run in a process: model and data, built once and used for every client, round and evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedrobust.seeding import int_stream
 
 @dataclass(frozen=True)
 class RunContext:
-    """One model, whose weights are written anew for each use, and the data on its device."""
+    """A model, whose weights are replaced for each use, and the data on its device."""
 
     dataset: Dataset
     device: torch.device
@@ -31,32 +31,32 @@ class RunContext:
     model: nn.Module
 
     def images(self, split: SplitName) -> DeviceImages:
-        """A split of the data on the device, the same copy for all who ask."""
+        """Return a split of the data on the device, one copy for all callers."""
         return on_device(self.dataset, split, self.device)
 
     def load(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """The model with these weights."""
+        """Return the model with these weights."""
         self.model.load_state_dict(weights)
         return self.model
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> nn.Module:
-        """The same, of arrays."""
+        """Return the model with these arrays as weights."""
         return self.load({key: as_tensor(value) for key, value in arrays.items()})
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights: on the CPU, contiguous, independent of what the model does next."""
+        """Return the model's weights: on the CPU, contiguous, independent of later changes."""
         return {
             key: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
             for key, value in self.model.state_dict().items()
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The same as arrays."""
+        """Return the model's weights as arrays."""
         return {key: value.numpy() for key, value in self.weights().items()}
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over the memory of an array, to be read only: torch warns of arrays that are, this does not."""
+    """Return a read-only tensor over the memory of an array, without torch's warning about read-only arrays."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
@@ -64,9 +64,9 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 @lru_cache(maxsize=1)
 def run_context(cfg: RunConfig, own: Dataset | None = None) -> RunContext:
-    """The run_context of a run, with the untrained model of its seed on it; kept for as long as the process lives.
+    """Return the context of a run, with its untrained model; kept for as long as the process lives.
 
-    own: a client's own data, in place of the run's data set.
+    own: a client's own data, instead of the run's data set.
     """
     keep_freed_memory()
     device = pick_device(cfg.device)

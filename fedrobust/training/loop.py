@@ -1,6 +1,6 @@
-"""The local training loop: used by a client on its shard and by centralised training on everything.
+"""The local training loop, used by a client on its shard and by centralised training on all the data.
 
-Fast by construction: images lie on the device as uint8, a shard is an index into them, augmentation is
+For speed, images lie on the device as uint8, a shard is an index into them, augmentation is
 batched there, and nothing is read back before the last step (no host synchronisation inside an epoch).
 """
 
@@ -23,9 +23,9 @@ from fedrobust.seeding import seeded_layers, torch_stream
 
 @dataclass(frozen=True)
 class SGDSettings:
-    """How long and how fast: SGD with momentum, fresh at the start unless `train` is given one.
+    """The length and step sizes of SGD with momentum; its state is new unless `train` is given an optimiser.
 
-    Either `epochs` passes over the data, or, where `steps` is positive, that many steps.
+    Either `epochs` passes over the data, or, if `steps` is positive, that many steps.
     `proximal_mu` > 0 adds FedProx' mu/2 * ||w - w_start||^2 to the loss (Li et al. 2020, eq. 2); 0 is plain SGD.
     """
 
@@ -38,9 +38,9 @@ class SGDSettings:
     proximal_mu: float = 0.0
 
     def batch_sizes(self, num_images: int) -> list[int]:
-        """Return the sizes of one epoch's batches: full ones, and a last one of what is left.
+        """Return the sizes of one epoch's batches: full ones, and a last one of the remaining images.
 
-        A single image that is left joins the batch before: batch norm on 1 × 1 maps has no variance of one image.
+        A single remaining image joins the batch before: batch norm on 1 × 1 maps has no variance for one image.
         """
         full, left = divmod(num_images, self.batch_size)
         sizes = [self.batch_size] * full + [left] * (left > 0)
@@ -51,13 +51,13 @@ class SGDSettings:
         return self.steps or self.epochs * len(self.batch_sizes(num_images))
 
     def num_images(self, num_images: int) -> int:
-        """Return the number of images that the steps on that many images see, passes counted."""
+        """Return the number of images in all steps on that many images, passes counted."""
         sizes = self.batch_sizes(num_images)
         passes, left = divmod(self.num_steps(num_images), len(sizes))
         return passes * num_images + sum(sizes[:left])
 
     def sgd(self, model: nn.Module) -> torch.optim.SGD:
-        """A fresh optimiser for the parameters of `model` that can be trained."""
+        """Return a new optimiser for the trainable parameters of `model`."""
         parameters = trainable(model)
         return torch.optim.SGD(
             parameters,
@@ -69,13 +69,15 @@ class SGDSettings:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a step changes."""
+    """Return the parameters that a step changes."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What the loop saw, over all steps. Accuracies are of the moving model; None where the objective sees none."""
+    """The summary over all steps. Accuracies are those of the changing model; None if the objective does not compute
+    them.
+    """
 
     steps: int
     images: int
@@ -117,18 +119,23 @@ def train(
     """Train `model` in place on the images `index` of `data`.
 
     Args:
-        index: int64 [n] into `data`, on any device; an image may occur more than once.
-        augmentation: (x, generator) → x, on the device.
-        precision: bfloat16 runs forward and backward under autocast; weights stay float32.
+        model: maps pixels to logits; its weights change.
+        data: images and labels on the model's device.
+        index: indices into `data`, int64 [n], on any device; an image may occur more than once.
+        objective: an objective of `make_objective`.
+        schedule: epochs or steps, batch size, learning rate, momentum and weight decay.
+        augmentation: function (x, generator) → x, on the device.
+        precision: torch.float32, or torch.bfloat16 to run forward and backward passes under autocast; weights stay
+            float32.
         seed, stream: the named stream that shuffling, augmentation and the attack draw from.
-        optimizer: goes on with what it has seen, at its own rate; None is a fresh one of `schedule`'s.
-        after_step: called after each step of the optimiser.
+        optimizer: an optimiser that keeps its state and learning rate; None makes a new one from `schedule`.
+        after_step: function that is called after each step of the optimiser.
 
     Every epoch visits the images in a new order; the last batch of an epoch may be smaller, or by one image larger.
 
     Raises:
         FloatingPointError: the mean loss is not finite.
-        RunFailed: batch norm got a batch of one image, of which it has no variance.
+        RunFailed: batch norm got a batch of one image, for which there is no variance.
     """
     start = perf_counter()
     device = data.device

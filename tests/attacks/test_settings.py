@@ -46,7 +46,7 @@ def test_make_attack_errors() -> None:
         ("pgd", {"norm": "l1"}, "must be one of linf, l2"),
         ("pgd", {"steps": 0}, "steps and restarts ≥ 1"),
         ("pgd", {"step_size": 0.0}, "step_size > 0"),
-        ("pgd", {"restarts": 2, "random_start": "zero"}, "all restarts the same"),
+        ("pgd", {"restarts": 2, "random_start": "zero"}, "all restarts equal"),
         ("pgd", {"random_start": "n-fgsm"}, "must be zero, uniform or gaussian"),
         ("pgd", {"decay": "fast"}, "must be one of none, linear, cosine"),
         ("mim", {"momentum": -1.0}, "momentum ≥ 0"),
@@ -90,7 +90,7 @@ def test_without_a_generator_noise_is_that_of_seed_0_and_the_log_says_so(name, c
     assert not torch.equal(first, attack(model, x, y, generator=torch.Generator().manual_seed(1)))
     (line,) = [record.getMessage() for record in caplog.records]
     function = (ATTACKS | EVALUATION_ATTACKS)[name].__name__
-    assert line == f"{function}: no generator is given; its noise is drawn from a fresh one with seed 0"
+    assert line == f"{function}: no generator is given; noise is drawn from a new one with seed 0"
 
 
 def test_nothing_is_said_where_nothing_is_drawn(caplog) -> None:

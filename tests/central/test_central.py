@@ -208,7 +208,7 @@ def test_divergence_is_a_failed_run(central):
 
 
 def test_a_federation_refuses_a_central_config(central):
-    with pytest.raises(ConfigError, match="is no federation; use fedrobust central"):
+    with pytest.raises(ConfigError, match="this is a central run; use fedrobust central"):
         Federation(central(), None)  # type: ignore[arg-type]
 
 
@@ -244,19 +244,19 @@ def test_the_command_from_a_preset_to_a_report(here, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("quickstart --variant calfat", "strategy.name = 'calfat': a central run has no strategy"),
+        ("quickstart --variant calfat", "strategy.name = 'calfat': a central run uses no strategy"),
         (
             "quickstart --variant fedavg --pool.fraction 0.2",
-            "a central run has all the data and no pool, or the pool alone",
+            "a central run uses all the data and no pool, or only the pool",
         ),
         ("quickstart --variant fedavg --central.milestones 0.7,0.5", "must be ascending shares between 0 and 1"),
         (
             "quickstart --variant fedavg --central.patience 2 --data.validation-fraction 0",
             "central.patience = 2: needs validation images",
         ),
-        ("quickstart --variant fedavg --objective.name trades --attack.random-start zero", "take gaussian or uniform"),
+        ("quickstart --variant fedavg --objective.name trades --attack.random-start zero", "use gaussian or uniform"),
         ("quickstart --engine ray", "unknown setting 'engine'"),
-        ("", "which preset? known: central-smoke"),
+        ("", "no preset is given; known: central-smoke"),
     ],
 )
 def test_mistakes(here, capsys, arguments, said):
@@ -268,7 +268,7 @@ def test_a_rate_that_follows_the_number_of_rounds_keeps_it(here, capsys):
     settings = ["--variant", "fedavg", *TINY, "--central.schedule", "cosine", "--run-dir", "mine"]
     assert main(["central", "quickstart", *settings]) == 0
     assert main(["central", "--resume", "mine", "--num-rounds", "5"]) == 2
-    assert "num-rounds: cannot change in a resumed run whose rate follows it" in capsys.readouterr().err
+    assert "num-rounds: cannot change in a resumed run whose learning rate depends on it" in capsys.readouterr().err
 
 
 def test_threads_are_as_before(central):

@@ -110,12 +110,12 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("run quickstart --evaluation.attacks pgd-20,fgms", "unknown attack 'fgms'"),
         ("run quickstart --variant nothing", "unknown variant of quickstart 'nothing'; known: fedavg, calfat"),
         ("run quickstart --objective.name natural --variant calfat", "trains with 'calfat' only"),
-        ("run quickstart --attack.random-start zero --variant calfat", "take gaussian or uniform"),
+        ("run quickstart --attack.random-start zero --variant calfat", "use gaussian or uniform"),
         ("run quickstart --device cuda:99", "device = 'cuda:99': not on this machine"),
         ("run quickstart --workers.threads 9999", "workers.threads = 9999: this machine has"),
         ("run quickstart extra", "unexpected argument 'extra'"),
         ("run --resume nowhere", "no run in it"),
-        ("run", "which preset?"),
+        ("run", "no preset is given"),
         ("run quickstart --engine tram", "--engine: unknown choice 'tram'"),
         ("run quickstart --engine locla", "--engine: unknown choice 'locla'; did you mean 'local'?"),
         ("run quickstart --strategy.name FedProxx", "unknown strategy 'FedProxx'; did you mean 'fedprox'?"),
@@ -137,7 +137,7 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("rum", "unknown command 'rum'; did you mean 'run'?"),
         ("--verison", "unknown setting 'verison'; did you mean 'version'?"),
         ("sweep", "the following arguments are required: study"),
-        ("sweep sharing --parallel many", "--parallel: must be a whole number from 0 on, not 'many'"),
+        ("sweep sharing --parallel many", "--parallel: must be a whole number of at least 0, not 'many'"),
         ("fly", "unknown command 'fly'; known: run, central"),
         ("run missing.toml", "missing.toml: no such file"),
         ("partition --partition.concentration 0.01 --num-clients 100", "raise partition.concentration"),
@@ -203,7 +203,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(here, number, send, wait_un
         for left in [process, *filter(_is_at_work, started)]:
             left.kill()
     assert process.returncode == 130
-    assert "go on with: fedrobust run --resume mine" in out
+    assert "resume with: fedrobust run --resume mine" in out
     assert "Traceback" not in out
     assert "SIGTERM" not in out
     assert folder.record()["state"] == "interrupted"

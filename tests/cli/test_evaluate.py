@@ -53,7 +53,7 @@ def test_the_same_command_again_does_nothing_twice(run, capsys, tmp_path):
     assert first.splitlines()[:2] == ["fgsm", "pgd-5"]
     assert second.strip().splitlines()[0] not in ("fgsm", "pgd-5")
     assert evaluate(run.path, *FEW, "--no-checks", "--out", tmp_path, "--epsilon", "0.2") == 2
-    assert "epsilon = 0.1, not 0.2; name another with --out" in capsys.readouterr().err
+    assert "epsilon = 0.1, not 0.2; name another folder with --out" in capsys.readouterr().err
 
 
 def test_of_a_folder_every_completed_run_below_it_is_evaluated(run, capsys, tmp_path):
@@ -69,11 +69,11 @@ def test_of_a_folder_every_completed_run_below_it_is_evaluated(run, capsys, tmp_
     evaluated = sorted(path.parts[-4] for path in tmp_path.rglob("evaluation.json"))
     assert evaluated == ["first", "second"]
     assert evaluate(tmp_path, "--no-checks", *FEW, "--out", tmp_path / "all") == 2
-    assert "the folder of one evaluation; here are 3 models" in capsys.readouterr().err
+    assert "is the folder of one evaluation; 3 models" in capsys.readouterr().err
     for name in ("first", "second", "broken"):
         RunFolder(tmp_path / name).update_record(state="failed")
     assert evaluate(tmp_path, *FEW) == 2
-    assert "no run that completed" in capsys.readouterr().err
+    assert "no completed run" in capsys.readouterr().err
 
 
 def test_transfer_from_another_model(run, capsys):
@@ -97,7 +97,7 @@ def test_transfer_from_another_model(run, capsys):
         (["RUN", "--device", "cuda:7"], "device = 'cuda:7': not on this machine"),
         (["RUN", "--source", "gone.safetensors"], "gone.safetensors: no such file"),
         (["RUN", "--epsilon", "much"], "--epsilon: must be a number or a fraction such as 8/255, not 'much'"),
-        (["RUN", "--num-images", "-3"], "--num-images: must be a whole number from 0 on, not '-3'"),
+        (["RUN", "--num-images", "-3"], "--num-images: must be a whole number of at least 0, not '-3'"),
         (["RUN", "--norm", "l1"], "--norm: unknown choice 'l1'"),
     ],
 )

@@ -97,7 +97,7 @@ def test_without_the_training_images_only_the_clients_are_missing(moved, tmp_pat
     capsys.readouterr()
     code, record = evaluate(run, tmp_path / "test-only", tmp_path / "out")
     assert code == 0
-    assert "no accuracy per client, since the training images are not there" in capsys.readouterr().out
+    assert "no accuracy per client, since the training images are missing" in capsys.readouterr().out
     assert record["per_client"] == []
     assert record["per_class"] == whole["per_class"]
 
@@ -138,4 +138,4 @@ def test_a_run_does_not_go_on_with_other_data(moved, tmp_path, capsys):
     write(tmp_path / "other", "train", train.images[-300:], train.labels[-300:])
     command = ["run", "--resume", str(tmp_path / "r"), "--num-rounds", "2", "--data-dir", str(tmp_path / "other")]
     assert main(command) == 2
-    assert "other data than those that the run began with" in capsys.readouterr().err
+    assert "these are not the data with which the run began" in capsys.readouterr().err

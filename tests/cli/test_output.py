@@ -63,14 +63,14 @@ def test_the_command_that_resumes_is_quoted_for_the_shell(tmp_path, capsys, monk
     assert watched("run", "a[b]", RunConfig(run_dir=str(folder.path)), fail, [], new_console()) == 1
     said = capsys.readouterr().err
     assert "error: no [room]" in said
-    assert shlex.split(said.split("go on with: ")[1]) == ["fedrobust", "run", "--resume", "my runs/a;b[1]"]
+    assert shlex.split(said.split("resume with: ")[1]) == ["fedrobust", "run", "--resume", "my runs/a;b[1]"]
 
     def stop():
         raise KeyboardInterrupt
 
     assert watched("deploy", "a[b]", RunConfig(run_dir=str(folder.path)), stop, [], new_console()) == 130
     said = capsys.readouterr().out
-    assert shlex.split(said.split("go on with: ")[1]) == ["fedrobust", "deploy", "--resume", "my runs/a;b[1]"]
+    assert shlex.split(said.split("resume with: ")[1]) == ["fedrobust", "deploy", "--resume", "my runs/a;b[1]"]
 
 
 def test_a_warning_of_a_round_is_no_markup():

@@ -74,7 +74,7 @@ def test_beta_and_radius_are_numbers_that_an_optimum_has(programme, table):
         with pytest.raises(ConfigError, match=f"beta = {beta}: must be a number above 0"):
             programme(*table, 0.1, beta)
     for radius in (-0.1, NAN, INF):
-        with pytest.raises(ConfigError, match=f"radius = {radius}: must be a number from 0 on"):
+        with pytest.raises(ConfigError, match=f"radius = {radius}: must be a number of at least 0"):
             programme(*table, radius, 0.1)
 
 

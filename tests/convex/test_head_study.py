@@ -46,7 +46,7 @@ def test_heads_from_end_to_end(run: RunFolder, tmp_path: Path, capsys: pytest.Ca
     assert "…" not in printed
     assert "features: certified there, not in pixels" in printed
     assert (out / "heads.png").stat().st_size > 10_000
-    assert "certified in feature space, which says nothing of pixels" in (out / "summary.md").read_text()
+    assert "certified in feature space, which does not hold for pixels" in (out / "summary.md").read_text()
 
 
 def test_heads_see_the_images_that_the_run_trained_on(quick: Callable[..., RunConfig]) -> None:

@@ -101,7 +101,7 @@ def test_no_linear_layer_and_too_many_components_are_refused(model: nn.Module) -
     head = nn.Linear(64, 10)
     raw = torch.randn(20, 64)
     y = head(raw).argmax(1)
-    with pytest.raises(ConfigError, match="50 components: 20 images leave at most 11"):
+    with pytest.raises(ConfigError, match="50 components: 20 images allow at most 11"):
         projection_of(head, raw, y, 50)
-    with pytest.raises(ConfigError, match="right for none"):
+    with pytest.raises(ConfigError, match="classifies no training image correctly"):
         projection_of(head, raw, (y + 1) % 10, 0)

@@ -159,10 +159,13 @@ def test_relus_weights_are_not_touched():
     ("settings", "said"),
     [
         ({"activation": "rleu"}, "unknown activation 'rleu'; did you mean 'relu'?"),
-        ({"activation": "relu", "alpha": 2.0}, "model.activation-alpha = 2: relu takes none; those that do: celu, elu"),
+        (
+            {"activation": "relu", "alpha": 2.0},
+            "model.activation-alpha = 2: relu has no α; activations with one: celu, elu",
+        ),
         (
             {"activation": "silu", "backward": "gelu"},
-            "model.backward-activation = 'gelu': is for",
+            "model.backward-activation = 'gelu': allowed only with",
         ),
         ({"activation": "relu", "backward": "pssilu"}, "model.backward-activation = 'pssilu': must be smooth and have"),
         ({"activation": "relu", "backward": "rrelu"}, "model.backward-activation = 'rrelu': must be smooth and have"),

@@ -224,10 +224,11 @@ def test_a_width_of_one_is_the_network_itself() -> None:
 
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(
-        ConfigError, match=r"^model\.width = 0\.5: small-cnn has one width; those with others: .*resnet18"
+        ConfigError,
+        match=r"^model\.width = 0\.5: the width of small-cnn is fixed; models with a variable one: .*resnet18",
     ):
         build_model("small-cnn", generator_seed=0, width=0.5, **CIFAR)
-    with pytest.raises(ValueError, match="3 channels want as many means and stds, not 1 and 1"):
+    with pytest.raises(ValueError, match="3 channels need as many means and stds, not 1 and 1"):
         build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "mean": (0.5,), "std": (0.5,)})
     with pytest.raises(ValueError, match="at least 2 classes"):
         build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "num_classes": 1})

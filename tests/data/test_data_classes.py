@@ -43,5 +43,5 @@ def test_names_and_numbers():
 def test_a_run_with_classes_that_are_not_there_is_refused_before_it_starts():
     with pytest.raises(DataError, match="unknown class 'eight'"):
         check_names(RunConfig.from_flat({"data.classes": "3,eight"}))
-    with pytest.raises(ConfigError, match=r"data\.classes = '3,8': is not for data.own"):
+    with pytest.raises(ConfigError, match=r"data\.classes = '3,8': cannot be combined with data.own"):
         RunConfig.from_flat({"data.classes": "3,8", "data.own": True})

@@ -72,7 +72,7 @@ def test_what_ends_soon_is_renewed_and_the_authority_must_be_there_for_it(made, 
     hidden = made / "ca.key"
     key = hidden.read_bytes()
     hidden.unlink()
-    with pytest.raises(ConfigError, match=r"server\.crt: ends on \d{4}-\d\d-\d\d, but .*ca\.key is not here"):
+    with pytest.raises(ConfigError, match=r"server\.crt: ends on \d{4}-\d\d-\d\d, but .*ca\.key is missing"):
         make_certificates(made, ["fl.example.org", "10.0.0.5"], 2)
     hidden.write_bytes(key)
     assert len(make_certificates(made, ["fl.example.org", "10.0.0.5"], 2)) == 3
@@ -95,7 +95,7 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert main(arguments) == 0
     assert "client-0/node.key: made" in capsys.readouterr().out
     assert main(arguments) == 0
-    assert capsys.readouterr().out.endswith("all there, nothing to renew\n")
+    assert capsys.readouterr().out.endswith("complete, nothing to renew\n")
     assert main(["certs", "--server", "x", "--clients", "0"]) == 2
 
 

@@ -85,8 +85,13 @@ def test_a_client_that_is_fit_is_told_so(proxy, tmp_path, capsys):
         ({"skew": 60.0}, "clock", "", ""),
         ({"skew": 400.0}, "clock", " s behind the server's", "run NTP on both"),
         ({"skew": -30.0}, "clock", " s ahead of the server's", "run NTP on both"),
-        ({"flower": "1.28.0"}, "version", f"flwr 1.28.0 there, {version('flwr')} here", "use one lock"),
-        ({"control": 200}, "control", "the Control API answers here", "publish the proxy's port alone"),
+        (
+            {"flower": "1.28.0"},
+            "version",
+            f"the server has flwr 1.28.0, this machine {version('flwr')}",
+            "install the same commit",
+        ),
+        ({"control": 200}, "control", "the Control API answers here", "publish only the proxy's port"),
     ],
 )
 def test_what_the_server_gives_away(proxy, findings, attributes, check, seen, remedy):
@@ -105,7 +110,7 @@ def test_a_name_that_the_certificate_has_not_names_those_that_it_has(proxy, find
     found = findings(proxy(names=("fl.example.org",)), host="127.0.0.2")
     assert "the certificate is for fl.example.org, localhost, 127.0.0.1, superlink, proxy, not for" in found["tls"].seen
     assert "SERVER_NAMES" in found["tls"].remedy
-    assert found["clock"].seen == "not seen: the server does not answer"
+    assert found["clock"].seen == "not checked: the server does not answer"
 
 
 def test_another_authority_is_told_from_a_wrong_name(proxy, findings, tmp_path):
@@ -134,7 +139,7 @@ def test_keys_that_are_missing_open_to_others_or_no_pair(proxy, findings, tmp_pa
     shutil.copy(tmp_path / "other" / "client-0" / "node.pub", bundle / "node.pub")
     assert "not a pair" in findings(port)["keys"].seen
     (bundle / "node.pub").unlink()
-    assert "node.pub is not there" in findings(port)["keys"].seen
+    assert "node.pub does not exist" in findings(port)["keys"].seen
 
 
 def test_data_that_is_not_there_and_a_disk_that_is_full(proxy, tmp_path, monkeypatch):
@@ -145,7 +150,7 @@ def test_data_that_is_not_there_and_a_disk_that_is_full(proxy, tmp_path, monkeyp
     found = {finding.check: finding for finding in examine(client)}
     assert "is not a folder" in found["data"].seen
     assert "MiB free" in found["disk"].seen
-    assert "make room" in found["disk"].remedy
+    assert "free some space" in found["disk"].remedy
 
 
 def test_a_folder_of_its_own_is_read(proxy, tmp_path):

@@ -135,7 +135,7 @@ def test_what_is_missing_or_of_another_kind_is_named(own, tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"0\.png: image is 8x8 RGB; expected 8x8 L"):
         read_folder(folder, spec)
     (folder / "3").rename(folder / "cats")
-    with pytest.raises(UserError, match=r"mine/cats: is no class; allowed: .* or 0 to 9"):
+    with pytest.raises(UserError, match=r"mine/cats: is not a class; allowed: .* or 0 to 9"):
         read_folder(folder, spec)
     (tmp_path / "empty" / "3").mkdir(parents=True)
     with pytest.raises(UserError, match="no images"):
@@ -174,9 +174,9 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path, caplog):
     split = read_folder(tmp_path, DATASETS["digits"])
     assert np.bincount(split.labels).tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 3]
     assert caplog.messages == [
-        f"{tmp_path}: passed over 5 hidden (.DS_Store, .ipynb_checkpoints/0.png, 3/._0.png, ...), "
+        f"{tmp_path}: skipped 5 hidden (.DS_Store, .ipynb_checkpoints/0.png, 3/._0.png, ...), "
         "1 outside the classes' folders (readme.txt), "
-        "5 of no format that is read (3/labels.csv, 3/scan.dcm, 8/a.h5, ...)"
+        "5 in no known format (3/labels.csv, 3/scan.dcm, 8/a.h5, ...)"
     ]
 
 

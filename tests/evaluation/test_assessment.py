@@ -79,7 +79,7 @@ def test_another_attack_can_be_added_and_another_setting_cannot(evaluated, tmp_p
     evaluated(tmp_path, request, watch=lambda name, share: seen.append(name))
     assert set(seen) == {"pgd-3"}
     other = Request(("fgsm",), Threat(0.2), num_images=90, seed=0, batch_size=16, checks=False)
-    with pytest.raises(ConfigError, match=r"epsilon = 0.1, not 0.2; name another with --out"):
+    with pytest.raises(ConfigError, match=r"epsilon = 0.1, not 0.2; name another folder with --out"):
         evaluated(tmp_path, other)
 
 

@@ -89,7 +89,8 @@ def test_attacks_that_break_different_images_are_compared_on_those_alone():
     fgsm[480:500] = False
     (flag,) = flags.strength_flags({"fgsm": fgsm, "pgd-10": pgd})
     assert flag.seen == (
-        "of 1000 images 480 stand under fgsm, which alone broke 20; 500 stand under pgd-10, which alone broke 0"
+        "1000 images: 480 robust against fgsm, 20 misclassified only under it; "
+        "500 robust against pgd-10, 0 misclassified only under it"
     )
     fgsm[280:480], fgsm[500:700] = False, True
     assert fgsm.sum() == 480

@@ -69,8 +69,8 @@ def test_a_module_by_its_import_path(tmp_path, monkeypatch, run):
     )
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    subject = load_evaluated_model("mine:ready", data_name="digits")
-    assert isinstance(subject.model, torch.nn.Sequential)
+    evaluated = load_evaluated_model("mine:ready", data_name="digits")
+    assert isinstance(evaluated.model, torch.nn.Sequential)
     assert load_evaluated_model("mine:net", data_name="digits").dataset.name == "digits"
     assert sys.path == before
     for name, problem in {
@@ -117,8 +117,8 @@ def test_a_file_that_others_wrote_needs_names(run, tmp_path):
     save_file(weights, path)
     with pytest.raises(ConfigError, match="name it with --data and --model"):
         load_evaluated_model(path)
-    subject = load_evaluated_model(path, model_name="small-cnn", data_name="digits")
-    assert subject.digest == load_evaluated_model(str(run.path)).digest
+    evaluated = load_evaluated_model(path, model_name="small-cnn", data_name="digits")
+    assert evaluated.digest == load_evaluated_model(str(run.path)).digest
 
 
 @pytest.fixture
@@ -146,20 +146,20 @@ THEIRS = {
 def test_files_of_torch_save_are_loaded_whatever_is_around_the_names(kind, suffix, state, tmp_path):
     path = tmp_path / f"theirs.{suffix}"
     torch.save(THEIRS[kind](state), path)
-    subject = load_evaluated_model(str(path), model_name="small-cnn", data_name="digits")
-    for name, value in subject.model.state_dict().items():
+    evaluated = load_evaluated_model(str(path), model_name="small-cnn", data_name="digits")
+    for name, value in evaluated.model.state_dict().items():
         expected = state[name.removeprefix("network.")]
         if kind in ("half", "bfloat16"):
             expected = expected.to(getattr(torch, kind.replace("half", "float16"))).float()
         assert torch.equal(value, expected)
-    assert subject.notes == (f"{path}: says no mean and std; its images are normalised by those of digits",)
+    assert evaluated.notes == (f"{path}: has no mean and std; images are normalised by those of digits",)
 
 
 @pytest.mark.parametrize("kind", ["bare", "DataParallel", "AveragedModel", "bfloat16"])
 def test_their_safetensors_files_too(kind, state, run, tmp_path):
     save_file(THEIRS[kind](state), tmp_path / "theirs.safetensors")
-    subject = load_evaluated_model(str(tmp_path / "theirs.safetensors"), model_name="small-cnn", data_name="digits")
-    assert kind == "bfloat16" or subject.digest == load_evaluated_model(str(run.path)).digest
+    evaluated = load_evaluated_model(str(tmp_path / "theirs.safetensors"), model_name="small-cnn", data_name="digits")
+    assert kind == "bfloat16" or evaluated.digest == load_evaluated_model(str(run.path)).digest
 
 
 def test_a_run_begins_with_weights_of_torch_save(state, quick, federate, tmp_path):
@@ -244,9 +244,9 @@ def test_mean_and_std_are_the_files_own(run, tmp_path):
         "std": np.float32(load("digits").std),
     }
     save_model(tmp_path / "other.safetensors", arrays, **{**facts, "mean": [0.2], "std": [0.5]})
-    subject = load_evaluated_model(str(tmp_path / "other.safetensors"))
-    assert constants_of(subject.model, 1) == {"mean": [pytest.approx(0.2)], "std": [0.5]}
-    assert not subject.notes
+    evaluated = load_evaluated_model(str(tmp_path / "other.safetensors"))
+    assert constants_of(evaluated.model, 1) == {"mean": [pytest.approx(0.2)], "std": [0.5]}
+    assert not evaluated.notes
 
 
 @pytest.mark.parametrize("name", MODELS)

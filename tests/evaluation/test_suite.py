@@ -59,9 +59,9 @@ def test_autoattack_is_its_four_members_one_stage_per_target():
 
 def test_the_certificate_is_in_l2_and_autoattack_for_four_classes_or_more():
     assert make_chain(CERTIFIED, Threat(0.1, "l2"), num_classes=2).stages[0].name == CERTIFIED
-    with pytest.raises(ConfigError, match="certified: is for norm l2, not linf"):
+    with pytest.raises(ConfigError, match="certified: allowed only for norm l2, not linf"):
         make_chain(CERTIFIED, Threat(0.1), num_classes=2)
-    with pytest.raises(ConfigError, match=r"autoattack: .* wants 4 classes or more, not 2; take apgd-ce, fab-t"):
+    with pytest.raises(ConfigError, match=r"autoattack: .* needs 4 classes or more, not 2; use apgd-ce, fab-t"):
         make_chain("autoattack", Threat(0.1), num_classes=2)
 
 

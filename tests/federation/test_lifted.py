@@ -62,16 +62,16 @@ def test_the_global_model_is_a_network_and_every_round_has_its_certificate(folde
         assert f"test.{CERTIFIED}" in row
         assert f"clients.worst_{CERTIFIED}" in row
     record = folder.record()["last"]
-    subject = load_evaluated_model(str(folder.path), which="last")
-    images = subject.dataset.test.images.astype(np.float32).transpose(0, 3, 1, 2) / 255
-    x, y = torch.from_numpy(images), torch.from_numpy(subject.dataset.test.labels)
-    inside = (x.double() - subject.dataset.mean[0]).flatten(1)
+    evaluated = load_evaluated_model(str(folder.path), which="last")
+    images = evaluated.dataset.test.images.astype(np.float32).transpose(0, 3, 1, 2) / 255
+    x, y = torch.from_numpy(images), torch.from_numpy(evaluated.dataset.test.labels)
+    inside = (x.double() - evaluated.dataset.mean[0]).flatten(1)
     margins = l2_margins(lifted(folder), inside, y, 0.25)
     assert record[CERTIFIED] == accuracy(margins)
     assert 0.2 < record[CERTIFIED] <= record["robust_accuracy.pgd-5"] <= record["natural_accuracy"]
-    broken = subject.model(worst_images(subject.model, x, y, radius=0.25)).argmax(1) != y
+    broken = evaluated.model(worst_images(evaluated.model, x, y, radius=0.25)).argmax(1) != y
     assert torch.equal(broken, margins <= 0)
-    assert subject.dataset.class_names == ("3", "8")
+    assert evaluated.dataset.class_names == ("3", "8")
 
 
 def test_an_evaluation_has_the_certificate_below_every_attack(folder, tmp_path):
@@ -133,9 +133,18 @@ def test_a_pull_on_the_roots_keeps_clients_near_the_global_model(convex, federat
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model__name": "small-cnn"}, "objective.name = 'convex': is for model.name polynomial with attack.norm l2"),
-        ({"attack__norm": "linf"}, "objective.name = 'convex': is for model.name polynomial with attack.norm l2"),
-        ({"attack__norm": "linf", "objective__name": "at"}, "evaluation.attacks has 'certified': is for model.name"),
+        (
+            {"model__name": "small-cnn"},
+            "objective.name = 'convex': allowed only with model.name polynomial and attack.norm l2",
+        ),
+        (
+            {"attack__norm": "linf"},
+            "objective.name = 'convex': allowed only with model.name polynomial and attack.norm l2",
+        ),
+        (
+            {"attack__norm": "linf", "objective__name": "at"},
+            "evaluation.attacks has 'certified': allowed only with model.name",
+        ),
         ({"model__activation": "relu"}, "model.activation = 'relu': must be polynomial"),
         ({"model__input_size": 16}, "model.input-size = 16: must be 0"),
         ({"precision": "bfloat16"}, "precision = 'bfloat16': must be auto"),

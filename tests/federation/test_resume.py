@@ -75,7 +75,9 @@ def test_an_old_run_keeps_the_meaning_of_its_pool(begun_before, federate, quick)
 def test_an_old_run_whose_pool_would_be_another_is_not_resumed(begun_before, federate):
     folder = begun_before(pool__fraction=0.36)
     folder.update_record(pool={"images": 143})
-    with pytest.raises(ConfigError, match=r"is a pool of 144 images, the run began with 143; it cannot be resumed"):
+    with pytest.raises(
+        ConfigError, match=r"gives a pool of 144 images, but the run began with 143; it cannot be resumed"
+    ):
         federate(folder.read_config().replace(num_rounds=2, resume=True))
 
 

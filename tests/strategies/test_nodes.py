@@ -87,7 +87,7 @@ def test_another_node_may_take_the_place_of_one_that_left_and_none_of_one_that_i
 
 def test_a_run_begins_with_fewer_only_where_that_is_allowed():
     fleet = Fleet(n7=(2, 3), n9=(1, 3))
-    with pytest.raises(RunFailed, match=r"^2 SuperNodes are there, num-clients is 3: .*num-supernodes=3"):
+    with pytest.raises(RunFailed, match=r"^2 SuperNodes are connected, num-clients is 3: .*num-supernodes=3"):
         Nodes(settings()).available(fleet, [0, 1, 2], 1)
     assert Nodes(settings(min_clients=2)).available(fleet, [0, 1, 2], 1) == {1: 9, 2: 7}
 
@@ -112,7 +112,7 @@ def test_nodes_that_come_one_by_one_are_awaited(fleet):
         ({"n1": (0, 3), "n2": (1, 3)}, "started for 3 partitions, num-clients is 2"),
         ({"n1": (0, 2), "n2": (2, 2)}, "holds partition 2 of 2"),
         ({"n1": (0, 2), "n2": None}, "could not say which partition it holds: broken"),
-        ({"n1": (0, 2), "n2": (1, 2), "n3": (1, 2)}, "3 SuperNodes are there, num-clients is 2"),
+        ({"n1": (0, 2), "n2": (1, 2), "n3": (1, 2)}, "3 SuperNodes are connected, num-clients is 2"),
     ],
 )
 def test_what_is_wrong_at_the_beginning_ends_the_run(nodes, message):

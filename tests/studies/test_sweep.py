@@ -63,7 +63,7 @@ def test_a_run_that_fails_is_recorded_and_stops_no_other(here, capfd):
     before = record(here, "learning-rate=0.01,seed=0")
     assert main(["sweep", "mine.toml"]) == 1  # what is there is not run again
     assert record(here, "learning-rate=0.01,seed=0") == before
-    assert "2 runs, 1 of them there" in capfd.readouterr().out
+    assert "2 runs, 1 of them complete" in capfd.readouterr().out
 
     assert main(["sweep", "mine.toml", "--local.batch-size", "16"]) == 2
     assert "was run with local.batch-size = 32, the study asks for 16" in capfd.readouterr().err
@@ -72,16 +72,16 @@ def test_a_run_that_fails_is_recorded_and_stops_no_other(here, capfd):
 def test_dry_run_starts_nothing(here, capfd):
     assert main(["sweep", "mine.toml", "--dry-run", "--seeds", "3,4"]) == 0
     out = capfd.readouterr().out
-    assert "4 runs, 0 of them there" in out
+    assert "4 runs, 0 of them complete" in out
     assert "learning-rate=0.01,seed=4" in out
     assert not (here / "sweeps").exists()
     assert main(["sweep", "mine.toml", "--dry-run", "--only", "local.learning-rate=0.01"]) == 0
     out = capfd.readouterr().out
-    assert "1 runs, 0 of them there" in out
+    assert "1 runs, 0 of them complete" in out
     assert re.search(r"1 runs to do, [\d,]+ images to be trained on", out)
     both = ["--only", "learning-rate=0.01", "--only", "learning-rate=1e12", "--only", "seed=0"]
     assert main(["sweep", "mine.toml", "--dry-run", *both]) == 0
-    assert "2 runs, 0 of them there" in capfd.readouterr().out
+    assert "2 runs, 0 of them complete" in capfd.readouterr().out
 
 
 def test_dry_run_reads_no_data(here, capfd, monkeypatch):
@@ -100,8 +100,8 @@ def test_dry_run_reads_no_data(here, capfd, monkeypatch):
     [
         (["shring"], "unknown study 'shring'; did you mean 'sharing'?"),
         (["mine.toml", "--seeds", "0,x"], "--seeds '0,x': must be whole numbers"),
-        (["mine.toml", "--seed", "3"], "--seed: a sweep has many; use --seeds"),
-        (["mine.toml", "--run-dir", "x"], "--run-dir: a sweep has many; use --out"),
+        (["mine.toml", "--seed", "3"], "--seed: a sweep has several; use --seeds"),
+        (["mine.toml", "--run-dir", "x"], "--run-dir: a sweep has several; use --out"),
         (
             ["mine.toml", "--only", "learning-rat=0.01"],
             "unknown axis 'learning-rat'; did you mean 'learning-rate'",
@@ -140,7 +140,7 @@ def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, wait_until, outpu
     out = output_at_end(process)
     assert process.returncode == 130
     assert "1 interrupted, 1 not begun" in out
-    assert f"stopped, 2 of the runs are left; go on with: {shlex.join(['fedrobust', *command])}" in out
+    assert f"interrupted, 2 of the runs are left; resume with: {shlex.join(['fedrobust', *command])}" in out
     done = len(folder.read("rounds.jsonl"))
     assert 2 <= done < 15
     assert folder.record()["state"] == "interrupted"
@@ -159,7 +159,7 @@ def test_stopped_while_a_run_starts_it_says_what_is_left(here, wait_until, outpu
     out = output_at_end(process)
     assert process.returncode == 130
     assert "1 interrupted, 1 not begun" in out
-    assert "2 of the runs are left; go on with: fedrobust sweep mine.toml" in out
+    assert "2 of the runs are left; resume with: fedrobust sweep mine.toml" in out
     assert "failed" not in out
     wait_until("no process", lambda: not names_below(process.pid), seconds=5)
 

@@ -1,4 +1,4 @@
-"""The exact programme at middle size: two semidefinite cones, and linear cuts where an adversary finds them."""
+"""The exact programme at middle size: two semidefinite cones, and linear cuts at the points that an adversary finds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from fedrobust.convex.network import Lifted, lift, recover
 from fedrobust.convex.problem import Problem, Solution, nothing, solution
 from fedrobust.convex.solvers.sdp import Model, as_numpy, solve_with
 
-VIOLATED = 1e-6  # a cut is added where it would change the hinge by more
+VIOLATED = 1e-6  # a cut is added if it would change the hinge by more
 
 
 def solve_cutting_set(
     problem: Problem, *, solver: str = "clarabel", tolerance: float = 1e-3, max_rounds: int = 60
 ) -> Solution:
-    """The global optimum by cuts: the master demands margins at some perturbed samples, the adversary adds the worst.
+    """Find the global optimum by cuts: the master demands margins at some perturbed samples, the adversary adds the
+    worst.
 
     Master: min (1/n) Σ ξ_i + β (Z₄ + Z₄′) over Z, Z′ ⪰ 0 with tr Z₁ = Z₄ and ξ_i ≥ 1 − y f(x_i′) for the x_i′ so far,
-    first the samples themselves. Its optimum is below the programme's, and the objective of what it found, worst cases
-    exact, is above it; it ends when the two meet. With r = 0 one round is enough.
+    first the samples themselves. Its optimum is below the programme's, and the objective of the network that it found,
+    worst cases exact, is above it; the solver stops when the two meet. With r = 0 one round is enough.
 
     Args:
-        tolerance: relative gap at which it is optimal.
+        tolerance: relative gap at which the solution counts as optimal.
 
     Raises:
         ConfigError: cvxpy is not installed.
-        RunFailed: the solver found nothing.
+        RunFailed: the solver found no solution.
     """
     started = perf_counter()
     cuts = _Cuts(problem)
@@ -61,7 +62,7 @@ def solve_cutting_set(
 
 
 class _Cuts:
-    """The master programme, as it grows."""
+    """The master programme with the cuts added so far."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.model = problem, Model(problem)
@@ -90,7 +91,7 @@ class _Cuts:
         self.constraints.append(self.slack[owners.numpy()] >= 1 - margin)
 
     def solve(self, solver: str) -> tuple[Lifted, float]:
-        """The master's optimum, and a lower bound on the programme's from its dual variables."""
+        """Return the master's optimum, and a lower bound on the programme's from its dual variables."""
         cp, problem = self.model.cp, self.problem
         objective = cp.sum(self.slack) / self.samples + problem.beta * self.model.path_norm
         programme = cp.Problem(cp.Minimize(objective), [*self.model.constraints, *self.constraints])

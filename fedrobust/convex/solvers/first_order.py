@@ -19,13 +19,13 @@ BOUND_EVERY = 10  # evaluations between lower bounds, which cost an eigendecompo
 
 
 def start(problem: Problem, seed: int) -> Tensor:
-    """Small random neurons, in dtype and on the device of the samples."""
+    """Draw small random neurons, in dtype and on the device of the samples."""
     generator = torch_stream(seed, "convex", "neurons")
     return random_factors(problem.functions, problem.x.shape[1], generator).to(problem.x)
 
 
 class Evaluation:
-    """The smoothed objective, its gradient by Danskin's theorem, and the dual variables that come with them.
+    """The smoothed objective, its gradient by Danskin's theorem, and the dual variables computed with them.
 
     loss = (1/n) Σ h_γ(1 − w_i) + β Σ‖v‖², h_γ(z) = z²/2γ on [0, γ], z − γ/2 above. With |α| = ‖v‖² the regulariser is
     smooth. ∂w_i/∂H is y_i [x_i′;1][x_i′;1]ᵀ at the worst point x_i′, so one matrix of moments holds the whole gradient.
@@ -51,7 +51,7 @@ class Evaluation:
             self.gradient = -2 * (turned[..., :-1] + turned[..., -1:] * unit) + 2 * problem.beta * factors
 
     def lower_bound(self, problem: Problem) -> float:
-        """Below the global optimum: from the dual variables at hand."""
+        """Return a lower bound on the global optimum, from these dual variables."""
         return lower_bound(self.total, self.moment, problem.beta, problem.activation)
 
 
@@ -66,15 +66,15 @@ def solve_first_order(
 ) -> Solution:
     """Minimise over the neurons of a network of 2 (d + 1) units per function; CPU or GPU, float64 or float32.
 
-    The hinge is smoothed, γ = 0.5 → 0.005 in seven stages of at most `stage_steps` steps of L-BFGS each. Such a width
-    has no local minima that are not global in general (Burer and Monteiro), but nothing rests on that: each stage ends
-    with a lower bound on the global optimum. Deviation: Kuelbs, Lall and Pilanci use a penalty method, whose margins
-    are not certificates.
+    The hinge is smoothed, γ = 0.5 → 0.005 in seven stages of at most `stage_steps` steps of L-BFGS each. Networks of
+    this width have in general no local minima that are not global (Burer and Monteiro), but the result does not rely on
+    that: each stage ends with a lower bound on the global optimum. Deviation: Kuelbs, Lall and Pilanci use a penalty
+    method, whose margins are not certificates.
 
     Args:
         tolerance: relative gap at which to stop early.
         factors: neurons to start from, [C, 2 (d + 1), d].
-        watch: told the stage, the best objective and the best lower bound after each.
+        watch: called with the stage, the best objective and the best lower bound after each.
     """
     started = perf_counter()
     current = (start(problem, seed) if factors is None else factors).detach().clone().requires_grad_()

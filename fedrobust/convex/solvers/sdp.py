@@ -36,7 +36,7 @@ USABLE = ("optimal", "optimal_inaccurate", "user_limit")
 
 
 def import_cvxpy() -> Any:
-    """The module. Raises ConfigError, one line, where it or a solver is not installed."""
+    """Return the module. Raise ConfigError, one line, if it or a solver is not installed."""
     try:
         for name in ("clarabel", "scs"):
             import_module(name)
@@ -70,11 +70,11 @@ class Model:
         self._activation = problem.activation
 
     def form(self, weights: list[int]) -> Any:
-        """Σ_c weights_c H_c."""
+        """Return Σ_c weights_c H_c."""
         return sum(weight * form for weight, form in zip(weights, self.forms, strict=True) if weight)
 
     def lifted(self) -> Lifted:
-        """What was found."""
+        """Return the solution that was found."""
         positive, negative = (
             torch.from_numpy(np.stack([z.value for z in part])) for part in (self.positive, self.negative)
         )
@@ -86,7 +86,7 @@ def solve_with(programme: cvxpy.Problem, solver: str) -> None:
 
     Raises:
         ConfigError: an unknown solver.
-        RunFailed: the solver found nothing usable.
+        RunFailed: the solver found no usable solution.
     """
     if solver not in SOLVERS:
         raise ConfigError(f"solver {solver!r}: must be one of {', '.join(SOLVERS)}")
@@ -103,12 +103,12 @@ def solve_with(programme: cvxpy.Problem, solver: str) -> None:
 
 
 def as_numpy(problem: Problem) -> np.ndarray:
-    """The samples, float64 [n, d]."""
+    """Return the samples, float64 [n, d]."""
     return problem.x.detach().cpu().double().numpy()
 
 
 def solve_sdp(problem: Problem, *, solver: str = "clarabel", tolerance: float = 1e-3) -> Solution:
-    """The global optimum of adversarial training, by one semidefinite programme.
+    """Find the global optimum of adversarial training by one semidefinite programme.
 
     min (1/n) Σ (1 − w_i)₊ + β (Z₄ + Z₄′) over Z, Z′ ⪰ 0 with tr Z₁ = Z₄, and for each sample and rival class
     y PᵀHP + λ diag(I, −r²) − w e eᵀ ⪰ 0 with λ ≥ 0, P = [[I, x], [0, 1]]: the S-lemma, exact for r > 0.
@@ -117,7 +117,7 @@ def solve_sdp(problem: Problem, *, solver: str = "clarabel", tolerance: float = 
 
     Raises:
         ConfigError: cvxpy is not installed.
-        RunFailed: the solver found nothing.
+        RunFailed: the solver found no solution.
     """
     started = perf_counter()
     model, x = Model(problem), as_numpy(problem)
@@ -139,7 +139,7 @@ def solve_sdp(problem: Problem, *, solver: str = "clarabel", tolerance: float = 
 
 
 def _block(cp: Any, form: Any, x: np.ndarray, margin: Any, side: float, radius: float) -> Any:
-    """The constraint of one sample against one rival."""
+    """Return the constraint of one sample against one rival."""
     d = len(x)
     shift = np.vstack([np.hstack([np.eye(d), x[:, None]]), np.eye(d + 1)[-1:]])
     if radius == 0:
@@ -151,7 +151,8 @@ def _block(cp: Any, form: Any, x: np.ndarray, margin: Any, side: float, radius: 
 
 
 def _lower_bound(problem: Problem, x: np.ndarray, blocks: list[tuple[int, float, list[int], Any]], size: int) -> float:
-    """From the inequalities' dual matrices Y: second moments of perturbations, made feasible where they are not quite.
+    """Return a lower bound from the inequalities' dual matrices Y: second moments of perturbations, made feasible if
+    they are not.
 
     Y ⪰ 0 with tr Y₁ ≤ r² Y₄ is Y₄ times the moments of points in the ball, and Y₄ is the sample's weight s.
     """
