@@ -259,7 +259,8 @@ def evaluate(
         num_images: class-balanced number of test images; 0 takes all.
         which: a run's best or last model.
         source: the model on which the examples are made, for a transfer attack.
-        architecture, data: model and data set by name, for weights or a module that do not say.
+        architecture: model by name, for weights that do not say.
+        data: data set by name, for weights or a module that do not say.
         classes: classes of the data set that are kept, by name or number, comma-separated.
         data_dir: folder of the data in the Hub's parquet layout.
         seed: seed for the choice of images and for random starts.

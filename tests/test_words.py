@@ -18,7 +18,7 @@ VERBS = set(
         """
         Add Append Ask Attack Build Carry Check Close Compute Constrain Convert Copy Count Cut Decode
         Delete Demand Do Draw Empty End Evaluate Explain Fetch Find Fine-tune Finish Flush Give Ignore
-        Join Kill Leave Let Limit Load Lock Log Make Maximise Minimise Move Name Open Parse Pass Plant
+        Join Kill Leave Let Limit Load Lock Log Make Maximise Minimise Move Name Open Pack Parse Pass Plant
         Prepare Print Probe Project Put Raise Read Receive Record Register Release Remove Replace
         Reserve Reshape Restore Resume Return Run Say Scale Score Search Send Set Shift Show
         Shuffle Silence Solve Split Spread Start Step Stop Store Submit Summarise Take Train Turn Use

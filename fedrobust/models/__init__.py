@@ -63,9 +63,13 @@ def build_model(
         name: a key of MODELS.
         num_classes: number of classes, at least 2.
         image_shape: shape of an image, (C, H, W).
-        mean, std: mean and standard deviation of the training pixels, one per channel, in [0, 1] pixel units.
+        mean: mean of the training pixels, one per channel, in [0, 1] pixel units.
+        std: standard deviation of the training pixels, likewise.
         generator_seed: seed of the initial weights.
-        activation, alpha, backward, phase: as in `activation_maker`.
+        activation: as in `activation_maker`, like the next three.
+        alpha: see there.
+        backward: see there.
+        phase: see there.
         width: factor on the number of channels, only for residual networks (as SAT scales them; narrow ones for a CPU).
         input_size: above 0, images are resized to this side first, bilinearly: attacks stay in the data's own pixels.
 

@@ -90,7 +90,7 @@ def test_transfer_from_another_model(run, capsys):
     [
         (["nowhere"], "nowhere: neither a run's folder"),
         (["RUN", "--attacks", "pgd20"], "unknown attack 'pgd20'; did you mean 'pgd-20'? known: fgsm, pgd-K"),
-        (["RUN", "--attacks", ","], "--attacks: names no attack"),
+        (["RUN", "--attacks", ","], "--attacks: no attack is given"),
         (["RUN", "--epsilon", "8"], "epsilon = 8: must be above 0, and at most 1 for linf"),
         (["RUN", "--epsilon", "0"], "epsilon = 0: must be above 0"),
         (["RUN", "--num-image", "3"], "unknown setting 'num-image'; did you mean 'num-images'?"),
