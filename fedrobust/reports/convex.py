@@ -192,8 +192,8 @@ def write_heads(folder: Path, rows: Sequence[Row], summary: Sequence[Row], name:
     """Write results.csv, summary.md, record.json with `origin`, and a figure for each β."""
     note = (
         f"Heads on the features of {name}, trained at l2 radius r in feature space: accuracy of the whole network in "
-        "percent, natural and under attacks on pixels, and of its features, certified in feature space, which says "
-        f"nothing of pixels; {over_seeds(summary)}. Unit of radii: {UNIT}. gap: to the certified lower bound on the "
+        "percent, natural and under attacks on pixels, and of its features, certified in feature space, which does "
+        f"not hold for pixels; {over_seeds(summary)}. Unit of radii: {UNIT}. gap: to the certified lower bound on the "
         "optimum; – if there is none."
     )
     write_tables(folder, rows, summary, note, {**origin, "run": name})

@@ -55,7 +55,7 @@ def test_heads_see_the_images_that_the_run_trained_on(quick: Callable[..., RunCo
     found = trained_on(cfg, labels)
     assert len(found) == sum(len(shard.train) for shard in split.clients)
     assert not set(found) & set(split.validation)
-    with pytest.raises(ConfigError, match="images of their own"):
+    with pytest.raises(ConfigError, match="train on their own images"):
         trained_on(cfg.replace(**{"data.own": True}), labels)
 
 
