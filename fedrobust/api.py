@@ -24,7 +24,7 @@ from fedrobust.config.flat import Ratio
 from fedrobust.config.names import split_list
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.presets import Preset, load_preset
-from fedrobust.storage.run_folder import RunFolder, folder_of_run, new_run_dir, with_absolute_paths
+from fedrobust.storage.run_folder import RunFolder, folder_of_run, new_run_dir, why_no_run, with_absolute_paths
 
 if TYPE_CHECKING:
     from torch import nn
@@ -215,13 +215,13 @@ def load_run(folder: str | Path) -> Run:
         folder: the run's folder, or a file in it.
 
     Raises:
-        ConfigError: no run is in it.
+        ConfigError: no run is in it, or runs that are packed: `report` reads those.
         RunFailed: its config or its record is damaged.
     """
     path = folder_of_run(Path(folder))
     found = RunFolder(path)
     if not (path / "config.toml").is_file() and not (path / "record.json").is_file():
-        raise ConfigError(f"{folder}: no run in it (neither config.toml nor record.json)")
+        raise ConfigError(why_no_run(Path(folder)))
     found.check_readable()
     return Run(path.absolute())
 

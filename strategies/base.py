@@ -247,13 +247,13 @@ class FederatedStrategy(FlowerFedAvg):
         return MetricRecord({**self.means(), **worst})
 
     def means(self) -> dict[str, float]:
-        """Return the mean of every measured metric in the client_rows, weighted by the clients' numbers of images."""
+        """Return the mean of every measured metric over the clients' rows, weighted by the clients' numbers of images."""
         rows, keys = self._measured()
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
 
     def _measured(self) -> tuple[list[Row], list[str]]:
-        """Return the rows of the client_rows that count, and the metrics to average: those that all of them have."""
+        """Return the clients' rows that count, and the metrics to average: those that all of them have."""
         rows = [row for row in self.client_rows if row["status"] == "ok" and row["num_examples"]]
         keys = [key for key in (rows[0] if rows else {}) if key == "loss" or "accuracy" in key]
         return rows, [key for key in keys if all(key in row for row in rows)]

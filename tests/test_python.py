@@ -130,6 +130,9 @@ def test_a_mistake_is_one_line_and_nothing_has_begun(arguments, settings, messag
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(fr.ConfigError, match="no run in it"):
         fr.load_run(tmp_path)
+    with pytest.raises(fr.ConfigError, match="holds packed runs"):
+        fr.load_run(ROOT / "experiments" / "sharing-smoke")
+    assert len(fr.report(ROOT / "experiments" / "sharing-smoke").summary) > 1
 
 
 def test_an_evaluation_is_that_of_the_command_line(run, tmp_path):
