@@ -247,7 +247,7 @@ class FederatedStrategy(FlowerFedAvg):
         return MetricRecord({**self.means(), **worst})
 
     def means(self) -> dict[str, float]:
-        """Return the mean of every measured metric over the clients' rows, weighted by the clients' numbers of images."""
+        """Return the mean of every measured metric over the clients, weighted by their numbers of images."""
         rows, keys = self._measured()
         total = sum(row["num_examples"] for row in rows)
         return {key: sum(row[key] * row["num_examples"] for row in rows) / total for key in keys}
