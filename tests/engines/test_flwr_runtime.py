@@ -23,6 +23,8 @@ from fedrobust.storage.run_folder import RunFolder
 SMALL = {
     "num-clients": 3,
     "num-rounds": 1,
+    "data.train-images": 300,
+    "data.test-images": 60,
     "attack.steps": 2,
     "evaluation.attacks": "pgd-2",
     "evaluation.select-by": "pgd-2",
