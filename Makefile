@@ -28,9 +28,10 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-# two workers, each of which takes whole files: what the tests of a file share is made once, and Ray starts once in it
+# workers that take whole files: what the tests of a file share is made once, and Ray starts once in it; three, because
+# those on real processes wait more than they compute
 unit: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=12
 
 # the compose file's containers, and faults in them: needs a Docker Engine, and half an hour
 test-docker: $(READY)

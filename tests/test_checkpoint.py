@@ -63,7 +63,7 @@ def test_everything_comes_back(path):
     loaded = load_checkpoint(path)
     assert loaded.progress == saved.progress
     assert loaded.clients == saved.clients
-    for name in ("last", "best", "strategy"):
+    for name in ("last", "best", "state"):
         assert equal(getattr(loaded, name), getattr(saved, name))
 
 

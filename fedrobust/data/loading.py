@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -12,12 +15,55 @@ from typing import Any
 
 import numpy as np
 
-from fedrobust.data import cache, parquet
+from fedrobust.data import cache
 from fedrobust.data.canonical import canonical, check_count, check_piece, content_digest
 from fedrobust.data.spec import Dataset, DatasetSpec, Split, SplitName, one_line
 from fedrobust.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
+
+
+def locate(name: str, data_dir: Path) -> Path:
+    """Return the folder with the parquet files of `name`: `<data_dir>/<name>`, else `data_dir` itself.
+
+    Raises:
+        DataError: neither has a parquet file.
+    """
+    for folder in (data_dir / name, data_dir):
+        if any(folder.glob("*.parquet")):
+            return folder
+    raise DataError(
+        f"no {name} in {data_dir}; expected train-*-of-*.parquet and test-*-of-*.parquet there or in {name}/"
+    )
+
+
+def shards(folder: Path, split: SplitName) -> list[Path]:
+    """Return the files `<split>-00000-of-00005.parquet`, … of one split, in order, all present.
+
+    Raises:
+        DataError: no file, files of two different sets of shards, or a missing file, which is named.
+    """
+    pattern = re.compile(rf"{split}-(\d{{5}})-of-(\d{{5}})\.parquet")
+    found = sorted(file.name for file in folder.iterdir() if pattern.fullmatch(file.name))
+    totals = {name[-len("00000.parquet") : -len(".parquet")] for name in found}
+    if not found:
+        raise DataError(f"{folder}: no {split} files; expected {split}-00000-of-00001.parquet or more shards")
+    if len(totals) > 1:
+        raise DataError(f"{folder}: {split} files of {' and of '.join(sorted(totals))} are mixed; keep one set")
+    total = totals.pop()
+    expected = [f"{split}-{i:05d}-of-{total}.parquet" for i in range(int(total))]
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise DataError(f"{folder}: missing {', '.join(missing)}; found {len(found)} of {len(expected)} {split} files")
+    return [folder / name for name in expected]
+
+
+def fingerprint(files: list[Path]) -> str:
+    """Return 12 hex digits from the names, sizes and modification times of `files`, which change if the content may
+    have changed.
+    """
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.blake2b(json.dumps(sorted(stats)).encode(), digest_size=6).hexdigest()
 
 
 def download(name: str, spec: DatasetSpec, split: SplitName, folder: Path) -> Split:
@@ -137,25 +183,25 @@ def choose(name: str, spec: DatasetSpec, data_dir: Path | None, splits: Sequence
         DataError: `data_dir` has no parquet files of the set, or `FEDROBUST_DATA` is not a folder.
     """
     if data_dir is not None:
-        return _parquet(name, spec, parquet.locate(name, data_dir), splits)
+        return _parquet(name, spec, locate(name, data_dir), splits)
     shared = os.environ.get("FEDROBUST_DATA")
     if shared:
         if not Path(shared).is_dir():
             raise DataError(f"FEDROBUST_DATA={shared} is not a folder; set it to one that holds {name}/*.parquet")
         if Path(shared, name).is_dir():
-            return _parquet(name, spec, parquet.locate(name, Path(shared, name)), splits)
+            return _parquet(name, spec, locate(name, Path(shared, name)), splits)
     return _torchvision(name, spec)
 
 
 def _parquet(name: str, spec: DatasetSpec, folder: Path, splits: Sequence[SplitName]) -> Source:
-    files = {split: parquet.shards(folder, split) for split in splits}
+    files = {split: shards(folder, split) for split in splits}
 
     def read(split: SplitName) -> Iterable[tuple[str, Split]]:
         from fedrobust.data.parquet import read_shards
 
         return read_shards(files[split], spec, title=f"{name} {split}", total=spec.size(split))
 
-    return Source(str(folder), parquet.fingerprint(list(chain.from_iterable(files.values()))), read)
+    return Source(str(folder), fingerprint(list(chain.from_iterable(files.values()))), read)
 
 
 def _torchvision(name: str, spec: DatasetSpec) -> Source:

@@ -1,11 +1,8 @@
-"""Parquet files in the Hub's layout, one encoded image per row → uint8 arrays."""
+"""Parquet files with one encoded image per row → uint8 arrays."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from fedrobust.data.spec import DatasetSpec, Split, SplitName, one_line
+from fedrobust.data.spec import DatasetSpec, Split, one_line
 from fedrobust.errors import DataError
 
 # Lossless formats only: a JPEG copy would be another data set. Naming them also halves the time of an open.
@@ -27,49 +24,6 @@ FORMATS = ("PNG", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 STORED = ("1", "P", "PA", "LA", "RGBA")  # modes in which some formats keep a plain grey or coloured picture
 CHUNK = 500  # rows per task: large enough to hide the pool, small enough for a smooth progress bar
-
-
-def locate(name: str, data_dir: Path) -> Path:
-    """Return the folder with the parquet files of `name`: `<data_dir>/<name>`, else `data_dir` itself.
-
-    Raises:
-        DataError: neither has a parquet file.
-    """
-    for folder in (data_dir / name, data_dir):
-        if any(folder.glob("*.parquet")):
-            return folder
-    raise DataError(
-        f"no {name} in {data_dir}; expected train-*-of-*.parquet and test-*-of-*.parquet there or in {name}/"
-    )
-
-
-def shards(folder: Path, split: SplitName) -> list[Path]:
-    """Return the files `<split>-00000-of-00005.parquet`, … of one split, in order, all present.
-
-    Raises:
-        DataError: no file, files of two different sets of shards, or a missing file, which is named.
-    """
-    pattern = re.compile(rf"{split}-(\d{{5}})-of-(\d{{5}})\.parquet")
-    found = sorted(file.name for file in folder.iterdir() if pattern.fullmatch(file.name))
-    totals = {name[-len("00000.parquet") : -len(".parquet")] for name in found}
-    if not found:
-        raise DataError(f"{folder}: no {split} files; expected {split}-00000-of-00001.parquet or more shards")
-    if len(totals) > 1:
-        raise DataError(f"{folder}: {split} files of {' and of '.join(sorted(totals))} are mixed; keep one set")
-    total = totals.pop()
-    expected = [f"{split}-{i:05d}-of-{total}.parquet" for i in range(int(total))]
-    missing = [name for name in expected if name not in found]
-    if missing:
-        raise DataError(f"{folder}: missing {', '.join(missing)}; found {len(found)} of {len(expected)} {split} files")
-    return [folder / name for name in expected]
-
-
-def fingerprint(files: list[Path]) -> str:
-    """Return 12 hex digits from the names, sizes and modification times of `files`, which change if the content may
-    have changed.
-    """
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.blake2b(json.dumps(sorted(stats)).encode(), digest_size=6).hexdigest()
 
 
 Encoded = list[bytes | None]

@@ -53,6 +53,6 @@ def test_its_checkpoint_is_read_and_the_run_resumes(made):
 
 def test_its_sweep_does_what_is_left(made, capsys):
     assert main(["sweep", "mine.toml", "--out", "sweep", "--engine", "local", "--dry-run"]) == 0
-    assert "2 runs, 1 of them there" in capsys.readouterr().out
+    assert "2 runs, 1 of them complete" in capsys.readouterr().out
     runs = fr.sweep("mine.toml", out="sweep", engine="local")
     assert [run.record["state"] for run in runs] == ["completed", "completed"]

@@ -64,7 +64,7 @@ def test_a_cluster_with_too_few_cores_is_refused_instead_of_waited_for(ray_is_up
     from fedrobust.engines.ray_pool import RayGrid
 
     cfg = RunConfig().replace(num_clients=CLIENTS, workers__num=3, workers__threads=2)
-    with pytest.raises(ConfigError, match=r"workers.num = 3 with 2 threads .*wants 6 CPUs, the Ray cluster has 4"):
+    with pytest.raises(ConfigError, match=r"workers.num = 3 with 2 threads .*needs 6 CPUs, the Ray cluster has 4"):
         RayGrid(cfg, SCRIPTED)
 
 
