@@ -1,4 +1,4 @@
-"""What an earlier version made, before the packages were moved, is reported, evaluated, resumed and swept further.
+"""Runs, sweeps and checkpoints of an earlier version: reported, evaluated, resumed and swept further.
 
 made.zip holds, as version 0.1.0 of commit 0375c45 left them: a run of two rounds of CalFAT on a ResNet-18 of a few
 channels, with an evaluation, and a sweep of which one run is complete and the other has not begun.

@@ -43,7 +43,7 @@ def build(folder: Path) -> bytes:
 
 @pytest.fixture
 def published(tmp_path) -> Path:
-    """What git keeps, laid elsewhere: a checkout has more, such as a virtual environment."""
+    """The files that git keeps, laid elsewhere: a checkout has more, such as a virtual environment."""
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
