@@ -7,7 +7,7 @@ Settings are keyword arguments, a section and its setting joined by two undersco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -487,7 +487,7 @@ def _evaluated_model(
 
 
 @contextmanager
-def _folder_for(out: str | Path | None) -> Any:
+def _folder_for(out: str | Path | None) -> Iterator[Path]:
     """Yield the folder `out`, or a temporary one that is deleted after the block."""
     if out is not None:
         yield Path(out)

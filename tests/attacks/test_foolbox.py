@@ -1,4 +1,4 @@
-"""The same attacks in Foolbox, with the same settings."""
+"""Attacks held against Foolbox's, with equal settings."""
 
 import warnings
 

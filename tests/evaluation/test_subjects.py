@@ -1,4 +1,4 @@
-"""What can be evaluated: a run's folder, a file, a module; and what is said of anything else."""
+"""Models that can be evaluated: a run's folder, a file, a module; and the lines on anything else."""
 
 import copy
 import pickle

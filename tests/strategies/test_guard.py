@@ -1,4 +1,4 @@
-"""What a client may send, and what becomes of the rest, under every strategy."""
+"""Replies that a client may send, and what becomes of the rest, under every strategy."""
 
 import pickle
 from io import BytesIO
