@@ -70,6 +70,7 @@ class LocalClient:
             precision=context.precision,
             seed=cfg.seed,
             stream=("client", self.partition, instructions.server_round),
+            capture=cfg.cuda_graphs,
         )
         return context.weights(), self._metrics(summary, EvaluationAttack("training", (Stage("training", attack),)))
 

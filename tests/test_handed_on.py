@@ -17,6 +17,7 @@ from fedrobust.training.context import run_context
 
 AWAY = {
     "seed": 5,
+    "cuda-graphs": False,
     "objective.trades-beta": 3.0,
     "objective.adversarial-fraction": 0.25,
     "objective.temperature": 0.3,
@@ -45,11 +46,18 @@ class Handed(Exception):
     """Raised in place of training: all there is to know was handed on."""
 
 
+class Seen(SimpleNamespace):
+    """What was handed on; it stands for the attack as well, which is a key of a cache."""
+
+    __hash__ = object.__hash__
+
+
 @pytest.fixture(params=["federated", "central"])
 def handed(request, quick, monkeypatch):
     """The config with AWAY, and what went to `make_attack`, `make_objective` and `train` in a run of this kind."""
     module = clients.local if request.param == "federated" else fedrobust.training.central
-    seen = SimpleNamespace(kind=request.param, attack=None, objective=None, training=None)
+    seen = Seen(kind=request.param, attack=None, objective=None, training=None)
+    build.training_attack.cache_clear()
 
     def make_attack(name, **settings):
         seen.attack = {"name": name, **settings}
@@ -109,6 +117,7 @@ def test_training_is_given_schedule_seed_precision_and_a_stream_of_its_own(hande
     assert schedule == {key: value for key, value in given(cfg, "local").items() if key != "augment"}
     assert seen.training["schedule"].proximal_mu == (TOLD.proximal_mu if seen.kind == "federated" else 0.0)
     assert (seen.training["seed"], seen.training["precision"]) == (5, torch.float32)
+    assert seen.training["capture"] is False
     assert seen.training["stream"] == ("client", 1 if seen.kind == "federated" else 0, 4)
 
 

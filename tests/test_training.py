@@ -1,6 +1,9 @@
 """The local training loop: what it visits, how often, from which streams, and its closed forms."""
 
 import math
+import re
+import subprocess
+import sys
 from itertools import chain
 
 import numpy as np
@@ -8,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from fedrobust.attacks import make_attack
 from fedrobust.data.device import DeviceImages, random_crop_flip, unchanged
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
 from fedrobust.objectives import ObjectiveOutput, make_objective
 from fedrobust.training.loop import SGDSettings, train
+from fedrobust.training.sgd import SGD
 
 SIZE = 10  # images, each a single pixel whose value is its number
 DATA = DeviceImages(
@@ -43,6 +48,7 @@ def fit(model, schedule, *, index=EVERYTHING, objective=None, stream=("test",), 
         precision=settings.pop("precision", torch.float32),
         seed=settings.pop("seed", 0),
         stream=stream,
+        capture=settings.pop("capture", True),
     )
 
 
@@ -248,15 +254,130 @@ def test_bfloat16_leaves_the_weights_in_float32():
     assert (set(kinds), model.w.dtype) == ({torch.bfloat16}, torch.float32)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the CPU has nothing to synchronise with")
-def test_nothing_is_read_back_inside_an_epoch():
+def test_sgd_is_torchs_bit_for_bit():
+    expected, ours = (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)) for _ in range(2))
+    unused = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
+    ours.load_state_dict(expected.state_dict())
+    for momentum, decay in ((0.9, 5e-4), (0.0, 0.1), (0.5, 0.0)):
+        theirs = torch.optim.SGD([*expected.parameters(), unused[0]], lr=0.1, momentum=momentum, weight_decay=decay)
+        parameters = [*ours.parameters(), unused[1]]
+        optimizer = SGD(parameters, learning_rate=0.1, momentum=momentum, weight_decay=decay)
+        for number in range(4):
+            theirs.param_groups[0]["lr"] = optimizer.learning_rate = 0.1 / (1 + number)
+            x = torch.full((5, 4), float(number + 1))
+            theirs.zero_grad()
+            expected(x).square().sum().backward()
+            theirs.step()
+            gradients = torch.autograd.grad(ours(x).square().sum(), parameters, allow_unused=True)
+            optimizer.step(gradients)
+            for one, other in zip(expected.parameters(), ours.parameters(), strict=True):
+                assert torch.equal(one, other)
+    assert torch.equal(*unused)
+    optimizer.forget()
+    assert not any(buffer.any() for buffer in optimizer.momenta)
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: nothing is captured on a CPU")
+
+
+def on_cuda(
+    objective, capture, *, clients=((50, 0.05), (37, 0.02)), proximal_mu=0.0, norm=True, precision=torch.float32
+):
+    """The weights after each of several clients, who differ in images, rate and class counts, with one model."""
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    data = DeviceImages(Split(pixels, np.arange(50, dtype=np.int64) % 3), "cuda")
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)] if norm else [nn.Conv2d(3, 8, 3), nn.RReLU(), nn.Dropout(0.2)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)).cuda()
+    counts = torch.zeros(3, dtype=torch.int64, device="cuda")
+    attack = make_attack("pgd", epsilon=0.1, step_size=0.03, steps=3, random_start="gaussian")
+    bound = make_objective(objective, attack=attack, class_counts=counts, awp_gamma=0.01 * (objective == "trades"))
+    found = []
+    for number, (images, rate) in enumerate(clients):
+        counts.copy_(torch.tensor([images, 7, number]))
+        schedule = SGDSettings(epochs=3, batch_size=16, learning_rate=rate, proximal_mu=proximal_mu)
+        summary = fit(
+            model,
+            schedule,
+            data=data,
+            index=torch.arange(images),
+            objective=bound,
+            stream=("client", number),
+            augmentation=random_crop_flip,
+            precision=precision,
+            capture=capture,
+        )
+        found.append(torch.cat([value.flatten().double() for value in model.state_dict().values()]))
+    return torch.stack(found), summary
+
+
+@CUDA
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("objective", ["natural", "at", "mixed", "trades", "calfat"])
+def test_on_cuda_a_captured_step_is_the_step(objective, precision, monkeypatch):
+    """Batch norm, class counts, another learning rate, FedProx' anchor and a smaller last batch included."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    eager, expected = on_cuda(objective, False, proximal_mu=0.3, precision=precision)
+    captured, summary = on_cuda(objective, True, proximal_mu=0.3, precision=precision)
+    torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
+    assert summary.loss == pytest.approx(expected.loss, rel=1e-3)
+    assert (summary.images, summary.steps) == (expected.images, expected.steps)
+    if objective != "natural":
+        assert summary.adversarial_accuracy == pytest.approx(expected.adversarial_accuracy, abs=0.03)
+
+
+@CUDA
+def test_on_cuda_random_layers_draw_anew_in_each_replay():
+    first, second = (on_cuda("natural", True, norm=False)[0] for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+    eager, _ = on_cuda("natural", False, norm=False)
+    torch.testing.assert_close(first, eager, rtol=1e-3, atol=1e-4)
+
+
+WAITS = """
+import numpy as np, torch
+from torch import nn
+from fedrobust.data.device import DeviceImages, unchanged
+from fedrobust.data.spec import Split
+from fedrobust.errors import RunFailed
+from fedrobust.objectives import ObjectiveOutput
+from fedrobust.training.loop import SGDSettings, train
+
+def waits(model, x, y, generator):
+    return ObjectiveOutput(model(x).sum() * float(y.sum().item() > -1), None, None)
+
+data = DeviceImages(Split(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int64)), "cuda")
+model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).cuda()
+settings = dict(augmentation=unchanged, precision=torch.float32, seed=0, stream=("test",))
+given = (model, data, torch.arange(64), waits, SGDSettings(batch_size=8))
+assert train(*given, **settings, capture=False).steps == 8
+try:
+    train(*given, **settings)
+except RunFailed as error:
+    print(error)
+"""
+
+
+@CUDA
+def test_on_cuda_a_step_that_waits_for_the_device_is_refused_in_a_line():
+    """In a process of its own: a capture that failed leaves PyTorch's generators unusable."""
+    found = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(
+        r"the training step cannot be captured in a CUDA graph \(.*\); set cuda-graphs = false\n", found
+    )
+
+
+@CUDA
+@pytest.mark.parametrize("capture", [True, False])
+def test_on_cuda_nothing_is_read_back_inside_an_epoch(capture):
     data = DeviceImages(Split(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int64)), "cuda")
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).cuda()
     natural, calls = make_objective("natural"), []
 
     def watched(model, x, y, generator):
         calls.append(len(y))
-        torch.cuda.set_sync_debug_mode("error" if len(calls) < 8 else "default")
+        if not torch.cuda.is_current_stream_capturing():
+            torch.cuda.set_sync_debug_mode("error" if len(calls) < 8 else "default")
         return natural(model, x, y, generator)
 
     try:
@@ -267,10 +388,11 @@ def test_nothing_is_read_back_inside_an_epoch():
             index=torch.arange(64),
             objective=watched,
             augmentation=random_crop_flip,
+            capture=capture,
         )
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert calls == [8] * 8
+    assert calls == [8] * (2 if capture else 8)
 
 
 def test_layers_that_are_random_draw_from_the_runs_stream():

@@ -30,6 +30,7 @@ from fedrobust.storage.run_folder import RunFolder
 from fedrobust.training import build
 from fedrobust.training.central import Trainer
 from fedrobust.training.context import run_context
+from fedrobust.training.step import TrainingStep
 from strategies.federation import Federation
 
 TINY = {
@@ -367,12 +368,30 @@ def test_workers_address(quick, monkeypatch):
     assert joined == ["10.0.0.1:6379"]
 
 
+def test_cuda_graphs(quick, monkeypatch):
+    """Handed to the step by a client; `test_training` has what the step makes of it on CUDA."""
+    made = []
+
+    class Step(TrainingStep):
+        def __init__(self, *objects, **settings):
+            made.append(settings["capture"])
+            super().__init__(*objects, **settings)
+
+    monkeypatch.setattr("fedrobust.training.step.TrainingStep", Step)
+    for asked in (True, False):
+        cfg = quick(**TINY_ARGUMENTS, cuda_graphs=asked)
+        context = run_context(cfg)
+        LocalClient(cfg, 0).train(context.weights(), Instructions(1, 0.01, "at", 0.0))
+    assert made == [True, False]
+
+
 ELSEWHERE = {
     "data.name": test_data_name,
     "data.dir": test_data_dir,
     "data.own": test_data_own,
     "local.augment": test_local_augment,
     "device": test_device,
+    "cuda-graphs": test_cuda_graphs,
     "init": test_init,
     "run-dir": test_run_dir_and_resume,
     "resume": test_run_dir_and_resume,

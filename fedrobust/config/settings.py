@@ -426,6 +426,10 @@ class RunConfig(Section, frozen=True):
         description="number format of the forward and backward pass; auto is float32, or bfloat16 for models and "
         "objectives that were measured to be as accurate with it",
     )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="on CUDA, capture the training step in CUDA graphs; false runs it operation by operation",
+    )
     init: str = Field(
         default="",
         description="initial weights: the folder of a run (its best model) or a safetensors file (unset: "

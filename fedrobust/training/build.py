@@ -5,8 +5,11 @@ Each setting is handed on here by its own name, so that a search for it leads fr
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrobust.attacks import make_attack
 from fedrobust.attacks.contract import Attack
@@ -18,8 +21,9 @@ from fedrobust.training.context import RunContext
 from fedrobust.training.loop import SGDSettings
 
 
+@lru_cache(maxsize=4)
 def training_attack(cfg: RunConfig) -> Attack:
-    """Return the attack of the training step, `attack.*` bound to it."""
+    """Return the attack of the training step, `attack.*` bound to it; the same object at each call."""
     settings = cfg.attack
     return make_attack(
         settings.name,
@@ -38,15 +42,23 @@ def training_objective(
     """Return the objective `name`, `objective.*` and the attack bound to it.
 
     Args:
-        index: the images trained on, of the training set; `calfat` takes their class counts.
+        index: the images trained on, of the training set; `calfat` takes their class counts. All objectives of a
+            context share one tensor of counts, that of the last call.
         awp_gamma: `objective.awp-gamma`, or 0 while the weights are not perturbed yet.
     """
-    settings, dataset = cfg.objective, context.dataset
-    counts = np.bincount(dataset.train.labels[index], minlength=dataset.num_classes)
+    counts = np.bincount(context.dataset.train.labels[index], minlength=context.dataset.num_classes)
+    context.class_counts.copy_(torch.from_numpy(counts))
+    return _objective(cfg, name, attack, context.class_counts, awp_gamma)
+
+
+@lru_cache(maxsize=4)
+def _objective(cfg: RunConfig, name: str, attack: Attack, class_counts: Tensor, awp_gamma: float) -> Objective:
+    """Return the same objective at each call, because a captured step belongs to one; the counts change in place."""
+    settings = cfg.objective
     return make_objective(
         name,
         attack=attack,
-        class_counts=torch.from_numpy(counts).to(context.device),
+        class_counts=class_counts,
         epsilon=cfg.attack.epsilon,
         trades_beta=settings.trades_beta,
         adversarial_fraction=settings.adversarial_fraction,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from fedrobust.config import Central, RunConfig
@@ -20,6 +19,7 @@ from fedrobust.storage.checkpoint import Arrays
 from fedrobust.training.build import augmentation, sgd_settings, training_attack, training_objective
 from fedrobust.training.context import RunContext, as_tensor
 from fedrobust.training.loop import TrainingSummary, train
+from fedrobust.training.sgd import SGD, trainable
 
 Factor = Callable[[float], float]
 
@@ -105,7 +105,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self._rates.get_last_lr()[0])
+        return self._optimizer.learning_rate
 
     def train(self, number: int) -> TrainingSummary:
         """Train for the round of that number, counted from 1."""
@@ -120,6 +120,7 @@ class Trainer:
             seed=self.cfg.seed,
             stream=("client", 0, number),  # a lone client's, so that it can be held against this
             optimizer=self._optimizer,
+            capture=self.cfg.cuda_graphs,
             after_step=self._after_step,
         )
         if self._average is not None and self.cfg.central.average == "swa" and self._averaging:
@@ -139,11 +140,7 @@ class Trainer:
 
     def state(self) -> Arrays:
         """Return the state that the next round needs besides `arrays`."""
-        state = {
-            MOMENTUM + name: _array(found["momentum_buffer"])
-            for name, parameter in self.context.model.named_parameters()
-            if (found := self._optimizer.state.get(parameter)) and found.get("momentum_buffer") is not None
-        }
+        state = {MOMENTUM + name: _array(momentum) for name, momentum in self._momenta() if self._optimizer.momentum}
         if self._average is not None:
             state |= {WEIGHTS + key: value.numpy() for key, value in self._weights.items()}
             state[COUNT] = _array(self._average.n_averaged)
@@ -155,19 +152,27 @@ class Trainer:
             self._average.n_averaged.copy_(as_tensor(state[COUNT]))
             self._weights = _tensors(state, WEIGHTS)
         self._begin(number)
-        momentum = _tensors(state, MOMENTUM)
-        for name, parameter in self.context.model.named_parameters():
-            if name in momentum:
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        momenta = _tensors(state, MOMENTUM)
+        for name, momentum in self._momenta():
+            if name in momenta:
+                momentum.copy_(momenta[name])
+
+    def _momenta(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the optimiser's momenta by the names of their weights."""
+        names = [name for name, parameter in self.context.model.named_parameters() if parameter.requires_grad]
+        yield from zip(names, self._optimizer.momenta, strict=True)
 
     def _begin(self, number: int) -> None:
         """Make a new optimiser, at the learning rate that follows round `number`."""
-        self._optimizer = self.schedule.sgd(self.context.model)
-        for group in self._optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        factor, done = rate_factor(self.cfg.central), number * self.steps_per_round
-        self._rates = LambdaLR(self._optimizer, lambda step: factor(step / self.total), last_epoch=done - 1)
+        settings = self.schedule
+        self._step = number * self.steps_per_round
+        self._factor = rate_factor(self.cfg.central)
+        self._optimizer = SGD(
+            trainable(self.context.model),
+            learning_rate=settings.learning_rate * self._factor(self._step / self.total),
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
 
     def _objective(self, number: int) -> Objective:
         begun = (number - 1) / self.cfg.num_rounds >= self.cfg.central.awp_start
@@ -184,10 +189,11 @@ class Trainer:
 
     @property
     def _averaging(self) -> bool:
-        return self._rates.last_epoch >= self.cfg.central.average_start * self.total
+        return self._step >= self.cfg.central.average_start * self.total
 
     def _after_step(self) -> None:
-        self._rates.step()
+        self._step += 1
+        self._optimizer.learning_rate = self.schedule.learning_rate * self._factor(self._step / self.total)
         if self._average is not None and self.cfg.central.average == "ema" and self._averaging:
             self._average.update_parameters(self.context.model)
 

@@ -29,6 +29,7 @@ class RunContext:
     device: torch.device
     precision: torch.dtype
     model: nn.Module
+    class_counts: Tensor  # int64 [K], written anew for each client that trains
 
     def images(self, split: SplitName) -> DeviceImages:
         """Return a split of the data on the device, one copy for all callers."""
@@ -82,4 +83,5 @@ def run_context(cfg: RunConfig, own: Dataset | None = None) -> RunContext:
     )
     precision = pick_precision(cfg.precision, cfg.model.name, objective_of(cfg), device)
     model.to(device).to(memory_format=torch.channels_last)
-    return RunContext(dataset, device, precision, model)
+    class_counts = torch.zeros(dataset.num_classes, dtype=torch.int64, device=device)
+    return RunContext(dataset, device, precision, model, class_counts)
