@@ -41,7 +41,12 @@ TINY = {
     "local.batch-size": 8,
     "evaluation.batch-size": 16,
 }
-CUDA_TESTS = ["tests/test_training.py", "tests/data/test_data_tensors.py", "tests/deployment/test_faults.py"]
+CUDA_TESTS = [
+    "tests/test_training.py",
+    "tests/core/test_folded.py",
+    "tests/data/test_data_tensors.py",
+    "tests/deployment/test_faults.py",
+]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class DeviceImages:
         self._pixels = torch.from_numpy(split.images).to(device)  # [N, H, W, C]
         self.images = self._pixels.permute(0, 3, 1, 2)
         self.labels = torch.from_numpy(split.labels).to(device)
+        # a tensor there: CUDA divides by a number, or by a tensor on the CPU, as a product with its rounded inverse
+        self._white = torch.tensor(255.0, device=device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +54,7 @@ class DeviceImages:
         index = index.to(self.device)
         # On a CPU index_select copies whole images; indexing with [] goes by element, 15 times as slowly.
         pixels = self._pixels.index_select(0, index)
-        return pixels.permute(0, 3, 1, 2).float().div_(255), self.labels.index_select(0, index)
+        return pixels.permute(0, 3, 1, 2).float().div_(self._white), self.labels.index_select(0, index)
 
 
 def on_device(dataset: Dataset, split: SplitName, device: torch.device | str) -> DeviceImages:

@@ -1,9 +1,13 @@
-"""A model in eval mode with batch norms folded into convolutions: the same function in fewer passes over memory."""
+"""A model in eval mode with batch norms folded into convolutions, and on CUDA with fused pooling: the same function in
+fewer passes over memory.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,7 +16,11 @@ from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d, nn.Conv2d]
-_FOLDED: WeakKeyDictionary[nn.Module, tuple[fx.GraphModule, list[Pair]] | None] = WeakKeyDictionary()
+Fused = tuple[nn.Conv2d, Any]  # with a `pooled.ConvPoolReLU`: that module needs Triton, which not every machine has
+View = tuple[fx.GraphModule, list[Pair], list[Fused]]
+_FOLDED: WeakKeyDictionary[nn.Module, dict[str, View | None]] = WeakKeyDictionary()
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -22,14 +30,19 @@ def folded(model: nn.Module) -> nn.Module:
     A batch norm that is the only layer after a convolution becomes part of it: with s = γ / √(σ² + ε),
     w ← s · w and b ← β + s · (b − μ) (Jacob et al. 2018, section 3.2), once for all the passes of an attack. Under
     autocast the folded weights are kept in its precision, so that no pass casts them; all other modules are the model's
-    own. Up to rounding, logits and input gradients are the model's. Limit cases: without such a pair, or if torch.fx
-    cannot trace the forward pass (control flow that depends on the input), it is the model itself.
+    own. On CUDA, a 3×3 convolution, 2×2 max pooling and ReLU in a row become the kernels of `pooled`. Up to rounding,
+    logits and input gradients are the model's. Limit cases: without such layers, or if torch.fx cannot trace the
+    forward pass (control flow that depends on the input), it is the model itself.
     """
-    if model not in _FOLDED:
-        _FOLDED[model] = _fold(model)
-    if (found := _FOLDED[model]) is None:
+    device = next((weight.device.type for weight in model.parameters()), "cpu")
+    views = _FOLDED.setdefault(model, {})
+    if device not in views:
+        views[device] = _fold(model, fuse=device == "cuda")
+    if (found := views[device]) is None:
         return model
-    view, pairs = found
+    view, pairs, fused = found
+    for convolution, kernel in fused:
+        kernel.prepare(convolution)
     for convolution, norm, both in pairs:
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None
@@ -45,14 +58,14 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """A tracer that stops at convolutions, batch norms, and modules that contain neither."""
+    """A tracer that stops at convolutions, batch norms, pooling, ReLU, and modules that contain none of them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layers = (nn.Conv2d, nn.BatchNorm2d)
+        layers = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU)
         return isinstance(m, layers) or not any(isinstance(inside, layers) for inside in m.modules())
 
 
-def _fold(model: nn.Module) -> tuple[fx.GraphModule, list[Pair]] | None:
+def _fold(model: nn.Module, *, fuse: bool) -> View | None:
     try:
         graph = _Tracer().trace(model)
     except (TraceError, TypeError, RuntimeError):
@@ -78,9 +91,57 @@ def _fold(model: nn.Module) -> tuple[fx.GraphModule, list[Pair]] | None:
         pairs.append((convolution, norm, both))
         node.replace_all_uses_with(before)
         graph.erase_node(node)
+    fused = _fuse(graph, view) if fuse else []
     view.delete_all_unused_submodules()
     view.recompile()
-    return (view, pairs) if pairs else None
+    return (view, pairs, fused) if pairs or fused else None
+
+
+def _fuse(graph: fx.Graph, view: fx.GraphModule) -> list[Fused]:
+    """Put the kernels of `pooled` in the place of convolution, pooling and ReLU; return each convolution with its
+    kernel.
+    """
+    found = list(_chains(graph, view))
+    try:
+        from fedrobust.models.pooled import ConvPoolReLU
+    except ImportError:  # Triton comes with PyTorch's CUDA builds, but not on every system
+        if found:
+            logger.warning("Triton is not installed: pooling in attacks runs layer by layer, more slowly")
+        return []
+    fused = []
+    for nodes, (convolution, pool, activation) in found:
+        if not ConvPoolReLU.fits(convolution, pool, activation):
+            continue
+        kernel, (first, second, third) = ConvPoolReLU(convolution), nodes
+        view.set_submodule(str(third.target), kernel)
+        third.args = first.args
+        for node in (second, first):
+            graph.erase_node(node)
+        fused.append((convolution, kernel))
+    return fused
+
+
+def _chains(
+    graph: fx.Graph, view: fx.GraphModule
+) -> Iterator[tuple[tuple[fx.Node, fx.Node, fx.Node], tuple[nn.Conv2d, nn.MaxPool2d, nn.ReLU]]]:
+    """Yield nodes and layers of convolution, pooling and ReLU where each is the only successor of the one before and no
+    layer occurs twice.
+    """
+    times = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for first in graph.nodes:
+        nodes = [first]
+        while len(nodes) < 3 and len(nodes[-1].users) == 1:
+            nodes.append(next(iter(nodes[-1].users)))
+        if len(nodes) < 3 or any(node.op != "call_module" or times[node.target] > 1 for node in nodes):
+            continue
+        convolution, pool, activation = (view.get_submodule(str(node.target)) for node in nodes)
+        if (
+            isinstance(convolution, nn.Conv2d)
+            and isinstance(pool, nn.MaxPool2d)
+            and isinstance(activation, nn.ReLU)
+            and convolution.weight.device.type != "meta"
+        ):
+            yield (nodes[0], nodes[1], nodes[2]), (convolution, pool, activation)
 
 
 def _pairs(graph: fx.Graph, view: fx.GraphModule) -> Iterator[tuple[fx.Node, nn.BatchNorm2d, fx.Node]]:

@@ -60,6 +60,7 @@ class SGD:
             if gradient is not None
         ]
         if self._fused:
+            found = [(p, torch.empty_like(p).copy_(g) if g.stride() != p.stride() else g, m) for p, g, m in found]
             parameters, used, momenta = (list(column) for column in zip(*found, strict=True))
             torch._fused_sgd_(  # pyright: ignore[reportPrivateImportUsage]
                 parameters,

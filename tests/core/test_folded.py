@@ -1,7 +1,11 @@
 """Batch norms folded into convolutions: the same function, of the weights of the moment, and nothing else touched."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -167,3 +171,69 @@ def test_it_lives_no_longer_than_its_model() -> None:
     gc.collect()
     gc.collect()  # the first leaves what the model's end let go
     assert [reference() for reference in gone] == [None, None]
+
+
+# compares the kernels with PyTorch's layers on the device that it is given; on a CPU Triton interprets them
+KERNELS = """
+import sys
+import torch
+from torch import nn
+from fedrobust.models import build_model
+from fedrobust.models.folded import _fold
+from fedrobust.models.pooled import ConvPoolReLU
+
+device, precision = sys.argv[1], getattr(torch, sys.argv[2])
+torch.manual_seed(0)
+torch.backends.cudnn.allow_tf32 = False
+bound = 1e-5 if precision == torch.float32 else 0.03
+shapes = (3, 128, 32, 32), (1, 8, 9, 12), (4, 16, 7, 7), (16, 24, 13, 14), (128, 128, 15, 15)
+for channels, out, height, width in shapes:
+    layers = nn.Sequential(nn.Conv2d(channels, out, 3, bias=out != 16), nn.MaxPool2d(2), nn.ReLU()).to(device)
+    assert ConvPoolReLU.fits(*layers)
+    x = torch.rand(3, channels, height, width, device=device).to(memory_format=torch.channels_last)
+    with torch.autocast(device, precision, enabled=precision != torch.float32):
+        kernel = ConvPoolReLU(layers[0])
+        found = []
+        for function in (layers, kernel):
+            leaf = x.clone().requires_grad_()
+            y = function(leaf)
+            above = torch.linspace(-1, 1, y.numel(), device=device).view(y.shape).to(y.dtype)
+            found.append((y, *torch.autograd.grad(y, leaf, above)))
+    for expected, value in zip(*found):
+        assert value.dtype == expected.dtype and value.shape == expected.shape
+        error = (value.float() - expected.float()).norm() / expected.float().norm()
+        assert error < bound, (channels, out, height, width, error.item())
+
+# calfat-cnn as an attack sees it on CUDA: both of its pooling layers, with the weights of the moment
+shape = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.2,) * 3}
+model = build_model("calfat-cnn", generator_seed=0, **shape)
+model = model.to(device).to(memory_format=torch.channels_last).eval()
+with torch.autocast(device, precision, enabled=precision != torch.float32), torch.no_grad():
+    view, pairs, fused = _fold(model, fuse=True)
+    for weight in model.parameters():
+        weight.mul_(1.1)
+    for convolution, kernel in fused:
+        kernel.prepare(convolution)
+    assert len(fused) == 2 and not pairs
+    x = torch.rand(2, 3, 32, 32, device=device)
+    logits = [function(x).float() for function in (model, view)]
+    assert (logits[0] - logits[1]).norm() / logits[0].norm() < bound, logits
+print("equal")
+"""
+
+
+def _kernels(device: str, precision: str, **environment: str) -> str:
+    command = [sys.executable, "-c", KERNELS, device, precision]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    return done.stdout.strip() or done.stderr
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernels_compute_what_pytorchs_layers_compute() -> None:
+    assert _kernels("cpu", "float32", TRITON_INTERPRET="1") == "equal"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the kernels are interpreted elsewhere")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_kernels_on_cuda_compute_what_pytorchs_layers_compute(precision: str) -> None:
+    assert _kernels("cuda", precision) == "equal"
