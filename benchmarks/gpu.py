@@ -7,14 +7,15 @@
 Each entry is one or several commands, those run side by side. An entry is not begun without time left; one that
 outlasts the minutes ends by SIGINT, so that its run can be resumed. DIR/entries.jsonl has a line for each entry that
 ran: exit status, seconds, and the seconds that the FLOPs of its training would take at 30 % of 650 TFLOP/s. Logs, runs
-and evaluations lie beside it; `benchmarks.matrix_rate` appends to benchmarks/results.jsonl. No network; Ray only in the
-last entry. CIFAR-10 as everywhere (`FEDROBUST_DATA`).
+and evaluations lie beside it, records of benchmarks in DIR/results.jsonl. No network; Ray only in the last entry.
+CIFAR-10 as everywhere (`FEDROBUST_DATA`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from fedrobust.presets import load_preset
 from fedrobust.studies.plan import training_flops, training_images
 
 SUSTAINED = 0.3 * 650e12  # FLOP/s
-SPARE = 5.0  # seconds, for a run to write its checkpoint after SIGINT
+SPARE = 15.0  # seconds, for a run to end after SIGINT: a GPU first does what is queued
 WORTH = 15.0  # seconds below which nothing is begun
 BOTH = ["cifar10-calfat", "cifar10-fedavg"]
 TINY = {
@@ -139,7 +140,8 @@ def carry_out(entry: Entry, out: Path, seconds: float) -> dict[str, Any]:
     for number, command in enumerate(entry.commands):
         with (out / f"{entry.name}-{number}.log").open("a") as log:
             words = [sys.executable, "-m", *command]
-            processes.append(subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+            environment = os.environ | {"BENCHMARK_RESULTS": str(out / "results.jsonl")}
+            processes.append(subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment))
     timed_out = False
     for process in processes:
         try:

@@ -22,7 +22,7 @@ from fedrobust.hardware.memory import tree_memory
 from fedrobust.storage.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).with_name("results.jsonl")
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).with_name("results.jsonl")))
 # what a variant decides for itself: never inherited from whoever starts the benchmark
 SETTINGS_OF_A_VARIANT = (
     "GLIBC_TUNABLES",

@@ -279,7 +279,7 @@ def evaluate(
     from fedrobust.evaluation.evaluation_folder import EvaluationFolder
     from fedrobust.evaluation.suite import parse_attack
     from fedrobust.evaluation.summary import record_of, verdicts_by_name
-    from fedrobust.hardware.process import pick_device
+    from fedrobust.hardware.process import exact_products, pick_device
     from fedrobust.reports.evaluation import write_evaluation
 
     names = tuple(dict.fromkeys(split_list(attacks) if isinstance(attacks, str) else map(str, attacks)))
@@ -300,7 +300,7 @@ def evaluate(
         step_size=None if step_size is None else _ratio("step_size", step_size),
         checks=checks,
     )
-    with _folder_for(out) as folder:
+    with _folder_for(out) as folder, exact_products():
         attack_run = AttackRun(
             evaluated,
             request,

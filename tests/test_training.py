@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedrobust.data.device import DeviceImages, random_crop_flip, unchanged
 from fedrobust.data.spec import Split
 from fedrobust.errors import RunFailed
 from fedrobust.objectives import ObjectiveOutput, make_objective
+from fedrobust.training import step
 from fedrobust.training.loop import SGDSettings, train
 from fedrobust.training.sgd import SGD
 
@@ -185,6 +187,30 @@ def to_target(model, x, y, generator):
     return ObjectiveOutput(0.5 * (model.w - torch.tensor([1.0, -2.0, 4.0])).square().sum(), None, None)
 
 
+@pytest.fixture(params=["made anew", "kept"])
+def steps(request, monkeypatch):
+    """Steps as on a CPU, and kept from call to call as on CUDA."""
+    monkeypatch.setattr(step, "_keeps", lambda device: request.param == "kept")
+    yield
+    step._kept_step.cache_clear()
+
+
+def test_a_kept_step_serves_one_client_after_another(monkeypatch):
+    """Learning rate, FedProx' anchor, momenta, seed and sums of each: the same bits as with a step for each."""
+    natural, outcomes = make_objective("natural"), []
+    for keep in (False, True):
+        monkeypatch.setattr(step, "_keeps", lambda device, keep=keep: keep)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(1, 3))
+        for number, rate in enumerate((0.5, 0.1)):
+            schedule = SGDSettings(epochs=2, batch_size=4, learning_rate=rate, proximal_mu=0.7)
+            summary = fit(model, schedule, objective=natural, stream=("client", number))
+        outcomes.append((torch.cat([p.detach().flatten() for p in model.parameters()]), replace(summary, seconds=0)))
+    step._kept_step.cache_clear()
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1] == outcomes[1][1]
+
+
 @pytest.mark.parametrize("mu", [0.0, 0.5, 3.0])
 def test_the_proximal_term_settles_between_start_and_target(mu):
     start = (3.0, 3.0, 3.0)
@@ -197,7 +223,7 @@ def test_the_proximal_term_settles_between_start_and_target(mu):
     torch.testing.assert_close(model.w.detach(), expected, rtol=0, atol=1e-5)
 
 
-def test_momentum_starts_afresh():
+def test_momentum_starts_afresh(steps):
     schedule = SGDSettings(steps=1, batch_size=SIZE, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
     model = Point()
     fit(model, schedule, objective=to_target)

@@ -368,6 +368,28 @@ def test_workers_address(quick, monkeypatch):
     assert joined == ["10.0.0.1:6379"]
 
 
+def test_class_counts_are_those_of_the_client_that_trains(quick, monkeypatch):
+    """They lie in one tensor, which one objective reads for all clients."""
+    seen = []
+
+    def train(model, data, index, objective, schedule, **settings):
+        counts = objective.keywords["class_counts"].clone()
+        seen.append((objective, counts, torch.bincount(data.labels[index], minlength=10)))
+        raise StopIteration
+
+    monkeypatch.setattr(clients.local, "train", train)
+    cfg = quick(**TINY_ARGUMENTS, strategy__name="calfat")
+    for partition in (0, 1):
+        client = LocalClient(cfg, partition)
+        with pytest.raises(StopIteration):
+            client.train(client.context.weights(), Instructions(1, 0.01, "calfat", 0.0))
+    (first, counts, expected), (second, others, also) = seen
+    assert first is second
+    assert torch.equal(counts, expected)
+    assert torch.equal(others, also)
+    assert not torch.equal(counts, others)
+
+
 def test_cuda_graphs(quick, monkeypatch):
     """Handed to the step by a client; `test_training` has what the step makes of it on CUDA."""
     made = []

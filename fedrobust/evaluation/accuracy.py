@@ -13,6 +13,7 @@ from fedrobust.config import WORST_CASE
 from fedrobust.data.device import DeviceImages
 from fedrobust.evaluation.suite import EvaluationAttack
 from fedrobust.evaluation.verdicts import ROBUST, attack_steps, classify, first_verdicts
+from fedrobust.hardware.process import exact_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def evaluate(
         RunFailed: a logit is NaN or infinite.
     """
     robust: dict[str, np.ndarray] = {}
-    with attack_mode(model, "eval"):
+    with attack_mode(model, "eval"), exact_products():
         natural = classify(model, data, index, batch_size=batch_size)
         for attack in suite:
             verdicts = first_verdicts(natural)

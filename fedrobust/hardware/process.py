@@ -118,6 +118,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute products of float32 in float32 inside the block, as on a CPU.
+
+    By default cuDNN rounds the factors of convolutions to 10 bits (TF32) on CUDA: logits change in the fourth digit,
+    and with the batch size, and images near the decision boundary change sides.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def pick_precision(setting: str, model: str, objective: str, device: torch.device) -> torch.dtype:
     """Return float32 or bfloat16 for the forward and backward passes of training.
 

@@ -100,7 +100,7 @@ class _WholePool(torch.autograd.Function):
         count = batch * rows * columns
         _convolve_pool[(triton.cdiv(count, ROWS),)](
             x, weights, bias, y, place, count, height, width, rows, columns, channels,
-            WIDTH=WIDTH, OUT=out, PADDED=triton.next_power_of_2(out), ROWS=ROWS, PRECISION=_products(weights.dtype),
+            WIDTH=WIDTH, OUT=out, PADDED=_padded(out), ROWS=ROWS, PRECISION=_products(weights.dtype),
             num_warps=8,
         )  # fmt: skip
         ctx.save_for_backward(weights, place)
@@ -117,7 +117,7 @@ class _WholePool(torch.autograd.Function):
         patches = torch.empty((count, 16 * channels), dtype=torch.float32, device=gradient.device)
         _patch_gradient[(triton.cdiv(count, ROWS),)](
             gradient, place, weights, patches, count, 16 * channels,
-            WIDTH=WIDTH, OUT=out, PADDED=triton.next_power_of_2(out), ROWS=ROWS, PRECISION=_products(weights.dtype),
+            WIDTH=WIDTH, OUT=out, PADDED=_padded(out), ROWS=ROWS, PRECISION=_products(weights.dtype),
             num_warps=8,
         )  # fmt: skip
         x_gradient = torch.empty(ctx.shape, dtype=ctx.dtype, device=gradient.device, memory_format=torch.channels_last)
@@ -159,6 +159,11 @@ class _Pool(torch.autograd.Function):
             gradient, place, result, total, height, width, place.shape[2], place.shape[3], out, BLOCK=BLOCK
         )
         return result, None
+
+
+def _padded(out: int) -> int:
+    """Return a number of output channels that a matrix product can have: a power of two, at least 16."""
+    return max(16, triton.next_power_of_2(out))
 
 
 def _products(precision: torch.dtype) -> str:

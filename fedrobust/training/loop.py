@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from fedrobust.data.device import Augmentation, DeviceImages
 from fedrobust.objectives import Objective
 from fedrobust.seeding import int_stream, seeded_layers, torch_stream
-from fedrobust.training.sgd import SGD, trainable
-from fedrobust.training.step import kept_step
+from fedrobust.training.sgd import SGD
+from fedrobust.training.step import training_step
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,17 @@ def train(
     start = perf_counter()
     device = data.device
     order = torch_stream(seed, *stream, "order")
-    # A step that is captured is kept for the next client; on a CPU there is nothing to keep.
-    make = kept_step if device.type == "cuda" else kept_step.__wrapped__
-    step = make(
+    step = training_step(
         model,
         data,
         objective,
-        optimizer,
-        schedule.momentum,
-        schedule.weight_decay,
-        augmentation,
-        precision,
-        schedule.proximal_mu,
-        capture,
-        tuple(parameter.data_ptr() for parameter in trainable(model)),
+        optimizer=optimizer,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        augmentation=augmentation,
+        precision=precision,
+        proximal_mu=schedule.proximal_mu,
+        capture=capture,
     )
     if optimizer is None:
         step.optimizer.forget()

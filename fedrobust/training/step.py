@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -118,6 +119,7 @@ class _Graph:
         self._chosen = chosen.clone()
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(step.generator)
+        gc.collect()  # autograd nodes of the first pass, kept by cycles, would draw their stream into the capture
         try:
             with torch.cuda.graph(self._graph, pool=pool):
                 self._counts = step._take(self._chosen)
@@ -133,11 +135,11 @@ class _Graph:
         return self._counts
 
 
-@lru_cache(maxsize=KEPT)
-def kept_step(
+def training_step(
     model: nn.Module,
     data: DeviceImages,
     objective: Objective,
+    *,
     optimizer: SGD | None,
     momentum: float,
     weight_decay: float,
@@ -145,21 +147,43 @@ def kept_step(
     precision: torch.dtype,
     proximal_mu: float,
     capture: bool,
-    addresses: tuple[int, ...],
 ) -> TrainingStep:
-    """Return the step for these objects, the same one at each call, so that its graphs serve a whole run.
+    """Return the step for these objects; on CUDA the same one at each call, so that its graphs serve a whole run.
 
     Args:
-        optimizer: None makes one with that momentum and weight decay.
-        addresses: of the trainable weights; a graph writes to memory, whichever tensor it belongs to by then.
+        optimizer: None makes one with `momentum` and `weight_decay`.
     """
-    if optimizer is None:
-        optimizer = SGD(trainable(model), learning_rate=0.0, momentum=momentum, weight_decay=weight_decay)
+    make = _kept_step if _keeps(data.device) else _kept_step.__wrapped__
+    addresses = tuple(parameter.data_ptr() for parameter in trainable(model))  # what a graph reads and writes
+    optimizing = optimizer or (momentum, weight_decay)
+    return make(model, data, objective, optimizing, augmentation, precision, proximal_mu, capture, addresses)
+
+
+def _keeps(device: torch.device) -> bool:
+    """Return whether steps are kept: where they are captured."""
+    return device.type == "cuda"
+
+
+@lru_cache(maxsize=KEPT)
+def _kept_step(
+    model: nn.Module,
+    data: DeviceImages,
+    objective: Objective,
+    optimizing: SGD | tuple[float, float],
+    augmentation: Augmentation,
+    precision: torch.dtype,
+    proximal_mu: float,
+    capture: bool,
+    addresses: tuple[int, ...],
+) -> TrainingStep:
+    if isinstance(optimizing, tuple):
+        momentum, weight_decay = optimizing
+        optimizing = SGD(trainable(model), learning_rate=0.0, momentum=momentum, weight_decay=weight_decay)
     return TrainingStep(
         model,
         data,
         objective,
-        optimizer,
+        optimizing,
         augmentation=augmentation,
         precision=precision,
         proximal_mu=proximal_mu,

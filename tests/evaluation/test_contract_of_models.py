@@ -43,6 +43,19 @@ def test_other_pixels_are_refused(kind, model, digits, images):
         check(Outside().eval(), replace(digits, mean=(0.9,), std=(0.05,)), images)
 
 
+def test_of_few_images_one_more_says_nothing(digits, images):
+    """A model that gets none of four images right as they are, and one of them normalised, is not refused."""
+    labels = digits.test.labels[:4]
+
+    class Chance(nn.Module):
+        def forward(self, x):
+            chosen = labels[0] if x.min() < 0 else next(c for c in range(10) if c not in labels)
+            return torch.eye(10)[int(chosen)].repeat(len(x), 1) + 0 * x.sum((1, 2, 3))[:, None]
+
+    model = Chance().eval()
+    assert admitted(model, replace(digits, mean=(0.9,), std=(0.05,)), images, torch.arange(4)) is model
+
+
 def test_logits_of_another_shape_or_not_finite_are_refused(model, digits, images):
     with pytest.raises(ConfigError, match=r"shape \(2, 64\), expected logits of shape \(2, 10\)"):
         check(nn.Flatten().eval(), digits, images)

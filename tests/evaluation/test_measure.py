@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import clients.local
+import fedrobust as fr
 import fedrobust.running.evaluator
 from clients.local import LocalClient
 from fedrobust.evaluation import Threat, make_chain
@@ -78,6 +79,20 @@ def test_every_pass_is_in_eval_mode_and_the_mode_is_as_before(quick):
         evaluate()
         assert set(modes) == {False}
         assert measure.context.model.training
+
+
+def test_products_are_exact_during_an_evaluation(quick):
+    """TF32, which cuDNN's convolutions take by default, is off in every pass, and on again afterwards."""
+    cfg, seen = quick(evaluation__attacks="fgsm"), []
+    run = RunEvaluator(cfg)
+    model = run.context.model
+    handle = model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    run.test(run.context.arrays())
+    fr.evaluate(model.eval(), data="digits", num_images=20, attacks="fgsm", checks=False, device="cpu")
+    handle.remove()
+    assert len(seen) > 4
+    assert not any(seen)
+    assert torch.backends.cudnn.allow_tf32
 
 
 @pytest.fixture
