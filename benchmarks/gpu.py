@@ -5,7 +5,7 @@
     python -m benchmarks.gpu --minutes 9 --out DIR --device cpu --tiny        # a rehearsal of every command
 
 Each entry is one or several commands, those run side by side. An entry is not begun without time left; one that
-outlasts the minutes ends by SIGINT, so that its run can be resumed. DIR/entries.jsonl has a line for each entry that
+outlasts the minutes ends by SIGTERM, so that its run can be resumed. DIR/entries.jsonl has a line for each entry that
 ran: exit status, seconds, and the seconds that the FLOPs of its training would take at 30 % of 650 TFLOP/s. Logs, runs
 and evaluations lie beside it, records of benchmarks in DIR/results.jsonl. No network; Ray only in the last entry.
 CIFAR-10 as everywhere (`FEDROBUST_DATA`).
@@ -31,7 +31,7 @@ from fedrobust.presets import load_preset
 from fedrobust.studies.plan import training_flops, training_images
 
 SUSTAINED = 0.3 * 650e12  # FLOP/s
-SPARE = 15.0  # seconds, for a run to end after SIGINT: a GPU first does what is queued
+SPARE = 15.0  # seconds, for a run to end after SIGTERM: a GPU first does what is queued
 WORTH = 15.0  # seconds below which nothing is begun
 BOTH = ["cifar10-calfat", "cifar10-fedavg"]
 TINY = {
@@ -148,7 +148,7 @@ def carry_out(entry: Entry, out: Path, seconds: float) -> dict[str, Any]:
             process.wait(max(seconds - (monotonic() - start), 0))
         except subprocess.TimeoutExpired:
             timed_out = True
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
     for process in processes:
         try:
             process.wait(SPARE)
