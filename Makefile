@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-docker check unit mutants docs setup config lock clean
+.PHONY: run test test-docker check unit mutants gpu docs setup config lock clean
 
 setup: $(READY)
 
@@ -40,6 +40,10 @@ test-docker: $(READY)
 # faults put into a copy one by one, each to be seen by the tests named beside it: four minutes on two idle cores, eleven on busy ones
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py $(FAULTS)
+
+# what is most worth ten minutes of a GPU, in runs/gpu; called again it goes on
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu --minutes 9 --out runs/gpu
 
 # the pages of docs/ and a reference made of the docstrings, in build/site; a warning is an error
 docs: $(READY)
