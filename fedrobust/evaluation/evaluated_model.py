@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from fedrobust.data import Dataset, load
 from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError, DataError, RunFailed
 from fedrobust.evaluation.weights import SUFFIXES, fitted, load_pickled
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model
 from fedrobust.storage.run_folder import RunFolder, folder_of_run, model_facts
 
@@ -185,16 +185,10 @@ def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
 def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays) -> nn.Module:
     told = {key: facts[key] for key in Model.model_fields if key in facts}  # what others wrote says less
     settings = Model.model_validate({"name": facts["model"], **told})
+    spec = ModelSpec.of(settings, dataset)
+    spec = replace(spec, mean=facts.get("mean", spec.mean), std=facts.get("std", spec.std))
     try:
-        model = build_model(
-            settings.name,
-            num_classes=dataset.num_classes,
-            image_shape=dataset.image_shape,
-            mean=facts.get("mean", dataset.mean),
-            std=facts.get("std", dataset.std),
-            generator_seed=0,
-            **settings.shape(),
-        )
+        model = build_model(spec, generator_seed=0)
         weights = fitted(arrays, model.state_dict())
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{name}: not the weights of a {facts['model']} for {dataset.name}: {error}") from error
