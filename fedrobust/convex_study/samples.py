@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedrobust.config.names import unknown
 from fedrobust.convex.checked import checked_labels
-from fedrobust.data import DATASETS, load, subset
+from fedrobust.data import DATASETS, load, some
 from fedrobust.errors import DataError
 from fedrobust.seeding import numpy_stream
 
@@ -174,9 +174,7 @@ def _of_images(name: str, classes: str, images: int, seed: int, data_dir: str) -
     dataset = load(name, data_dir=data_dir or None, classes=classes)
     parts = []
     for split, kind in ((dataset.train, "train"), (dataset.test, "test")):
-        members = np.arange(len(split))
-        if 0 < images < len(members):
-            members = subset(split.labels, images, numpy_stream(seed, "convex", kind))
+        members = some(np.arange(len(split)), split.labels, images, numpy_stream(seed, "convex", kind))
         pixels = split.images[members].reshape(len(members), -1) / 255
         parts += [torch.from_numpy(pixels), torch.from_numpy(split.labels[members])]
     centre = parts[0].mean(0)

@@ -14,7 +14,7 @@ import numpy as np
 from fedrobust.config import Data
 from fedrobust.data import class_names as names
 from fedrobust.data.loading import assemble
-from fedrobust.data.select import class_numbers, hold_out, restricted, subset
+from fedrobust.data.select import class_numbers, hold_out, restricted, some, subset
 from fedrobust.data.spec import AugmentationName, Dataset, DatasetSpec, Split, SplitName
 from fedrobust.errors import DataError
 
@@ -30,6 +30,7 @@ __all__ = [
     "known_labels",
     "load",
     "load_data",
+    "some",
     "subset",
 ]
 
