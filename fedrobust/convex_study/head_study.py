@@ -19,7 +19,7 @@ from fedrobust.convex.logistic import LogisticProblem, solve_logistic
 from fedrobust.convex.problem import Solution
 from fedrobust.convex.relu_programme import ReluProblem, ReluSolution
 from fedrobust.convex.relu_solvers import solve_relu_first_order
-from fedrobust.convex_study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex_study.heads import linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.convex_study.radii import margins
 from fedrobust.data import some
 from fedrobust.data.device import DeviceImages, on_device
@@ -28,6 +28,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.evaluation import EvaluationAttack, Threat, evaluate, make_chain
 from fedrobust.evaluation.contract import fitting_batch_size
 from fedrobust.evaluation.evaluated_model import EvaluatedModel
+from fedrobust.evaluation.last_layer import last_linear
 from fedrobust.seeding import numpy_stream
 
 

@@ -8,10 +8,11 @@ from torch import nn
 
 from fedrobust.config import Model
 from fedrobust.convex.network import PolynomialNetwork
-from fedrobust.convex_study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex_study.heads import linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.data import load
 from fedrobust.data.device import on_device
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.last_layer import last_linear
 from fedrobust.models import ModelSpec, build_model
 
 
