@@ -14,6 +14,7 @@ from fedrobust.convex.checked import checked_labels
 from fedrobust.data import DATASETS, load, some
 from fedrobust.errors import DataError
 from fedrobust.seeding import numpy_stream
+from partitions import class_counts
 
 BREAST_CANCER = "breast-cancer"
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
@@ -128,7 +129,7 @@ def check(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
     constant = np.flatnonzero(x.max(0) == x.min(0))
     if len(constant):
         raise DataError(f"{name}: column {constant[0]} is constant; leave it out")
-    counts = np.bincount(y, minlength=num_classes)
+    (counts,) = class_counts(y, [np.arange(len(y))], num_classes)
     if num_classes < 2:
         raise DataError(f"{name}: one class only; two or more are needed")
     if not counts.all():

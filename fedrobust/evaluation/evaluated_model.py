@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Mapping
@@ -22,8 +21,9 @@ from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError, DataError, RunFailed
 from fedrobust.evaluation.weights import SUFFIXES, fitted, load_pickled
 from fedrobust.models import ModelSpec, build_model
-from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model
+from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model, weights_digest
 from fedrobust.storage.run_folder import RunFolder, folder_of_run, model_facts
+from partitions import class_counts
 
 Which = Literal["best", "last"]
 WEIGHTS = (".safetensors", *SUFFIXES)  # how files of weights end
@@ -99,7 +99,7 @@ def load_evaluated_model(
             clients = _clients(RunFolder(path), cfg, dataset)
         except ConfigError as error:
             notes.append(f"{name}: no accuracy per client, {error}")
-    return EvaluatedModel(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
+    return EvaluatedModel(name, model, dataset, weights_digest(model.state_dict()), facts, cfg, clients, tuple(notes))
 
 
 def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", data_dir: str = "") -> EvaluatedModel:
@@ -115,7 +115,7 @@ def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", d
     _check_lazy(name, model)
     dataset = _dataset(data_name, data_dir or None, classes)
     facts = {"data": data_name, "classes": classes}
-    return EvaluatedModel(name, model, dataset, weights_digest(model), facts)
+    return EvaluatedModel(name, model, dataset, weights_digest(model.state_dict()), facts)
 
 
 def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
@@ -136,8 +136,7 @@ def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
         raise ConfigError("since the training images are missing")
     if folder.record().get("data_digest", dataset.digest) != dataset.digest:
         raise ConfigError("since these are not the data that the run was trained on")
-    owned = [labels[client.own] for client in make_split(cfg, labels).clients]
-    return np.array([np.bincount(own, minlength=dataset.num_classes) for own in owned])
+    return class_counts(labels, [client.own for client in make_split(cfg, labels).clients], dataset.num_classes)
 
 
 def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
@@ -157,16 +156,6 @@ def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, A
         return load_model(path, foreign=True)
     arrays, found = _of_run(RunFolder(path), which)
     return arrays, {**model_facts(RunFolder(path).read_config()), **found}
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Compute a digest of the model's state dict: names, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key, value in model.state_dict().items():
-        array = value.detach().cpu().contiguous()
-        digest.update(f"{key}{array.dtype}{tuple(array.shape)}".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
