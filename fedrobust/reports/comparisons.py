@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from fedrobust.reports import labels, style
 from fedrobust.reports.groups import Group
+from fedrobust.reports.results import standard_deviation
 
 LEAST, MOST = 3, 40  # settings
 
@@ -134,7 +135,7 @@ def draw_ranking(groups: Sequence[Group], judge: str, path: Path) -> bool:
 
 
 def _row(axes: Any, values: np.ndarray, height: int) -> None:
-    spread = values.std(ddof=1) if len(values) > 1 else None
+    spread = standard_deviation(values) if len(values) > 1 else None
     axes.errorbar(values.mean(), height, xerr=spread, fmt="o", markersize=5, color=style.colour(0), capsize=2)
     if len(values) > 1:
         axes.plot(values, [height] * len(values), "o", markersize=4, color=style.colour(1), fillstyle="none")

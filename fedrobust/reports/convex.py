@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from fedrobust.config import WORST_CASE
 from fedrobust.config.names import short_metric
 from fedrobust.reports import style
+from fedrobust.reports.results import mean_and_std, standard_deviation
 from fedrobust.reports.tables import markdown_table
 from fedrobust.storage.files import write_atomically
 
@@ -54,9 +55,9 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Row]:
         names = [name for name, value in first.items() if isinstance(value, int | float) and name not in KEYS]
         for name in names:
             means = [fmean(row[name] for row in of_seed) for of_seed in seeds.values()]
-            entry |= {f"{name}.mean": fmean(means), f"{name}.std": _std(means)}
+            entry |= {f"{name}.mean": fmean(means), f"{name}.std": standard_deviation(means)}
         if "objective" in first:
-            within = [_std([row["objective"] for row in of_seed]) for of_seed in seeds.values()]
+            within = [standard_deviation([row["objective"] for row in of_seed]) for of_seed in seeds.values()]
             entry["objective.initialisations"] = fmean(within)
         summary.append(entry)
     return summary
@@ -66,11 +67,6 @@ def over_seeds(summary: Sequence[Row]) -> str:
     """Return "mean ± standard deviation over 5 seeds" or "one seed"."""
     seeds = summary[0]["seeds"]
     return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-
-
-def _std(values: Sequence[float]) -> float:
-    """Return the standard deviation; nan for one value."""
-    return stdev(values) if len(values) > 1 else math.nan
 
 
 def table(summary: Sequence[Row], *, brief: bool) -> tuple[list[str], list[list[str]]]:
@@ -182,10 +178,8 @@ def _heading(name: str) -> str:
 
 
 def _value(row: Row, name: str, factor: float, digits: int, spread: bool) -> str:
-    if f"{name}.mean" not in row:
-        return "–"
-    mean, std = (factor * row[f"{name}.{kind}"] for kind in ("mean", "std"))
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if spread and not math.isnan(std) else "")
+    shown = row if spread else {**row, f"{name}.std": None}
+    return mean_and_std(shown, name, factor=factor, digits=digits)
 
 
 def write_heads(folder: Path, rows: Sequence[Row], summary: Sequence[Row], name: str, origin: dict[str, Any]) -> None:

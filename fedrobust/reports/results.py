@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,19 +130,24 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         rows.append({**dict(zip(keys, values, strict=True)), "n": n})
         for name in names:
             means = [np.mean([row[name] for row in runs]) for runs in seeds]  # NaN if one has none
-            rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": np.std(means, ddof=1) if n > 1 else np.nan}
+            rows[-1] |= {f"{name}.mean": np.mean(means), f"{name}.std": standard_deviation(means)}
     found = pd.DataFrame(rows, columns=None if rows else [*keys, "n"])
     # natural accuracy stays: a table of accuracies without any would be none
     empty = [name for name in names[1:] if all(missing(row[f"{name}.mean"]) for row in rows)] if rows else []
     return found.drop(columns=[f"{name}.{moment}" for name in empty for moment in ("mean", "std")])
 
 
-def mean_and_std(row: pd.Series, name: str) -> str:
-    """Return mean and deviation in percent: "43.1 ± 1.2", "43.1" for one seed, "–" if there is no mean."""
-    mean, std = row[f"{name}.mean"], row[f"{name}.std"]
-    if missing(mean):
+def standard_deviation(values: Sequence[Any] | np.ndarray) -> float:
+    """Return the standard deviation over n − 1; NaN for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def mean_and_std(row: Mapping[Any, Any] | pd.Series, name: str, *, factor: float = 100, digits: int = 1) -> str:
+    """Return mean and deviation, in percent: "43.1 ± 1.2", "43.1" for one seed, "–" if there is no mean."""
+    mean, std = row.get(f"{name}.mean"), row.get(f"{name}.std")
+    if mean is None or missing(mean):
         return UNKNOWN
-    return f"{100 * mean:.1f}" + ("" if missing(std) else f" ± {100 * std:.1f}")
+    return f"{factor * mean:.{digits}f}" + ("" if std is None or missing(std) else f" ± {factor * std:.{digits}f}")
 
 
 @dataclass(frozen=True, eq=False)
