@@ -21,12 +21,12 @@ class Nodes:
     """The node ids by partition, during a run.
 
     The run begins when all `num-clients` nodes are connected, or when `strategy.min-clients` are and no further one
-    came for `strategy.patience` seconds. After that, missing nodes are not asked, and returning ones are.
+    came for `strategy.node-timeout` seconds. After that, missing nodes are not asked, and returning ones are.
     """
 
     def __init__(self, cfg: RunConfig) -> None:
         self._num_clients, self._timeout = cfg.num_clients, cfg.strategy.timeout
-        self._least, self._patience = cfg.strategy.min_clients or cfg.num_clients, cfg.strategy.patience
+        self._least, self._node_timeout = cfg.strategy.min_clients or cfg.num_clients, cfg.strategy.node_timeout
         self._partition_of: dict[int, int | None] = {}
         """Partition of every node that was met; None if it is not a node of this run."""
 
@@ -37,8 +37,8 @@ class Nodes:
             RunFailed: before the first round, and too few nodes, too many, or two for one partition.
         """
         if not self._partition_of:
-            self._begin(grid, _wait_for_nodes(grid, self._num_clients, self._least, self._patience))
-        ends = monotonic() + self._patience
+            self._begin(grid, _wait_for_nodes(grid, self._num_clients, self._least, self._node_timeout))
+        ends = monotonic() + self._node_timeout
         while True:
             present = set(grid.get_node_ids())
             self._meet(grid, present)
@@ -66,7 +66,7 @@ class Nodes:
         self._partition_of = {n: p for n, p in self._partition_of.items() if p is not None or n in present}
         held = {self._partition_of[node] for node in present & self._partition_of.keys()}
         newcomers = present - self._partition_of.keys()
-        answers = self._ask(grid, newcomers, min(self._patience, self._timeout))
+        answers = self._ask(grid, newcomers, min(self._node_timeout, self._timeout))
         for node in sorted(newcomers):
             answer = answers.get(node, "it does not say which partition it holds")
             taken = answer in held
@@ -100,14 +100,14 @@ class Nodes:
         return partition
 
 
-def _wait_for_nodes(grid: Grid, num_clients: int, least: int, patience: float) -> list[int]:
+def _wait_for_nodes(grid: Grid, num_clients: int, least: int, timeout: float) -> list[int]:
     """Return node ids, once there are `num_clients` of them; they appear one by one, so the wait ends when no more
     come.
     """
-    seen, ends = 0, monotonic() + patience
+    seen, ends = 0, monotonic() + timeout
     while (count := len(node_ids := list(grid.get_node_ids()))) < num_clients and monotonic() < ends:
         if count > seen:
-            seen, ends = count, monotonic() + patience
+            seen, ends = count, monotonic() + timeout
             logger.warning("%d of %d SuperNodes are connected; waiting for more", count, num_clients)
         sleep(0.2)
     if not least <= count <= num_clients:

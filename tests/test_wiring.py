@@ -292,12 +292,12 @@ def test_a_client_ends_itself_at_the_timeout(quick, monkeypatch):
 
 
 @pytest.mark.parametrize(("min_clients", "begins"), [(0, False), (2, True)])
-def test_strategy_min_clients_and_patience(quick, min_clients, begins):
+def test_strategy_min_clients_and_node_timeout(quick, min_clients, begins):
     class TwoOfThree(LocalGrid):
         def get_node_ids(self):
             return [*super().get_node_ids()][:2]
 
-    cfg = quick(**TINY_ARGUMENTS, strategy__min_clients=min_clients, strategy__patience=0.01)
+    cfg = quick(**TINY_ARGUMENTS, strategy__min_clients=min_clients, strategy__node_timeout=0.01)
     federation = Federation(cfg, TwoOfThree(cfg, app))
     if not begins:
         with pytest.raises(RunFailed, match="2 SuperNodes are connected, num-clients is 3"):
@@ -420,8 +420,8 @@ ELSEWHERE = {
     "central.patience": test_central_patience,
     "strategy.min-replies": test_strategy_min_replies,
     "strategy.timeout": test_strategy_timeout,
-    "strategy.min-clients": test_strategy_min_clients_and_patience,
-    "strategy.patience": test_strategy_min_clients_and_patience,
+    "strategy.min-clients": test_strategy_min_clients_and_node_timeout,
+    "strategy.node-timeout": test_strategy_min_clients_and_node_timeout,
     "evaluation.select-by": test_evaluation_select_by,
     "evaluation.batch-size": test_evaluation_batch_size,
     "workers.num": test_workers,

@@ -315,7 +315,7 @@ class Strategy(Section, frozen=True):
         description="seconds to wait for the clients' replies in one phase, training or evaluation, above 0",
     )
     min_clients: int = Field(default=0, ge=0, description="fewest SuperNodes with which a run begins (0 = num-clients)")
-    patience: float = Field(default=60.0, gt=0, description="seconds to wait for missing SuperNodes, above 0")
+    node_timeout: float = Field(default=60.0, gt=0, description="seconds to wait for missing SuperNodes, above 0")
     proximal_mu: float = Field(
         default=0.01,
         ge=0,
@@ -496,14 +496,18 @@ class RunConfig(Section, frozen=True):
 DEFAULTS = RunConfig.model_validate({})
 FIELDS: dict[str, Any] = {key: field for key, field, _ in walk(DEFAULTS)}
 
+RENAMED = {"strategy.patience": "strategy.node-timeout"}
+"""Flat keys of earlier versions, with their names today."""
+
 
 def todays_meaning(flat: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a config that an earlier version wrote, converted to their current meaning.
 
-    Before `partition.legacy-seed` was introduced, `pool.fraction` was a share of the training set without the
-    validation slice; now it is a share of the whole training set. An equal pool has a smaller number now: 0.4 beside a
-    slice of 0.1 is 0.36.
+    Settings in RENAMED had other names. Before `partition.legacy-seed` was introduced, `pool.fraction` was a share of
+    the training set without the validation slice; now it is a share of the whole training set. An equal pool has a
+    smaller number now: 0.4 beside a slice of 0.1 is 0.36.
     """
+    flat = {RENAMED.get(key, key): value for key, value in flat.items()}
     if "partition.legacy-seed" in flat or not flat.get("pool.fraction"):
         return flat
     validation = flat.get("data.validation-fraction", DEFAULTS.data.validation_fraction)

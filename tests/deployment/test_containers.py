@@ -15,7 +15,7 @@ PROJECT = "fedrobust-test"
 RUN = (
     "quickstart --variant fedavg --num-rounds 60 --run-dir /runs/run --workers.threads 1 --local.epochs 1 "
     "--attack.steps 1 --data.train-images 400 --data.test-images 100 --evaluation.attacks fgsm "
-    "--evaluation.select-by natural --strategy.fraction-evaluate 0 --strategy.patience 20 --strategy.timeout 240"
+    "--evaluation.select-by natural --strategy.fraction-evaluate 0 --strategy.node-timeout 20 --strategy.timeout 240"
 )
 SETTINGS = {
     "BASE_IMAGE": os.environ.get("BASE_IMAGE", "python:3.11-slim-bookworm"),

@@ -25,7 +25,7 @@ SETTINGS = {
     "attack.steps": 2,
     "local.batch-size": 32,
     "strategy.timeout": 300,
-    "strategy.patience": 60,  # the SuperLink is away for a while; seconds of this machine, which may be busy
+    "strategy.node-timeout": 60,  # the SuperLink is away for a while; seconds of this machine, which may be busy
     "strategy.fraction-evaluate": 0,
     "evaluation.attacks": "fgsm",
     "evaluation.select-by": "natural",

@@ -40,7 +40,7 @@ class Fleet:
 
 
 def settings(num_clients=3, **strategy):
-    flat = {"strategy__patience": 0.3} | {f"strategy__{key}": value for key, value in strategy.items()}
+    flat = {"strategy__node_timeout": 0.3} | {f"strategy__{key}": value for key, value in strategy.items()}
     return RunConfig().replace(num_clients=num_clients, **flat)
 
 
