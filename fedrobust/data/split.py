@@ -81,9 +81,19 @@ def _split(cfg: RunConfig, labels: np.ndarray) -> FederatedSplit:
 
     if cfg.data.own:
         return FederatedSplit(validation, pool, ())
-    settings = cfg.partition.model_dump(exclude={"scheme", "held_out", "legacy_seed"})
-    partitioner = bind_settings("partition scheme", partitions.PARTITIONS, cfg.partition.scheme, settings)
-    seed = cfg.partition.legacy_seed
+    settings = cfg.partition
+    partitioner = bind_settings(
+        "partition scheme",
+        partitions.PARTITIONS,
+        settings.scheme,
+        {
+            "concentration": settings.concentration,
+            "min_samples": settings.min_samples,
+            "classes_per_client": settings.classes_per_client,
+            "dominant_share": settings.dominant_share,
+        },
+    )
+    seed = settings.legacy_seed
     parts = partitioner(labels[private], cfg.num_clients, np.random.RandomState(seed) if seed else rng("partition"))
     clients = (_shard(cfg, client, private[part], pool, labels) for client, part in enumerate(parts))
     return FederatedSplit(validation, pool, tuple(clients))
