@@ -101,7 +101,8 @@ def spread(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 def record(benchmark: str, settings: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
     """Append one line per result to results.jsonl, each with commit, command, hardware and versions."""
-    origin = provenance() | {"command": f"python -m benchmarks.{benchmark} {' '.join(sys.argv[1:])}".strip()}
+    module = Path(sys.argv[0]).stem  # one may have several benchmarks
+    origin = provenance() | {"command": f"python -m benchmarks.{module} {' '.join(sys.argv[1:])}".strip()}
     with open(RESULTS, "a", encoding="utf-8") as file:
         for result in results:
             file.write(json.dumps({"benchmark": benchmark, **result, "settings": dict(settings), **origin}) + "\n")
