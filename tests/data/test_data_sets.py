@@ -13,7 +13,7 @@ import torch
 import torchvision.datasets
 
 from fedrobust.config import Data
-from fedrobust.data import DATASETS, Dataset, known_labels, load
+from fedrobust.data import DATASETS, Dataset, known_labels, load, loading
 from fedrobust.data.loading import to_split
 from fedrobust.errors import DataError
 
@@ -88,6 +88,15 @@ def test_arrays_are_memory_maps_that_torch_takes_without_a_warning(cifar10):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.from_numpy(cifar10.train.images)
+
+
+def test_digits_are_scikit_learns_wherever_its_file_lies(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    found = loading._digits_table()
+    assert np.array_equal(found, np.column_stack(load_digits(return_X_y=True)))
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    assert np.array_equal(loading._digits_table(), found)
 
 
 def test_digits_are_real_and_split_by_class():
