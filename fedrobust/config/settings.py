@@ -151,19 +151,6 @@ class Model(Section, frozen=True):
         description="side in pixels that images are resized to inside the model, at most 1024 (0 = no resizing)",
     )
 
-    def shape(self) -> dict[str, Any]:
-        """Return the arguments of `fedrobust.models.build_model` besides the name: activations, width, image size."""
-        return {**self.activations(), "width": self.width, "input_size": self.input_size}
-
-    def activations(self) -> dict[str, Any]:
-        """Return the arguments of `fedrobust.models.activation_maker`."""
-        return {
-            "activation": self.activation,
-            "alpha": self.activation_alpha or None,
-            "backward": self.backward_activation,
-            "phase": self.backward_phase,
-        }
-
 
 class Objective(Section, frozen=True):
     name: str = Field(
