@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
-from fedrobust.hardware.process import asked_threads, available_cores, available_memory
+from fedrobust.hardware.cgroup import asked_threads, available_cores, available_memory
 
 BYTES_PER_WORKER = 1 << 30  # a Python process with torch, Flower and a small model, with room to work
 WORKERS_PER_GPU = 5
@@ -63,4 +61,6 @@ def _num_gpus(cfg: RunConfig) -> int:
     """Return the number of CUDA devices that the clients may share."""
     if cfg.device not in ("auto",) and not cfg.device.startswith("cuda"):
         return 0
+    import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -43,7 +43,7 @@ class RayGrid(PoolGrid):
         self._actor_class = ray.remote(Worker).options(
             num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
         )
-        self._arguments = (client_app, workers.threads)
+        self._arguments = (client_app,)
         try:
             check_room(cfg)
             for _ in range(workers.num):

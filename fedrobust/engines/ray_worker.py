@@ -18,12 +18,9 @@ Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
 class Worker:
     """A Ray actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
 
-    def __init__(self, client_app: str, threads: int) -> None:
-        import torch
-
+    def __init__(self, client_app: str) -> None:
         from fedrobust.config.registry import load_path
 
-        torch.set_num_threads(threads)
         self._app = load_path(client_app)
         self._fetched: dict[str, ArrayRecord] = {}
 

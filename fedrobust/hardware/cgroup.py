@@ -1,13 +1,37 @@
-"""CPU and memory limits of a container or a batch job, from its cgroup, version 1 or 2."""
+"""Cores and memory that this process may use, within the limits of a container or a batch job: its cgroup, version 1 or
+2.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 ROOT = Path("/")
 UNLIMITED = 1 << 60  # bytes; version 1 writes a number of about this size if there is no limit
+
+
+def available_cores() -> int:
+    """Return the CPU cores this process may use: those it is bound to, limited to the whole cores of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cpu_limit()
+    return cores if limit is None else max(1, min(cores, int(limit)))
+
+
+def available_memory() -> int:
+    """Return the bytes this process may allocate: free memory of the machine, limited by its container."""
+    free, limit = psutil.virtual_memory().available, free_memory()
+    return free if limit is None else min(free, limit)
+
+
+def asked_threads() -> int:
+    """Return the threads per process that OMP_NUM_THREADS sets; 0 if it is unset or not a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:

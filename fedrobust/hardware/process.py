@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import torch
 
 from fedrobust.errors import ConfigError
-from fedrobust.hardware import cgroup
+from fedrobust.hardware.cgroup import available_cores
 
 # (model, objective) whose natural and robust accuracy was shown equal in bfloat16 and float32 over three seeds
 # (benchmarks/precision.py and its README): only these take bfloat16 under `precision = "auto"`.
@@ -74,29 +72,10 @@ def explained_out_of_memory(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def available_cores() -> int:
-    """Return the CPU cores this process may use: those it is bound to, limited to the whole cores of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = cgroup.cpu_limit()
-    return cores if limit is None else max(1, min(cores, int(limit)))
-
-
-def available_memory() -> int:
-    """Return the bytes this process may allocate: free memory of the machine, limited by its container."""
-    free, limit = psutil.virtual_memory().available, cgroup.free_memory()
-    return free if limit is None else min(free, limit)
-
-
 def heed_cores() -> None:
     """Limit PyTorch's threads to the cores of this process: it does not know a container's limit."""
     if torch.get_num_threads() > available_cores():
         torch.set_num_threads(available_cores())
-
-
-def asked_threads() -> int:
-    """Return the threads per process that OMP_NUM_THREADS sets; 0 if it is unset or not a number."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ import torch
 from fedrobust.config import RunConfig
 from fedrobust.engines import pick_engine
 from fedrobust.engines.plan import BYTES_PER_WORKER
-from fedrobust.hardware.process import asked_threads, available_cores, available_memory
+from fedrobust.hardware.cgroup import asked_threads, available_cores, available_memory
 from fedrobust.studies.sweep import Slots
 
 

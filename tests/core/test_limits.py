@@ -7,7 +7,7 @@ import pytest
 
 from fedrobust.config import RunConfig
 from fedrobust.engines import plan, plan_workers
-from fedrobust.hardware import cgroup, process
+from fedrobust.hardware import cgroup
 
 GIB = 1 << 30
 
@@ -25,9 +25,9 @@ def container(tmp_path, monkeypatch):
         monkeypatch.setattr(cgroup, "free_memory", lambda: limits[1])
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
         free = namedtuple("free", "available")(64 * GIB)
-        monkeypatch.setattr(process.psutil, "virtual_memory", lambda: free)
+        monkeypatch.setattr(cgroup.psutil, "virtual_memory", lambda: free)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        return process.available_cores(), process.available_memory()
+        return cgroup.available_cores(), cgroup.available_memory()
 
     return make
 
