@@ -288,7 +288,7 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path):
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3, done.stderr
     alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    gone, left = psutil.wait_procs(alive, timeout=60)
+    _, left = psutil.wait_procs(alive, timeout=60)
     assert left == []
 
 
