@@ -17,13 +17,11 @@ app = ClientApp()
 
 def build() -> nn.Module:
     """11.2 million parameters."""
+    from fedrobust.config import Model
     from fedrobust.data import DATASETS
-    from fedrobust.models import build_model
+    from fedrobust.models import ModelSpec, build_model
 
-    spec = DATASETS["cifar10"]
-    return build_model(
-        "resnet18", num_classes=10, image_shape=(3, 32, 32), mean=spec.mean, std=spec.std, generator_seed=0
-    )
+    return build_model(ModelSpec.of(Model(name="resnet18"), DATASETS["cifar10"]), generator_seed=0)
 
 
 @lru_cache(maxsize=1)

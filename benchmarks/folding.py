@@ -16,9 +16,10 @@ import torch
 from benchmarks.harness import middle, record, show, spread
 from benchmarks.matrix_rate import now
 from fedrobust.attacks import make_attack
+from fedrobust.config import Model
 from fedrobust.data import DATASETS
 from fedrobust.hardware.process import keep_freed_memory, pick_device
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.models.folded import folded
 
 
@@ -37,15 +38,9 @@ def main() -> None:
     keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device, spec = pick_device(arguments.device), DATASETS["cifar10"]
+    device = pick_device(arguments.device)
     model = build_model(
-        arguments.model,
-        num_classes=10,
-        image_shape=(3, 32, 32),
-        mean=spec.mean,
-        std=spec.std,
-        generator_seed=0,
-        width=arguments.width,
+        ModelSpec.of(Model(name=arguments.model, width=arguments.width), DATASETS["cifar10"]), generator_seed=0
     )
     model.to(device).to(memory_format=torch.channels_last).eval()
     generator = torch.Generator(device).manual_seed(0)

@@ -25,7 +25,7 @@ from fedrobust.data import DATASETS
 from fedrobust.data.device import DeviceImages, random_crop_flip
 from fedrobust.data.spec import Split
 from fedrobust.hardware.process import keep_freed_memory, pick_device
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.objectives import make_objective
 from fedrobust.studies.plan import forward_flops
 from fedrobust.training.loop import SGDSettings, train
@@ -50,13 +50,11 @@ class Training:
 
     def __init__(self, name: str, batch_size: int, precision: str, arguments: argparse.Namespace) -> None:
         self.batch_size, self.batches = batch_size, arguments.batches
-        device, spec, rng = pick_device(arguments.device), DATASETS["cifar10"], np.random.default_rng(0)
+        device, rng = pick_device(arguments.device), np.random.default_rng(0)
         count = batch_size * arguments.batches
         pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         self._data = DeviceImages(Split(pixels, rng.integers(0, 10, count)), device)
-        self._model = build_model(
-            name, num_classes=10, image_shape=(3, 32, 32), mean=spec.mean, std=spec.std, generator_seed=0
-        )
+        self._model = build_model(ModelSpec.of(Model(name=name), DATASETS["cifar10"]), generator_seed=0)
         self._model.to(device).to(memory_format=torch.channels_last)
         attack = make_attack("pgd", epsilon=8 / 255, step_size=2 / 255, steps=arguments.steps)
         self._objective, self._precision = make_objective("at", attack=attack), getattr(torch, precision)

@@ -186,13 +186,11 @@ def _child(job: dict[str, Any]) -> None:
 
 
 def _model(job: dict[str, Any]):
+    from fedrobust.config import Model
     from fedrobust.data import DATASETS
-    from fedrobust.models import build_model
+    from fedrobust.models import ModelSpec, build_model
 
-    spec = DATASETS["cifar10"]
-    return build_model(
-        job["model"], num_classes=10, image_shape=(3, 32, 32), mean=spec.mean, std=spec.std, generator_seed=0
-    )
+    return build_model(ModelSpec.of(Model(name=job["model"]), DATASETS["cifar10"]), generator_seed=0)
 
 
 def _plain(job: dict[str, Any]):

@@ -5,8 +5,6 @@ All indices count in the whole training set. The pool is removed before partitio
 mapped back: ``own = [rest[part] for part in iid(labels[rest], num_clients, rng)]``.
 """
 
-from difflib import get_close_matches
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -99,8 +97,7 @@ def mix(own: Indices, shared: Indices, *, mode: str, fraction: float, rng: Rng) 
             name. It cannot happen with pool.share = 1: as n <= N, fraction * n is at most the pool.
     """
     if mode not in MODES:
-        guess = "".join(f"did you mean '{near}'? " for near in get_close_matches(mode, MODES, 1))
-        raise PartitionError(f"pool.mode = {mode}: {guess}allowed is {', '.join(MODES)}")
+        raise PartitionError(f"pool.mode = {mode}: allowed is {', '.join(MODES)}")
     _check_fraction(fraction)
     if len(own) == 0:
         raise PartitionError("own: the client holds no samples; allowed is 1 or more")

@@ -36,7 +36,7 @@ PASSED, FAILED = 0, 1  # pytest's exit codes; any other says that it could not r
 # imported once, before processes are forked off: of the eight seconds that a test of one takes they are seven
 SLOW_IMPORTS = (
     *("torch", "torchvision", "flwr.app", "flwr.clientapp", "flwr.serverapp.strategy"),
-    *("filelock", "pandas", "psutil", "pyarrow.parquet", "pydantic", "safetensors.numpy", "sklearn.datasets"),
+    *("pandas", "psutil", "pyarrow.parquet", "pydantic", "safetensors.numpy", "sklearn.datasets"),
 )
 
 

@@ -1,6 +1,7 @@
 """The Python interface: what `import fedrobust as fr` gives, and the blocks of docs/python.md."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,16 @@ def run(tmp_path_factory):
 def test_the_import_loads_nothing():
     script = f"import sys, fedrobust as fr; dir(fr); print([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [({}, "0"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "unset")]
+)
+def test_waiting_threads_sleep_unless_the_user_has_asked_for_something_else(asked, found):
+    script = "import os, fedrobust; print(os.environ.get('GOMP_SPINCOUNT', 'unset'))"
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment | asked)
+    assert done.stdout.strip() == found
 
 
 def test_every_public_name_is_there():

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
-
-from fedrobust.errors import RunFailed
 
 
 def new_console(*, soft_wrap: bool = True) -> Console:
@@ -31,12 +27,3 @@ def shown(path: Path) -> Path:
 def typed(path: Path) -> str:
     """Return the path as `shown` does, quoted for a shell."""
     return shlex.quote(str(shown(path)))
-
-
-@contextmanager
-def writing(option: str, path: Path) -> Iterator[None]:
-    """Turn an OSError in the block, which writes to the path of an option, into RunFailed with one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFailed(f"{option} {path}: cannot be written ({error.strerror or error})") from error

@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.table import Table
 
 from fedrobust.cli.arguments import count, counts, device, numbers, positive
-from fedrobust.cli.console import new_console, shown, writing
+from fedrobust.cli.console import new_console, shown
+from fedrobust.storage.files import writing
 
 ACTIVATIONS = ("polynomial", "relu")
 # settings that samples and runs take, with their defaults
@@ -244,7 +245,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.out:
-        with writing("--out", arguments.out):  # now, not after what may take hours
+        with writing(f"--out {arguments.out}"):  # now, not after what may take hours
             arguments.out.mkdir(parents=True, exist_ok=True)
     job = (heads if of_a_run else networks)(arguments, chosen)
     console, rows = new_console(), []
@@ -261,7 +262,7 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(printed)
     console.print(job.legend)
     if arguments.out:
-        with writing("--out", arguments.out):
+        with writing(f"--out {arguments.out}"):
             job.write(arguments.out, rows, summary, arguments.source, origin)
         console.print(str(shown(arguments.out)))
     return 0

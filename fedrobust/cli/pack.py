@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedrobust.cli.console import shown, writing
+from fedrobust.cli.console import shown
 from fedrobust.errors import ConfigError
+from fedrobust.storage.files import writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
     whole = {name: run.folder for name, run in found.items() if name not in left_out}
     if not whole:
         raise ConfigError(f"{', '.join(map(str, arguments.runs))}: none of {len(found)} runs is readable and ended")
-    with writing("--out", out):
+    with writing(f"--out {out}"):
         left_out |= write_packed(whole, out)
     for name, reason in left_out.items():
         print(f"{name}: left out: {reason}")

@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedrobust.cli.console import new_console, writing
+from fedrobust.cli.console import new_console
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.reports import labels
+from fedrobust.storage.files import writing
 from partitions import PartitionSummary
 
 SHOWN_CLIENTS = 20
@@ -46,13 +47,13 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.csv:
         import pandas as pd
 
-        with writing("--csv", arguments.csv):
+        with writing(f"--csv {arguments.csv}"):
             pd.DataFrame(summary.rows()).to_csv(arguments.csv, index=False)
         console.print(f"wrote {arguments.csv}")
     if arguments.figure:
         from fedrobust.reports.partitions import draw_partition
 
-        with writing("--figure", arguments.figure):
+        with writing(f"--figure {arguments.figure}"):
             draw_partition(
                 summary.class_counts,
                 summary.emd,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedrobust.cli.console import writing
 from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.errors import ConfigError
+from fedrobust.storage.files import writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("pool.fraction = 0: there is no pool; set pool.fraction above 0, at most 0.4")
     train = load_data(cfg.data).train
     chosen = make_split(cfg.replace(data__own=True), train.labels).pool
-    with writing("--out", out):
+    with writing(f"--out {out}"):
         save_pool(out, cfg, Split(train.images[chosen], train.labels[chosen]))
     size = out.stat().st_size / 2**20
     print(f"wrote {out}: {len(chosen)} raw images of {cfg.data.name}, {size:.1f} MiB")

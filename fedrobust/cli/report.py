@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from fedrobust.cli.arguments import share
-from fedrobust.cli.console import shown, writing
+from fedrobust.cli.console import shown
+from fedrobust.storage.files import writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.out:
         from fedrobust.reports.page import write_report
 
-        with writing("--out", arguments.out):
+        with writing(f"--out {arguments.out}"):
             page = write_report(overview, arguments.out)
         print(f"wrote {shown(page)}, and its tables and figures beside it")
     return 0

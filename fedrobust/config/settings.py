@@ -151,19 +151,6 @@ class Model(Section, frozen=True):
         description="side in pixels that images are resized to inside the model, at most 1024 (0 = no resizing)",
     )
 
-    def shape(self) -> dict[str, Any]:
-        """Return the arguments of `fedrobust.models.build_model` besides the name: activations, width, image size."""
-        return {**self.activations(), "width": self.width, "input_size": self.input_size}
-
-    def activations(self) -> dict[str, Any]:
-        """Return the arguments of `fedrobust.models.activation_maker`."""
-        return {
-            "activation": self.activation,
-            "alpha": self.activation_alpha or None,
-            "backward": self.backward_activation,
-            "phase": self.backward_phase,
-        }
-
 
 class Objective(Section, frozen=True):
     name: str = Field(
@@ -343,6 +330,12 @@ class Strategy(Section, frozen=True):
 class Evaluation(Section, frozen=True):
     every: int = Field(
         default=1, ge=0, description="rounds between two evaluations on the server (0 = only after the last round)"
+    )
+    probe_images: int = Field(
+        default=0,
+        ge=0,
+        description="number of a client's training images on which it measures, after its training, the natural and "
+        "adversarial accuracy that its objective does not compute; 0 measures neither",
     )
     clients_every: int = Field(
         default=0, ge=0, description="rounds between two evaluations by the clients (0 = only after the last round)"

@@ -19,15 +19,16 @@ from fedrobust.convex.logistic import LogisticProblem, solve_logistic
 from fedrobust.convex.problem import Solution
 from fedrobust.convex.relu_programme import ReluProblem, ReluSolution
 from fedrobust.convex.relu_solvers import solve_relu_first_order
-from fedrobust.convex_study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex_study.heads import linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.convex_study.radii import margins
-from fedrobust.data import subset
+from fedrobust.data import some
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import EvaluationAttack, Threat, evaluate, make_chain
 from fedrobust.evaluation.contract import fitting_batch_size
 from fedrobust.evaluation.evaluated_model import EvaluatedModel
+from fedrobust.evaluation.last_layer import last_linear
 from fedrobust.seeding import numpy_stream
 
 
@@ -145,10 +146,10 @@ class _Trial:
         self.test: DeviceImages = on_device(dataset, "test", device)
         labels, test_labels = dataset.train.labels, dataset.test.labels
         mine = trained_on(evaluated.cfg, labels)
-        self.chosen = _some(mine, labels, plan.num_images, seed, "heads", "train").to(device)
-        self.tested = _some(np.arange(len(test_labels)), test_labels, plan.test_images, seed, "evaluated", "test").to(
-            device
-        )
+        everything = np.arange(len(test_labels))
+        chosen = some(mine, labels, plan.num_images, numpy_stream(seed, "heads", "train"))
+        tested = some(everything, test_labels, plan.test_images, numpy_stream(seed, "evaluated", "test"))
+        self.chosen, self.tested = (torch.from_numpy(index).to(device) for index in (chosen, tested))
         self.batch_size = fitting_batch_size(self.model, dataset.image_shape, device)
 
     def accuracies(self, head: nn.Module) -> dict[str, float]:
@@ -170,10 +171,3 @@ def trained_on(cfg: RunConfig, labels: np.ndarray) -> np.ndarray:
     if not shards:
         raise ConfigError("the run's clients train on their own images (data.own), which are not on this machine")
     return np.unique(np.concatenate([shard.train for shard in shards]))
-
-
-def _some(index: np.ndarray, labels: np.ndarray, count: int, seed: int, *stream: str) -> Tensor:
-    """Return a class-balanced part of `index`, sorted; all of it if `count` is 0 or more than there are."""
-    if 0 < count < len(index):
-        index = np.sort(index[subset(labels[index], count, numpy_stream(seed, *stream))])
-    return torch.from_numpy(index)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fedrobust.attacks import attack_mode
 from fedrobust.data.device import DeviceImages
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.last_layer import features, last_linear
 from fedrobust.seeding import torch_stream
 
 
@@ -39,26 +40,11 @@ class Projection(nn.Module):
         return (z - self.centre) @ self.basis / self.scale
 
 
-def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Return name and module of the last linear layer. Raise ConfigError if there is none."""
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not found:
-        raise ConfigError(f"{type(model).__name__} has no linear layer that could be replaced")
-    return found[-1]
-
-
 @torch.no_grad()
 def raw_features(model: nn.Module, data: DeviceImages, index: Tensor, batch_size: int = 500) -> Tensor:
     """Return the input of the last linear layer of `model` in eval mode, [n, D] in float32."""
-    seen: list[Tensor] = []
-    hook = last_linear(model)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        with attack_mode(model, "eval"):
-            for chosen in index.split(batch_size):
-                model(data.batch(chosen)[0])
-    finally:
-        hook.remove()
-    return torch.cat(seen)
+    with attack_mode(model, "eval"):
+        return torch.cat([features(model, data.batch(chosen)[0]) for chosen in index.split(batch_size)])
 
 
 @torch.no_grad()

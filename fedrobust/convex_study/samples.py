@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fedrobust.config.names import unknown
 from fedrobust.convex.checked import checked_labels
-from fedrobust.data import DATASETS, load, subset
+from fedrobust.data import DATASETS, load, some
 from fedrobust.errors import DataError
 from fedrobust.seeding import numpy_stream
+from partitions import class_counts
 
 BREAST_CANCER = "breast-cancer"
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
@@ -128,7 +129,7 @@ def check(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
     constant = np.flatnonzero(x.max(0) == x.min(0))
     if len(constant):
         raise DataError(f"{name}: column {constant[0]} is constant; leave it out")
-    counts = np.bincount(y, minlength=num_classes)
+    (counts,) = class_counts(y, [np.arange(len(y))], num_classes)
     if num_classes < 2:
         raise DataError(f"{name}: one class only; two or more are needed")
     if not counts.all():
@@ -174,9 +175,7 @@ def _of_images(name: str, classes: str, images: int, seed: int, data_dir: str) -
     dataset = load(name, data_dir=data_dir or None, classes=classes)
     parts = []
     for split, kind in ((dataset.train, "train"), (dataset.test, "test")):
-        members = np.arange(len(split))
-        if 0 < images < len(members):
-            members = subset(split.labels, images, numpy_stream(seed, "convex", kind))
+        members = some(np.arange(len(split)), split.labels, images, numpy_stream(seed, "convex", kind))
         pixels = split.images[members].reshape(len(members), -1) / 255
         parts += [torch.from_numpy(pixels), torch.from_numpy(split.labels[members])]
     centre = parts[0].mean(0)

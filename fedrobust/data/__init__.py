@@ -6,15 +6,15 @@ PyTorch lies in `fedrobust.data.device` (a split as tensors on a device, and aug
 `split` assigns images to the server and the clients. `convex` and the packages above may import it.
 """
 
-import difflib
 from pathlib import Path
 
 import numpy as np
 
 from fedrobust.config import Data
+from fedrobust.config.names import unknown
 from fedrobust.data import class_names as names
 from fedrobust.data.loading import assemble
-from fedrobust.data.select import class_numbers, hold_out, restricted, subset
+from fedrobust.data.select import class_numbers, hold_out, restricted, some, subset
 from fedrobust.data.spec import AugmentationName, Dataset, DatasetSpec, Split, SplitName
 from fedrobust.errors import DataError
 
@@ -30,6 +30,7 @@ __all__ = [
     "known_labels",
     "load",
     "load_data",
+    "some",
     "subset",
 ]
 
@@ -142,8 +143,6 @@ def load(name: str, *, data_dir: str | Path | None = None, classes: str = "", te
             folder that cannot be written.
     """
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(DATASETS)}")
+        raise DataError(unknown("data set", name, DATASETS))
     whole = assemble(name, DATASETS[name], None if data_dir is None else Path(data_dir), test_only=test_only)
     return restricted(whole, classes)

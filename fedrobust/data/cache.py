@@ -9,15 +9,16 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 
 from fedrobust.data.canonical import content_digest
 from fedrobust.data.spec import Split
 from fedrobust.errors import DataError
+from fedrobust.storage.files import lock, writing
 
 FORMAT = 1  # raise it when the files or their canonical order change
 META = "meta.json"
@@ -44,26 +45,19 @@ def open_or_build(name: str, fingerprint: str, build: Callable[[], tuple[Split, 
     folder = root() / f"{name}-{fingerprint}-v{FORMAT}"
     if cached := _open(folder):
         return cached
-    try:
+    with _writing():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise _unwritable(error) from error
-    try:
+        file = lock(Path(f"{folder}.lock"), wait=True)
+    with file:
         if cached := _open(folder):  # another process built it while this one waited
             return cached
         train, test = build()
-        try:
+        with _writing():
             _write(folder, train, test)
-        except OSError as error:
-            raise _unwritable(error) from error
-    finally:
-        lock.release()
-    cached = _open(folder)
-    if cached is None:
-        raise _unwritable(OSError("the written data cannot be read back"))
-    return cached
+    with _writing():
+        if cached := _open(folder):
+            return cached
+        raise OSError("the written data cannot be read back")
 
 
 def _open(folder: Path) -> Cached | None:
@@ -122,6 +116,5 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _unwritable(error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or error
-    return DataError(f"cache folder {root()} cannot be written ({reason}); set FEDROBUST_CACHE to one that can")
+def _writing() -> AbstractContextManager[None]:
+    return writing(f"cache folder {root()}", "set FEDROBUST_CACHE to one that can", DataError)

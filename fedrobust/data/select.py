@@ -13,14 +13,12 @@ from fedrobust.data.spec import Dataset, Split
 from fedrobust.errors import DataError
 
 
-def hold_out(
-    labels: np.ndarray, fraction_or_count: float | int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Split 0..N-1 into training indices and a class-stratified validation slice.
 
     Args:
         labels: integers `[N]`; N may be 0, and need not hold every class.
-        fraction_or_count: an int in 0..N-1 is a count; a float in [0, 1) is a fraction of N, rounded.
+        fraction: share of the N images that is held out, in [0, 1); their number is rounded.
         rng: draws the images of a class that are held out.
 
     Returns:
@@ -28,18 +26,12 @@ def hold_out(
         validation slice is within one image of proportional.
 
     Raises:
-        ValueError: a fraction or count out of range.
+        ValueError: a fraction out of range.
     """
     size = len(labels)
-    if isinstance(fraction_or_count, int | np.integer):
-        count = int(fraction_or_count)
-        if not 0 <= count < max(size, 1):
-            raise ValueError(f"validation count {count} of {size} images; allowed: 0..{max(size, 1) - 1}")
-    else:
-        if not 0 <= fraction_or_count < 1:
-            raise ValueError(f"validation fraction {fraction_or_count}; allowed: 0 <= fraction < 1")
-        count = round(float(fraction_or_count) * size)
-    validation = _stratified(labels, count, rng)
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation fraction {fraction}; allowed: 0 <= fraction < 1")
+    validation = _stratified(labels, round(float(fraction) * size), rng)
     return np.setdiff1d(np.arange(size, dtype=np.int64), validation, assume_unique=True), validation
 
 
@@ -52,6 +44,13 @@ def subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
     if not 1 <= count <= len(labels):
         raise ValueError(f"subset of {count} of {len(labels)} images; allowed: 1..{len(labels)}")
     return _stratified(labels, count, rng)
+
+
+def some(index: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a class-balanced part of `index`, ascending indices into `labels` [N]; all of it if `count` is 0 or more
+    than there are.
+    """
+    return index[subset(labels[index], count, rng)] if 0 < count < len(index) else index
 
 
 def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -87,11 +87,22 @@ class DatasetSpec:
     class_sizes: tuple[int, ...] = ()
 
     @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of an image as a model sees it, (C, H, W)."""
+        height, width, channels = self.shape
+        return channels, height, width
+
+    @property
     def description(self) -> str:
         """A line of description for `fedrobust list`."""
         height, width, channels = self.shape
         return (
-            f"{len(self.class_names)} classes, {self.train_size:,} training and {self.test_size:,} test images "
+            f"{self.num_classes} classes, {self.train_size:,} training and {self.test_size:,} test images "
             f"of {height}×{width}×{channels}{', no download' if self.torchvision is None else ''}"
         )
 

@@ -15,7 +15,7 @@ from fedrobust.config import RunConfig
 from fedrobust.engines.flwr_command import COMPLETED, LOG, Flower, app_directory, why_failed
 from fedrobust.engines.superlink import superlink
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.storage.run_folder import RunFolder, new_run_dir
+from fedrobust.storage.run_folder import RunFolder, new_run_dir, with_absolute_paths
 
 
 def check_flwr(cfg: RunConfig) -> None:
@@ -40,18 +40,13 @@ def launch(cfg: RunConfig) -> None:
     try:
         with superlink(home, folder.path / LOG) as environment:
             flower = Flower(home, environment, folder.path / LOG)
-            run_id = flower.submit(_absolute(cfg, folder.path), "--federation-config", _federation(cfg))
+            absolute = with_absolute_paths(cfg.replace(run_dir=str(folder.path)))
+            run_id = flower.submit(absolute, "--federation-config", _federation(cfg))
             status, details = flower.await_end(run_id)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     if status != COMPLETED:
         raise RunFailed(why_failed(folder, before, details))
-
-
-def _absolute(cfg: RunConfig, run_dir: Path) -> RunConfig:
-    """Return the config for a process with another working directory."""
-    data = str(Path(cfg.data.dir).expanduser().absolute()) if cfg.data.dir else ""
-    return cfg.replace(run_dir=str(run_dir), data__dir=data)
 
 
 def _federation(cfg: RunConfig) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 from fedrobust.engines.grid import handle
+from fedrobust.engines.pool import take_arrays
 from fedrobust.engines.ray_cluster import ray
 
 Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
@@ -40,14 +41,6 @@ class Worker:
         for ref in refs:
             if ref.hex() not in self._fetched:
                 self._fetched[ref.hex()] = unpack(ray.get(ref))
-
-
-def take_arrays(message: Message) -> dict[str, ArrayRecord]:
-    """Remove the array records from a message and return them."""
-    records = dict(message.content.array_records) if message.has_content() else {}
-    for name in records:
-        del message.content[name]
-    return records
 
 
 def pack(record: ArrayRecord) -> Packed:

@@ -14,6 +14,7 @@ from fedrobust.data.device import DeviceImages
 from fedrobust.evaluation.suite import EvaluationAttack
 from fedrobust.evaluation.verdicts import ROBUST, attack_steps, classify, first_verdicts
 from fedrobust.hardware.process import exact_products
+from partitions import class_counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +44,11 @@ class Evaluation:
 
     def per_class(self, num_classes: int) -> dict[str, list[float | None]]:
         """Return each accuracy by class [K]; None if no image has the class."""
-        images = np.bincount(self.labels, minlength=num_classes)
+        parts = [np.arange(len(self.labels)), *(stands.nonzero()[0] for stands in self.stands.values())]
+        images, *standing = class_counts(self.labels, parts, num_classes).tolist()
         return {
-            name: [
-                int(right) / int(all_) if all_ else None
-                for right, all_ in zip(np.bincount(self.labels[stands], minlength=num_classes), images, strict=True)
-            ]
-            for name, stands in self.stands.items()
+            name: [right / all_ if all_ else None for right, all_ in zip(rights, images, strict=True)]
+            for name, rights in zip(self.stands, standing, strict=True)
         }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.data import subset
+from fedrobust.data import some
 from fedrobust.data.device import on_device
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation.contract import admitted, fitting_batch_size
@@ -76,9 +76,8 @@ class AttackRun:
         self._subject = evaluated
         self.data = on_device(evaluated.dataset, "test", device)
         labels = evaluated.dataset.test.labels
-        positions = np.arange(len(labels))
-        if 0 < request.num_images < len(labels):
-            positions = np.sort(subset(labels, request.num_images, numpy_stream(request.seed, "evaluated", "test")))
+        rng = numpy_stream(request.seed, "evaluated", "test")
+        positions = some(np.arange(len(labels)), labels, request.num_images, rng)
         self.labels, self.index = labels[positions], torch.from_numpy(positions).to(device)
         attacked, dataset = any(map(needs_gradients, request.attacks)), evaluated.dataset
         gradients = request.checks or (attacked and not source)

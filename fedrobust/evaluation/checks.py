@@ -12,7 +12,8 @@ from fedrobust.evaluation import flags
 from fedrobust.evaluation.attack_run import AttackRun
 from fedrobust.evaluation.evaluation_folder import AttackState
 from fedrobust.evaluation.flags import Flag
-from fedrobust.evaluation.planted import Planted, has_readout, planted_test
+from fedrobust.evaluation.last_layer import linear_layers
+from fedrobust.evaluation.planted import Planted, planted_test
 from fedrobust.evaluation.probes import probe
 from fedrobust.evaluation.suite import Threat
 
@@ -49,7 +50,7 @@ def run_checks(attack_run: AttackRun, suite: Mapping[str, AttackState]) -> tuple
     curve = list(_curve(attack_run))
     attack_run.watch("planted examples", 0.0)
     planted = Planted(0, 0.0, 0.0)
-    if has_readout(attack_run.model):
+    if linear_layers(attack_run.model):
         planted = planted_test(
             attack_run.model,
             attack_run.data,

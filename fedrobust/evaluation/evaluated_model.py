@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +20,10 @@ from fedrobust.data import Dataset, load
 from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError, DataError, RunFailed
 from fedrobust.evaluation.weights import SUFFIXES, fitted, load_pickled
-from fedrobust.models import build_model
-from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model
+from fedrobust.models import ModelSpec, build_model
+from fedrobust.storage.checkpoint import Arrays, load_checkpoint, load_model, weights_digest
 from fedrobust.storage.run_folder import RunFolder, folder_of_run, model_facts
+from partitions import class_counts
 
 Which = Literal["best", "last"]
 WEIGHTS = (".safetensors", *SUFFIXES)  # how files of weights end
@@ -99,7 +99,7 @@ def load_evaluated_model(
             clients = _clients(RunFolder(path), cfg, dataset)
         except ConfigError as error:
             notes.append(f"{name}: no accuracy per client, {error}")
-    return EvaluatedModel(name, model, dataset, weights_digest(model), facts, cfg, clients, tuple(notes))
+    return EvaluatedModel(name, model, dataset, weights_digest(model.state_dict()), facts, cfg, clients, tuple(notes))
 
 
 def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", data_dir: str = "") -> EvaluatedModel:
@@ -115,7 +115,7 @@ def module_to_evaluate(model: nn.Module, *, data_name: str, classes: str = "", d
     _check_lazy(name, model)
     dataset = _dataset(data_name, data_dir or None, classes)
     facts = {"data": data_name, "classes": classes}
-    return EvaluatedModel(name, model, dataset, weights_digest(model), facts)
+    return EvaluatedModel(name, model, dataset, weights_digest(model.state_dict()), facts)
 
 
 def _dataset(name: str, folder: str | None, classes: str) -> Dataset:
@@ -136,8 +136,7 @@ def _clients(folder: RunFolder, cfg: RunConfig, dataset: Dataset) -> np.ndarray:
         raise ConfigError("since the training images are missing")
     if folder.record().get("data_digest", dataset.digest) != dataset.digest:
         raise ConfigError("since these are not the data that the run was trained on")
-    owned = [labels[client.own] for client in make_split(cfg, labels).clients]
-    return np.array([np.bincount(own, minlength=dataset.num_classes) for own in owned])
+    return class_counts(labels, [client.own for client in make_split(cfg, labels).clients], dataset.num_classes)
 
 
 def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, Any]]:
@@ -159,16 +158,6 @@ def load_weights(path: Path, which: Which = "best") -> tuple[Arrays, dict[str, A
     return arrays, {**model_facts(RunFolder(path).read_config()), **found}
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Compute a digest of the model's state dict: names, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key, value in model.state_dict().items():
-        array = value.detach().cpu().contiguous()
-        digest.update(f"{key}{array.dtype}{tuple(array.shape)}".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
     path = folder.best if which == "best" else folder.last
     if path.exists():
@@ -185,16 +174,10 @@ def _of_run(folder: RunFolder, which: Which) -> tuple[Arrays, dict[str, Any]]:
 def _build(name: str, facts: Mapping[str, Any], dataset: Dataset, arrays: Arrays) -> nn.Module:
     told = {key: facts[key] for key in Model.model_fields if key in facts}  # what others wrote says less
     settings = Model.model_validate({"name": facts["model"], **told})
+    spec = ModelSpec.of(settings, dataset)
+    spec = replace(spec, mean=facts.get("mean", spec.mean), std=facts.get("std", spec.std))
     try:
-        model = build_model(
-            settings.name,
-            num_classes=dataset.num_classes,
-            image_shape=dataset.image_shape,
-            mean=facts.get("mean", dataset.mean),
-            std=facts.get("std", dataset.std),
-            generator_seed=0,
-            **settings.shape(),
-        )
+        model = build_model(spec, generator_seed=0)
         weights = fitted(arrays, model.state_dict())
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{name}: not the weights of a {facts['model']} for {dataset.name}: {error}") from error

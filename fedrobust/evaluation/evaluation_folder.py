@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation.verdicts import ROBUST
-from fedrobust.storage.files import read_json, write_atomically
+from fedrobust.storage.files import read_json, write_atomically, writing
 
 
 @dataclass
@@ -51,15 +51,13 @@ class EvaluationFolder:
         """
         self.path = path
         self._check(settings)
-        try:
+        with writing(path, "name another folder"):
             (path / "attacks").mkdir(parents=True, exist_ok=True)
             write_atomically(path / "settings.json", (json.dumps(dict(settings), indent=2) + "\n").encode())
             file, shape = path / "examples.npy", (num_images, *image_shape)
             if not file.exists():
                 np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape).flush()
             self.examples = np.lib.format.open_memmap(file, mode="r+")
-        except OSError as error:
-            raise RunFailed(f"{path}: cannot be written ({error.strerror or error}); name another folder") from error
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         path = self.path / "settings.json"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedrobust.attacks import pgd
 from fedrobust.attacks.ball import ball_of
 from fedrobust.data.device import DeviceImages
-from fedrobust.errors import ConfigError
+from fedrobust.evaluation.last_layer import features
 from fedrobust.evaluation.suite import Threat
 from fedrobust.losses import margin
 from fedrobust.seeding import torch_stream
@@ -54,19 +54,6 @@ class Readout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         score = (features(self._model, x) * self._weight).sum(1) - self._bias
         return torch.stack([-score, score], dim=1)
-
-
-def features(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the input of the linear layer that is called last, [B, D]."""
-    seen: list[Tensor] = []
-    layers = _linear_layers(model)
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers]
-    try:
-        model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen[-1].float().flatten(1)
 
 
 def planted_test(
@@ -146,14 +133,3 @@ def _plant(model: nn.Module, x: Tensor, threat: Threat, generator: torch.Generat
     scale = (score - highest).clamp(min=torch.finfo(score.dtype).tiny)
     weight, bias = weight / scale.unsqueeze(1), torch.lerp(highest, score, CLOSE) / scale
     return Readout(model, weight, bias), score > highest
-
-
-def has_readout(model: nn.Module) -> bool:
-    """Return whether there is a linear layer to plant an example behind; a polynomial network has none."""
-    return any(isinstance(module, nn.Linear) for module in model.modules())
-
-
-def _linear_layers(model: nn.Module) -> list[nn.Linear]:
-    if not has_readout(model):
-        raise ConfigError("planted examples need a linear layer at the end of the model; leave this check out")
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -1,57 +1,43 @@
 """Models: they map pixels in [0, 1], [B, C, H, W], to logits, [B, K]; nothing is random in eval mode.
 
-`activations` has the nonlinearities, `layers` the normalisation, `folded` the faster form for attacks; every other file
-is a family of models. `objectives`, `evaluation` and the packages above may import it.
+`spec` describes a model, `activations` has the nonlinearities, `layers` the normalisation, `folded` the faster form for
+attacks; every other file is a family of models. `objectives`, `evaluation` and the packages above may import it.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from fedrobust.config.registry import lookup
 from fedrobust.errors import ConfigError
-from fedrobust.models.activations import ACTIVATIONS, Phase, activation_maker, suit_weights
-from fedrobust.models.builder import Builder, takes_width
-from fedrobust.models.cnn import build_calfat_cnn, build_small_cnn
-from fedrobust.models.efficientnet import build_efficientnet_b0
-from fedrobust.models.polynomial import build_polynomial
-from fedrobust.models.preact import build_preact_resnet18, build_wrn_28_10, build_wrn_34_10
-from fedrobust.models.resnet import build_resnet18, build_resnet18_imagenet, build_resnet34, build_resnet50
+from fedrobust.models.activations import ACTIVATIONS, activation_maker, suit_weights
+from fedrobust.models.cnn import CALFAT_CNN, SMALL_CNN
+from fedrobust.models.efficientnet import EFFICIENTNET_B0
+from fedrobust.models.polynomial import POLYNOMIAL
+from fedrobust.models.preact import PREACT_RESNET18, WRN_28_10, WRN_34_10
+from fedrobust.models.resnet import RESNET18, RESNET18_IMAGENET, RESNET34, RESNET50
+from fedrobust.models.spec import Activation, Architecture, ModelSpec
 
-__all__ = ["ACTIVATIONS", "MODELS", "build_model"]
+__all__ = ["ACTIVATIONS", "MODELS", "ModelSpec", "build_model", "check_model"]
 
-MODELS: dict[str, Builder] = {
-    "calfat-cnn": build_calfat_cnn,
-    "efficientnet-b0": build_efficientnet_b0,
-    "polynomial": build_polynomial,
-    "preact-resnet18": build_preact_resnet18,
-    "resnet18": build_resnet18,
-    "resnet18-imagenet": build_resnet18_imagenet,
-    "resnet34": build_resnet34,
-    "resnet50": build_resnet50,
-    "small-cnn": build_small_cnn,
-    "wrn-28-10": build_wrn_28_10,
-    "wrn-34-10": build_wrn_34_10,
+MODELS: dict[str, Architecture] = {
+    "calfat-cnn": CALFAT_CNN,
+    "efficientnet-b0": EFFICIENTNET_B0,
+    "polynomial": POLYNOMIAL,
+    "preact-resnet18": PREACT_RESNET18,
+    "resnet18": RESNET18,
+    "resnet18-imagenet": RESNET18_IMAGENET,
+    "resnet34": RESNET34,
+    "resnet50": RESNET50,
+    "small-cnn": SMALL_CNN,
+    "wrn-28-10": WRN_28_10,
+    "wrn-34-10": WRN_34_10,
 }
 
 
-def build_model(
-    name: str,
-    *,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    generator_seed: int,
-    activation: str = "relu",
-    alpha: float | None = None,
-    backward: str = "",
-    phase: Phase = "both",
-    width: float = 1.0,
-    input_size: int = 0,
-) -> nn.Module:
+def build_model(spec: ModelSpec, *, generator_seed: int) -> nn.Module:
     """Return a newly initialised model on the CPU, in train mode; the same seed gives the same weights.
 
     The weights are initialised as for ReLU and scaled to the gain of the activation
@@ -60,45 +46,49 @@ def build_model(
     The global random state does not change, on any device.
 
     Args:
-        name: a key of MODELS.
-        num_classes: number of classes, at least 2.
-        image_shape: shape of an image, (C, H, W).
-        mean: mean of the training pixels, one per channel, in [0, 1] pixel units.
-        std: standard deviation of the training pixels, likewise.
+        spec: the model's description; `ModelSpec.of` makes it of a run's settings and its data.
         generator_seed: seed of the initial weights.
-        activation: as in `activation_maker`, like the next three.
-        alpha: see there.
-        backward: see there.
-        phase: see there.
-        width: factor on the number of channels, only for residual networks (as SAT scales them; narrow ones for a CPU).
-        input_size: above 0, images are resized to this side first, bilinearly: attacks stay in the data's own pixels.
 
     Raises:
-        ConfigError: unknown name, a width for a network with a fixed one, or an activation that `activation_maker`
-            refuses.
-        ValueError: the model cannot take images of this shape, or mean and std do not fit it.
+        ConfigError: as `check_model`.
+        ValueError: fewer than two classes, or mean and std do not fit the images.
     """
-    check_width(name, width)
-    build, make = lookup("model", MODELS, name), activation_maker(activation, alpha, backward, phase)
-    if num_classes < 2:
-        raise ValueError(f"{name} needs at least 2 classes, not {num_classes}")
-    if not len(mean) == len(std) == image_shape[0]:
-        raise ValueError(f"{image_shape[0]} channels need as many means and stds, not {len(mean)} and {len(std)}")
+    architecture, activation = _parts(spec)
+    if spec.num_classes < 2:
+        raise ValueError(f"{spec.name} needs at least 2 classes, not {spec.num_classes}")
+    channels, size = spec.image_shape[0], spec.input_size
+    if not len(spec.mean) == len(spec.std) == channels:
+        raise ValueError(f"{channels} channels need as many means and stds, not {len(spec.mean)} and {len(spec.std)}")
+    inner = replace(spec, image_shape=(channels, size, size)) if size else spec
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
-        shape = (image_shape[0], input_size, input_size) if input_size else image_shape
-        options = {} if width == 1 else {"width": width}
-        model = build(num_classes, shape, mean, std, make, **options)
-        suit_weights(model, activation, alpha)
-    if not input_size:
+        model = architecture.make(inner, activation)
+        suit_weights(model, spec.activation, spec.alpha)
+    if not size:
         return model
-    resize = nn.Upsample((input_size, input_size), mode="bilinear")
+    resize = nn.Upsample((size, size), mode="bilinear")
     return nn.Sequential(OrderedDict(resize=resize, model=model))
 
 
-def check_width(name: str, width: float) -> None:
-    """Raise ConfigError for a width other than 1 for a network with a fixed width."""
-    if width != 1 and not takes_width(lookup("model", MODELS, name)):
-        known = ", ".join(other for other, build in MODELS.items() if takes_width(build))
-        raise ConfigError(f"model.width = {width:g}: the width of {name} is fixed; models with a variable one: {known}")
+def check_model(spec: ModelSpec) -> None:
+    """Raise ConfigError for an unknown name, images that are too small, a width for a network with a fixed one, or an
+    activation that `activation_maker` refuses.
+    """
+    _parts(spec)
+
+
+def _parts(spec: ModelSpec) -> tuple[Architecture, Activation]:
+    architecture = lookup("model", MODELS, spec.name)
+    if spec.width != 1 and not architecture.scales:
+        known = ", ".join(other for other, entry in MODELS.items() if entry.scales)
+        raise ConfigError(
+            f"model.width = {spec.width:g}: the width of {spec.name} is fixed; models with a variable one: {known}"
+        )
+    height, width = (spec.input_size,) * 2 if spec.input_size else spec.image_shape[1:]
+    if min(height, width) < (least := architecture.least):
+        raise ConfigError(
+            f"model {spec.name}: needs images of at least {least}×{least}, not {height}×{width}; set model.input-size "
+            f"to {least} or more, or choose another model"
+        )
+    return architecture, activation_maker(spec.activation, spec.alpha, spec.backward, spec.phase)

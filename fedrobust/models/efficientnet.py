@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from fedrobust.models.builder import Activation, builder
+from fedrobust.models.layers import normalised
+from fedrobust.models.spec import Activation, Architecture, ModelSpec
 
 
-def _network(num_classes: int, channels: int, activation: Activation) -> nn.Module:
+def _network(spec: ModelSpec, activation: Activation) -> nn.Module:
     """Build torchvision's network with other strides and another activation.
 
     The stem and the second stage, whose image is otherwise halved, have stride 1. `activation` takes the place of every
@@ -16,7 +17,8 @@ def _network(num_classes: int, channels: int, activation: Activation) -> nn.Modu
     """
     from torchvision.models import efficientnet_b0
 
-    network = efficientnet_b0(weights=None, num_classes=num_classes)
+    network = efficientnet_b0(weights=None, num_classes=spec.num_classes)
+    channels = spec.image_shape[0]
     stem = network.get_submodule("features.0.0")
     assert isinstance(stem, nn.Conv2d)
     if channels != stem.in_channels:
@@ -28,7 +30,7 @@ def _network(num_classes: int, channels: int, activation: Activation) -> nn.Modu
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.SiLU):
             network.set_submodule(name, activation())
-    return network
+    return normalised(network, spec.mean, spec.std)
 
 
 def _stem(channels: int, outputs: int) -> nn.Conv2d:
@@ -37,9 +39,8 @@ def _stem(channels: int, outputs: int) -> nn.Conv2d:
     return stem
 
 
-build_efficientnet_b0 = builder(
-    "efficientnet-b0",
+EFFICIENTNET_B0 = Architecture(
     "EfficientNet-B0 (Tan and Le 2019), torchvision's, its image halved three times instead of five; 4.0 M parameters.",
-    8,
     _network,
+    least=8,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -11,24 +9,24 @@ from fedrobust.convex.factors import RootNetwork
 from fedrobust.convex.margins import functions_of, worst_case
 from fedrobust.errors import ConfigError
 from fedrobust.models.layers import normalised
+from fedrobust.models.spec import Activation, Architecture, ModelSpec
 
 
-def build_polynomial(
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    activation: Callable[[], nn.Module],
-) -> nn.Module:
-    """Build two layers, σ(z) = 0.09 z² + 0.5 z + 0.47, whose state dict (Z, Z′) averages; exact l2 certificates.
+def _polynomial(spec: ModelSpec, activation: Activation) -> nn.Module:
+    """Build `polynomial`.
 
     `RootNetwork` on pixels minus their channel's mean, in float64. Pixels are not divided by their std: l2 balls stay
     balls. σ is fixed (`preflight` refuses any activation except polynomial). 8,450 parameters for 1×8×8 and 2 classes,
     C · 2 (d + 1)² in general, C = 1 for two classes and K for K.
     """
-    channels, height, width = image_shape
-    network = RootNetwork(functions_of(num_classes), channels * height * width)
-    return normalised(network, mean, [1.0] * channels)
+    channels, height, width = spec.image_shape
+    network = RootNetwork(functions_of(spec.num_classes), channels * height * width)
+    return normalised(network, spec.mean, [1.0] * channels)
+
+
+POLYNOMIAL = Architecture(
+    "Two layers, σ(z) = 0.09 z² + 0.5 z + 0.47, whose state dict (Z, Z′) averages; exact l2 certificates.", _polynomial
+)
 
 
 def worst_images(
@@ -41,7 +39,7 @@ def worst_images(
     The image is robust exactly if that point is still classified correctly. Limit case: radius 0 is x.
 
     Args:
-        model: a model of `build_polynomial`.
+        model: a network `polynomial`.
         x: images, [B, C, H, W].
         y: labels, [B], int64.
         radius: radius in pixel units, at least 0.

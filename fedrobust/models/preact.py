@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fedrobust.models.builder import Activation, Builder, scalable, scaled
-from fedrobust.models.layers import pointwise
+from fedrobust.models.layers import normalised, pointwise
+from fedrobust.models.spec import Activation, Architecture, ModelSpec, scaled
 
 
 class PreActBlock(nn.Module):
@@ -75,30 +75,28 @@ class PreActResNet(nn.Module):
         return self.fc(torch.mean(x, (2, 3)))
 
 
-def _builder(name: str, description: str, stem: int, widths: Sequence[int], blocks: int) -> Builder:
-    def network(num_classes: int, channels: int, activation: Activation, width: float) -> nn.Module:
-        first, *others = (scaled(outputs, width) for outputs in (stem, *widths))
-        return PreActResNet(first, others, blocks, num_classes, channels, activation)
+def _architecture(description: str, stem: int, widths: Sequence[int], blocks: int) -> Architecture:
+    def make(spec: ModelSpec, activation: Activation) -> nn.Module:
+        first, *others = (scaled(outputs, spec.width) for outputs in (stem, *widths))
+        network = PreActResNet(first, others, blocks, spec.num_classes, spec.image_shape[0], activation)
+        return normalised(network, spec.mean, spec.std)
 
-    return scalable(name, description, 1 << (len(widths) - 1), network)
+    return Architecture(description, make, least=1 << (len(widths) - 1), scales=True)
 
 
-build_preact_resnet18 = _builder(
-    "preact-resnet18",
+PREACT_RESNET18 = _architecture(
     "PreActResNet-18 (He et al. 2016b), as in Fast-AT and in studies of robust overfitting; 11.2 M parameters.",
     64,
     (64, 128, 256, 512),
     2,
 )
-build_wrn_28_10 = _builder(
-    "wrn-28-10",
+WRN_28_10 = _architecture(
     "WideResNet-28-10 (Zagoruyko and Komodakis 2016), without dropout; 36.5 M parameters.",
     16,
     (160, 320, 640),
     4,
 )
-build_wrn_34_10 = _builder(
-    "wrn-34-10",
+WRN_34_10 = _architecture(
     "WideResNet-34-10, without dropout, as in TRADES; 46.2 M parameters.",
     16,
     (160, 320, 640),

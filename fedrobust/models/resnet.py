@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fedrobust.models.builder import Activation, Builder, scalable, scaled
-from fedrobust.models.layers import pointwise
+from fedrobust.models.layers import normalised, pointwise
+from fedrobust.models.spec import Activation, Architecture, ModelSpec, scaled
 
 
 class BasicBlock(nn.Module):
@@ -113,37 +113,39 @@ class ResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def _builder(
-    name: str,
+def _architecture(
     description: str,
     block: type[BasicBlock | Bottleneck],
     blocks: Sequence[int],
     *,
     imagenet_stem: bool = False,
-) -> Builder:
-    def network(num_classes: int, channels: int, activation: Activation, width: float) -> nn.Module:
-        return ResNet(block, blocks, num_classes, channels, activation, width=width, imagenet_stem=imagenet_stem)
+) -> Architecture:
+    def make(spec: ModelSpec, activation: Activation) -> nn.Module:
+        network = ResNet(
+            block,
+            blocks,
+            spec.num_classes,
+            spec.image_shape[0],
+            activation,
+            width=spec.width,
+            imagenet_stem=imagenet_stem,
+        )
+        return normalised(network, spec.mean, spec.std)
 
-    return scalable(name, description, 32 if imagenet_stem else 8, network)
+    return Architecture(description, make, least=32 if imagenet_stem else 8, scales=True)
 
 
 # Not torchvision's, whose import takes 90 MB and two seconds in every worker; the same networks apart from the stem.
-build_resnet18 = _builder(
-    "resnet18",
+RESNET18 = _architecture(
     "ResNet-18 (He et al. 2016) with a 3×3 stem of stride 1 and no max pooling, as usual for CIFAR; 11.2 M parameters.",
     BasicBlock,
     (2, 2, 2, 2),
 )
-build_resnet18_imagenet = _builder(
-    "resnet18-imagenet",
+RESNET18_IMAGENET = _architecture(
     "ResNet-18 with its own 7×7 stem of stride 2 and max pooling: the starting point of Dang et al.'s architecture.",
     BasicBlock,
     (2, 2, 2, 2),
     imagenet_stem=True,
 )
-build_resnet34 = _builder(
-    "resnet34", "ResNet-34 with the stem of resnet18; 21.3 M parameters.", BasicBlock, (3, 4, 6, 3)
-)
-build_resnet50 = _builder(
-    "resnet50", "ResNet-50 with the stem of resnet18; 23.5 M parameters.", Bottleneck, (3, 4, 6, 3)
-)
+RESNET34 = _architecture("ResNet-34 with the stem of resnet18; 21.3 M parameters.", BasicBlock, (3, 4, 6, 3))
+RESNET50 = _architecture("ResNet-50 with the stem of resnet18; 23.5 M parameters.", Bottleneck, (3, 4, 6, 3))

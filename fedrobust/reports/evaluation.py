@@ -13,14 +13,13 @@ import torch
 from matplotlib.figure import Figure
 
 from fedrobust.config import WORST_CASE
-from fedrobust.errors import RunFailed
 from fedrobust.evaluation.assessment import EvaluationResult
 from fedrobust.evaluation.evaluated_model import EvaluatedModel
 from fedrobust.evaluation.suite import Threat
 from fedrobust.evaluation.summary import verdicts_by_name
 from fedrobust.reports.labels import heading
 from fedrobust.reports.tables import markdown_table
-from fedrobust.storage.files import write_atomically
+from fedrobust.storage.files import write_atomically, writing
 
 COLUMNS = ("", "accuracy", "95 %", "seconds", "flags")
 
@@ -174,7 +173,7 @@ def write_evaluation(
     Raises:
         RunFailed: it cannot be written.
     """
-    try:
+    with writing(folder):
         write_atomically(folder / "evaluation.json", (json.dumps(record, indent=2) + "\n").encode())
         write_atomically(folder / "evaluation.md", markdown(record).encode())
         columns = {"image": result.index, "label": result.labels, **verdicts_by_name(result)}
@@ -184,8 +183,6 @@ def write_evaluation(
         draw_classes(record, folder / "classes.png")
         images, examples, labels, predicted = _sheet(folder, result, evaluated, record["device"])
         draw_examples(images, examples, labels, predicted, folder / "examples.png")
-    except OSError as error:
-        raise RunFailed(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from fedrobust.config import RunConfig
 from fedrobust.config.effects import refuse_unused
 from fedrobust.config.registry import objective_of
-from fedrobust.data import subset
+from fedrobust.data import some
 from fedrobust.errors import RunFailed
 from fedrobust.evaluation import evaluate
 from fedrobust.evaluation.suite import Threat, make_chain
@@ -83,9 +83,8 @@ class Central(Rounds):
 
     def _probe(self) -> float:
         """Return the accuracy of the current weights under PGD-5, always on the same training images."""
-        labels = self.evaluator.context.dataset.train.labels[self.index]
-        count = min(PROBE_IMAGES, len(self.index))
-        chosen = self.index[subset(labels, count, numpy_stream(self.cfg.seed, "probe"))]
+        labels = self.evaluator.context.dataset.train.labels
+        chosen = some(self.index, labels, PROBE_IMAGES, numpy_stream(self.cfg.seed, "probe"))
         threat = Threat(self.cfg.attack.epsilon, self.cfg.attack.norm)
         num_classes = self.evaluator.context.dataset.num_classes
         attack = make_chain(PROBE_ATTACK, threat, num_classes=num_classes, step_size=self.cfg.evaluation.step_size)

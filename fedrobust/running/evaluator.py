@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedrobust.config import RunConfig
-from fedrobust.data import subset
+from fedrobust.data import some
 from fedrobust.data.spec import SplitName
 from fedrobust.data.split import split_of
 from fedrobust.evaluation.accuracy import Evaluation, evaluate
@@ -25,9 +25,10 @@ class RunEvaluator:
         self.split = split_of(cfg)
         self._suite = make_suite(cfg, self.context.dataset.num_classes)
         train, test = self.context.dataset.train.labels, self.context.dataset.test.labels
-        self._validation = self._some(self.split.validation, train, cfg.evaluation.validation_images, "validation")
-        self._test = self._some(np.arange(len(test)), test, cfg.data.test_images, "test")
-        self._test_of_round = self._some(self._test, test, cfg.evaluation.test_images, "test-of-round")
+        rng, counts = self._rng, cfg.evaluation
+        self._validation = some(self.split.validation, train, counts.validation_images, rng("validation"))
+        self._test = some(np.arange(len(test)), test, cfg.data.test_images, rng("test"))
+        self._test_of_round = some(self._test, test, counts.test_images, rng("test-of-round"))
 
     def validation(self, arrays: Arrays) -> Evaluation | None:
         """Evaluate on the validation slice of the training set; return None if that is empty."""
@@ -69,8 +70,5 @@ class RunEvaluator:
             stream=("evaluation", split),
         )
 
-    def _some(self, index: np.ndarray, labels: np.ndarray, count: int, stream: str) -> np.ndarray:
-        """Return a class-balanced part of `index`, all of it if count is 0 or more than there are."""
-        if not count or count >= len(index):
-            return index
-        return index[subset(labels[index], count, numpy_stream(self.cfg.seed, "evaluated", stream))]
+    def _rng(self, stream: str) -> np.random.Generator:
+        return numpy_stream(self.cfg.seed, "evaluated", stream)

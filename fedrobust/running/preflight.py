@@ -38,16 +38,15 @@ def check_settings(cfg: RunConfig) -> None:
             corrupt.
     """
     from fedrobust.config.registry import resolve
+    from fedrobust.data import DATASETS
     from fedrobust.engines import plan_workers
     from fedrobust.evaluation.evaluated_model import load_weights
     from fedrobust.hardware.process import pick_device
-    from fedrobust.models import check_width
-    from fedrobust.models.activations import activation_maker
+    from fedrobust.models import ModelSpec, check_model
     from fedrobust.objectives import check_start
 
     check_names(cfg)
-    activation_maker(**cfg.model.activations())
-    check_width(cfg.model.name, cfg.model.width)
+    check_model(ModelSpec.of(cfg.model, DATASETS[cfg.data.name]))
     _check_polynomial(cfg, pick_device(cfg.device))
     if cfg.kind == "central":
         check_start(cfg.objective.name, cfg.attack.random_start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def load_model(path: Path, *, foreign: bool = False) -> tuple[Arrays, dict[str, 
 def _write(path: Path, tensors: Arrays, text: str) -> None:
     # not ascontiguousarray: it gives an array without axes, such as batch norm's counter, one
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_atomically(path, _with_metadata(save(tensors), {"digest": _digest(tensors, text), "fedrobust": text}))
+    write_atomically(
+        path,
+        _with_metadata(save(tensors), {"digest": _digest(tensors, text), "fedrobust": text}),
+    )
 
 
 def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
@@ -148,9 +152,17 @@ def _read(path: Path, *, foreign: bool = False) -> tuple[Arrays, str]:
 
 
 def _digest(tensors: Arrays, text: str) -> str:
+    return weights_digest(dict(sorted(tensors.items())), text)
+
+
+def weights_digest(weights: Mapping[str, Any], text: str = "") -> str:
+    """Compute a digest of arrays or PyTorch tensors, in their order: names, types, shapes and bytes, after `text`."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        array = np.asarray(tensors[name], order="C")
-        digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+    for name, value in weights.items():
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        if not isinstance(value, np.ndarray):
+            import torch  # a tensor is there, so it is loaded; as bytes, because NumPy does not know bfloat16
+
+            value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(np.asarray(value, order="C").reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

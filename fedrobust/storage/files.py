@@ -1,12 +1,52 @@
-"""Files that are complete or absent, and error messages for damaged ones."""
+"""Files that are complete or absent, locks, and error messages for what cannot be written or is damaged."""
 
+import errno
+import fcntl
 import json
+import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from fedrobust.errors import RunFailed
+from fedrobust.errors import RunFailed, UserError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def writing(what: object, advice: str = "", error: type[UserError] = RunFailed) -> Iterator[None]:
+    """Turn an OSError in the block, which writes `what`, into an error of one line.
+
+    "runs/a: cannot be written (No space left on device); name another run-dir": a path, the reason, `advice`.
+    """
+    try:
+        yield
+    except OSError as problem:
+        line = f"{what}: cannot be written ({problem.strerror or problem})"
+        raise error(f"{line}; {advice}" if advice else line) from problem
+
+
+def lock(path: Path, *, wait: bool = False) -> BinaryIO:
+    """Return this file, made if needed, locked: no other process gets it until it is closed, or all processes that
+    inherited it have ended.
+
+    Where the file system has no locks, nothing is locked, and the log says so.
+
+    Raises:
+        BlockingIOError: another process has it, and `wait` is false.
+        OSError: it cannot be made or opened.
+    """
+    file = open(path, "ab")  # noqa: SIM115 (the caller closes it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as problem:
+        if problem.errno != errno.ENOSYS:
+            file.close()
+            raise
+        logger.warning("%s: this file system has no locks", path)
+    return file
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:

@@ -17,12 +17,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fedrobust.config import RunConfig, todays_meaning, toml
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.storage.csv_rows import Row, read_csv
-from fedrobust.storage.files import read_json, write_atomically
+from fedrobust.storage.files import lock, read_json, write_atomically, writing
 
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 LOGS = (ROUNDS, CLIENTS)
@@ -30,6 +28,7 @@ RUNS = "runs"  # of runs that were given no folder
 PACKED = "runs.jsonl"  # in a folder of packed runs, which `fedrobust.reports.packed` writes and reads
 LOCK, RESERVE = ".lock", ".reserve"
 RESERVE_BYTES = 64 << 10
+ANOTHER = "name another run-dir"
 ALWAYS = {"seed", "num-rounds", "data.name", "workers.num"}  # what the config of every run has, down to its end
 
 
@@ -43,19 +42,14 @@ def new_run_dir(name: str) -> Path:
     """
     first = Path(RUNS) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     for path in chain([first], (first.with_name(f"{first.name}-{n}") for n in count(2))):
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            if not path.is_dir():
-                raise _unwritable(path, "a file is there") from None
-        except OSError as error:
-            raise _unwritable(path, error.strerror) from error
+        with writing(path, ANOTHER):
+            try:
+                path.mkdir(parents=True)
+                return path
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
     raise AssertionError
-
-
-def _unwritable(path: Path, why: str | None) -> RunFailed:
-    return RunFailed(f"{path}: cannot be written ({why}); name another run-dir")
 
 
 def absolute(path: str) -> str:
@@ -131,10 +125,8 @@ class RunFolder:
         return folder
 
     def _write_config(self, cfg: RunConfig) -> None:
-        try:
+        with writing(self.path):
             write_atomically(self.path / "config.toml", toml.dumps(cfg.to_flat()).encode())
-        except OSError as error:
-            raise RunFailed(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def check_new(self) -> None:
         """Raise ConfigError if there already is a run in it or above it."""
@@ -151,20 +143,15 @@ class RunFolder:
     def check_writable(self) -> None:
         """Raise ConfigError if the folder cannot be made or written; nothing is made here."""
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
-        try:
-            with tempfile.TemporaryDirectory(prefix=".writable-", dir=there):
-                pass
-        except OSError as error:
-            raise ConfigError(str(_unwritable(self.path, error.strerror))) from error
+        with writing(self.path, ANOTHER, ConfigError), tempfile.TemporaryDirectory(prefix=".writable-", dir=there):
+            pass
 
     def prepare(self) -> None:
         """Make the folder. Raise RunFailed if it cannot be made or written."""
-        try:
+        with writing(self.path, ANOTHER):
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
-        except OSError as error:
-            raise _unwritable(self.path, error.strerror) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -175,10 +162,11 @@ class RunFolder:
             ConfigError: another process holds it.
         """
         try:
-            with self._lock():
-                yield
-        except Timeout as error:
+            file = lock(self.path / LOCK)
+        except BlockingIOError as error:
             raise ConfigError(f"{self.path}: a run is at work in it; wait until it is done, or stop it") from error
+        with file:
+            yield
 
     @property
     def at_work(self) -> bool:
@@ -186,13 +174,10 @@ class RunFolder:
         if not (self.path / LOCK).exists():
             return False
         try:
-            with self._lock():
-                return False
-        except (Timeout, PermissionError):
+            lock(self.path / LOCK).close()
+        except (BlockingIOError, PermissionError):
             return True
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.path / LOCK, timeout=0)
+        return False
 
     def read_config(self) -> RunConfig:
         """Return the config the run was started with.
@@ -232,10 +217,8 @@ class RunFolder:
     @contextmanager
     def reserve(self) -> Iterator[None]:
         """Reserve some disk space inside the block, so that the record can still be written when the disk is full."""
-        try:
+        with writing(self.path, ANOTHER):
             write_atomically(self.path / RESERVE, bytes(RESERVE_BYTES))
-        except OSError as error:
-            raise _unwritable(self.path, error.strerror) from error
         try:
             yield
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fedrobust.config.names import split_list, unknown
 from fedrobust.data import DATASETS, class_numbers, known_labels
 from fedrobust.data.split import make_split
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.storage.run_folder import ROUNDS, RunFolder, with_absolute_paths
 from fedrobust.studies import Point, Study
 from fedrobust.training.loop import SGDSettings
@@ -173,20 +173,11 @@ def training_flops(cfg: RunConfig) -> float:
 @lru_cache
 def forward_flops(model: Model, data: Data) -> float:
     """Return the FLOPs of one image's forward pass."""
-    spec = DATASETS[data.name]
-    height, width, channels = spec.shape
-    shape = (channels, height, width)
-    network = build_model(
-        model.name,
-        num_classes=len(class_numbers(data.classes, spec.class_names)),
-        image_shape=shape,
-        mean=spec.mean,
-        std=spec.std,
-        generator_seed=0,
-        **model.shape(),
-    ).eval()
+    whole = DATASETS[data.name]
+    spec = replace(ModelSpec.of(model, whole), num_classes=len(class_numbers(data.classes, whole.class_names)))
+    network = build_model(spec, generator_seed=0).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *shape))
+        network(torch.zeros(1, *spec.image_shape))
     return float(counter.get_total_flops())
 
 

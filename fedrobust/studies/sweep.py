@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from fedrobust.config import toml
 from fedrobust.errors import ConfigError
 from fedrobust.import_path import import_path
-from fedrobust.storage.files import write_atomically
+from fedrobust.storage.files import lock, write_atomically, writing
 from fedrobust.studies.plan import PlannedRun
 
 POLL = 0.5  # seconds
@@ -63,16 +62,13 @@ def claimed(folder: Path) -> Iterator[int]:
     Raises:
         ConfigError: another sweep uses it, or it cannot be written.
     """
-    try:
+    with writing(folder, "name another --out", ConfigError):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "wb")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); name another --out") from error
-    with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = lock(folder / ".lock")
         except BlockingIOError:
             raise ConfigError(f"{folder}: another sweep, or a run that it started, uses this folder") from None
+    with file:
         yield file.fileno()
 
 

@@ -19,6 +19,7 @@ from fedrobust.data.device import AUGMENTATIONS, Augmentation
 from fedrobust.objectives import Objective, make_objective
 from fedrobust.training.context import RunContext
 from fedrobust.training.loop import SGDSettings
+from partitions import class_counts
 
 
 @lru_cache(maxsize=4)
@@ -46,7 +47,7 @@ def training_objective(
             context share one tensor of counts, that of the last call.
         awp_gamma: `objective.awp-gamma`, or 0 while the weights are not perturbed yet.
     """
-    counts = np.bincount(context.dataset.train.labels[index], minlength=context.dataset.num_classes)
+    (counts,) = class_counts(context.dataset.train.labels, [index], context.dataset.num_classes)
     context.class_counts.copy_(torch.from_numpy(counts))
     return _objective(cfg, name, attack, context.class_counts, awp_gamma)
 

@@ -17,7 +17,7 @@ from fedrobust.data import Dataset, load_data
 from fedrobust.data.device import DeviceImages, on_device
 from fedrobust.data.spec import SplitName
 from fedrobust.hardware.process import keep_freed_memory, pick_device, pick_precision
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.seeding import int_stream
 
 
@@ -72,15 +72,7 @@ def run_context(cfg: RunConfig, own: Dataset | None = None) -> RunContext:
     keep_freed_memory()
     device = pick_device(cfg.device)
     dataset = own or load_data(cfg.data)
-    model = build_model(
-        cfg.model.name,
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-        mean=dataset.mean,
-        std=dataset.std,
-        generator_seed=int_stream(cfg.seed, "init"),
-        **cfg.model.shape(),
-    )
+    model = build_model(ModelSpec.of(cfg.model, dataset), generator_seed=int_stream(cfg.seed, "init"))
     precision = pick_precision(cfg.precision, cfg.model.name, objective_of(cfg), device)
     model.to(device).to(memory_format=torch.channels_last)
     class_counts = torch.zeros(dataset.num_classes, dtype=torch.int64, device=device)

@@ -13,7 +13,7 @@ from fedrobust.convex.problem import Problem
 from fedrobust.convex.solvers.first_order import solve_first_order
 from fedrobust.errors import ConfigError
 from fedrobust.losses import margin
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.models.polynomial import worst_images
 from fedrobust.objectives import make_objective
 
@@ -22,13 +22,15 @@ MEAN = 0.4
 
 def model_of(num_classes: int = 2, seed: int = 0) -> nn.Module:
     model = build_model(
-        "polynomial",
-        num_classes=num_classes,
-        image_shape=(1, 2, 3),
-        mean=(MEAN,),
-        std=(0.3,),
+        ModelSpec(
+            "polynomial",
+            num_classes=num_classes,
+            image_shape=(1, 2, 3),
+            mean=(MEAN,),
+            std=(0.3,),
+            activation="polynomial",
+        ),
         generator_seed=seed,
-        activation="polynomial",
     )
     with torch.no_grad():
         for root in model.parameters():

@@ -6,19 +6,20 @@ import pytest
 import torch
 from torch import nn
 
+from fedrobust.config import Model
 from fedrobust.convex.network import PolynomialNetwork
-from fedrobust.convex_study.heads import last_linear, linear_distances, projection_of, raw_features, sam_head, with_head
+from fedrobust.convex_study.heads import linear_distances, projection_of, raw_features, sam_head, with_head
 from fedrobust.data import load
 from fedrobust.data.device import on_device
 from fedrobust.errors import ConfigError
-from fedrobust.models import build_model
+from fedrobust.evaluation.last_layer import last_linear
+from fedrobust.models import ModelSpec, build_model
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     dataset = load("digits")
-    settings = {"num_classes": 10, "image_shape": dataset.image_shape, "mean": dataset.mean, "std": dataset.std}
-    return build_model("small-cnn", generator_seed=0, **settings).eval()
+    return build_model(ModelSpec.of(Model(name="small-cnn"), dataset), generator_seed=0).eval()
 
 
 def test_features_are_what_the_last_layer_sees(model: nn.Module) -> None:

@@ -10,9 +10,8 @@ from torch import nn
 from fedrobust.attacks.contract import input_gradient, no_side_effects
 from fedrobust.errors import ConfigError
 from fedrobust.losses import cross_entropy
-from fedrobust.models import ACTIVATIONS, MODELS, build_model
+from fedrobust.models import ACTIVATIONS, MODELS, ModelSpec, build_model
 from fedrobust.models.activations import SmoothReLU, activation_maker, gain
-from fedrobust.models.builder import takes_width
 
 Z = torch.linspace(-6, 6, 97, dtype=torch.float64)
 PHI = 0.5 * (1 + torch.erf(Z / math.sqrt(2)))
@@ -91,7 +90,7 @@ def test_parametric_softplus_is_no_threshold():
 
 def test_learned_shapes_are_parameters_of_each_layer():
     def shapes(name):
-        model = build_model("resnet18", generator_seed=0, activation=name, **CIFAR)
+        model = build_model(ModelSpec("resnet18", activation=name, **CIFAR), generator_seed=0)
         return [key for key, p in model.named_parameters() if "activation" in key and p.requires_grad]
 
     assert len(shapes("pssilu")) == 2 * 17
@@ -116,8 +115,8 @@ PAIRS += [("efficientnet-b0", name) for name in ("relu", "rrelu", "polynomial")]
 
 @pytest.mark.parametrize(("model", "name"), PAIRS)
 def test_every_activation_in_every_model(model, name):
-    width = 1 / 16 if takes_width(MODELS[model]) else 1.0  # the same layers with fewer channels
-    network = build_model(model, generator_seed=0, activation=name, width=width, **CIFAR)
+    width = 1 / 16 if MODELS[model].scales else 1.0  # the same layers with fewer channels
+    network = build_model(ModelSpec(model, activation=name, width=width, **CIFAR), generator_seed=0)
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     logits = network.train()(x)
     logits.logsumexp(1).sum().backward()
@@ -145,12 +144,11 @@ def test_the_mean_square_survives_many_layers(name):
 
 
 def test_relus_weights_are_not_touched():
-    from fedrobust.models.cnn import build_small_cnn
-
-    model = build_model("small-cnn", generator_seed=3, **CIFAR)
+    spec = ModelSpec("small-cnn", **CIFAR)
+    model = build_model(spec, generator_seed=3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        plain = build_small_cnn(10, (3, 32, 32), CIFAR["mean"], CIFAR["std"], partial(nn.ReLU, inplace=True))
+        plain = MODELS["small-cnn"].make(spec, partial(nn.ReLU, inplace=True))
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -201,7 +199,7 @@ def test_sat_smooths_in_its_phase_only(phase, in_attack, in_update):
     y = torch.arange(4)
 
     def gradients(**settings):
-        model = build_model("small-cnn", generator_seed=0, **CIFAR, **settings)
+        model = build_model(ModelSpec("small-cnn", **CIFAR, **settings), generator_seed=0)
         with no_side_effects(model, x.device):
             seen = input_gradient(model, x, y, cross_entropy)
         cross_entropy(model(x), y).sum().backward()
@@ -216,7 +214,9 @@ def test_sat_smooths_in_its_phase_only(phase, in_attack, in_update):
 
 
 def test_a_smoothed_model_has_relus_weights_and_logits():
-    plain, smooth = (build_model("calfat-cnn", generator_seed=0, backward=name, **CIFAR) for name in ("", "silu"))
+    plain, smooth = (
+        build_model(ModelSpec("calfat-cnn", backward=name, **CIFAR), generator_seed=0) for name in ("", "silu")
+    )
     assert plain.state_dict().keys() == smooth.state_dict().keys()
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(plain(x), smooth(x))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedrobust.attacks import make_attack
 from fedrobust.attacks.contract import input_gradient
 from fedrobust.losses import cross_entropy
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.models.folded import folded
 from fedrobust.objectives import make_objective
 
@@ -26,7 +26,7 @@ X, Y = torch.rand(4, 3, 32, 32, generator=GENERATOR), torch.randint(10, (4,), ge
 
 def used(name: str, **settings) -> nn.Module:
     """In eval mode, with statistics and affine parameters that are not the first ones, in float64."""
-    model = build_model(name, generator_seed=0, **CIFAR, **settings).double()
+    model = build_model(ModelSpec(name, **CIFAR, **settings), generator_seed=0).double()
     shake(model)
     return model.eval()
 
@@ -85,7 +85,7 @@ def test_the_model_stays_as_it_was_and_no_weight_of_the_view_wants_a_gradient() 
 
 @pytest.mark.parametrize("name", ["calfat-cnn", "small-cnn"])
 def test_a_model_without_batch_norm_is_itself(name: str) -> None:
-    model = build_model(name, generator_seed=0, **CIFAR).eval()
+    model = build_model(ModelSpec(name, **CIFAR), generator_seed=0).eval()
     assert folded(model) is model
 
 
@@ -178,7 +178,7 @@ KERNELS = """
 import sys
 import torch
 from torch import nn
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.models.folded import _fold
 from fedrobust.models.pooled import ConvPoolReLU
 
@@ -206,7 +206,7 @@ for channels, out, height, width in shapes:
 
 # calfat-cnn as an attack sees it on CUDA: both of its pooling layers, with the weights of the moment
 shape = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.2,) * 3}
-model = build_model("calfat-cnn", generator_seed=0, **shape)
+model = build_model(ModelSpec("calfat-cnn", **shape), generator_seed=0)
 model = model.to(device).to(memory_format=torch.channels_last).eval()
 with torch.autocast(device, precision, enabled=precision != torch.float32), torch.no_grad():
     view, pairs, fused = _fold(model, fuse=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedrobust.errors import ConfigError
-from fedrobust.models import MODELS, build_model
+from fedrobust.models import MODELS, ModelSpec, build_model
 from fedrobust.models.layers import Normalisation
 from fedrobust.models.preact import PreActBlock
 
@@ -35,7 +35,7 @@ LIGHT = [name for name in MODELS if name not in LARGE]
 
 
 def built(name: str, seed: int = 0) -> nn.Module:
-    return build_model(name, generator_seed=seed, **SHAPES[name])
+    return build_model(ModelSpec(name, **SHAPES[name]), generator_seed=seed)
 
 
 def images(name: str, batch: int = 3) -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_efficientnet_is_torchvisions_but_for_two_strides_and_the_activation() -
         assert not torch.equal(ours(x), theirs(x))
         for name in ("features.0.0", "features.2.0.block.1.0"):
             theirs.get_submodule(name).stride = (1, 1)  # type: ignore[assignment]
-        silu = build_model("efficientnet-b0", generator_seed=0, activation="silu", **CIFAR).eval()
+        silu = build_model(ModelSpec("efficientnet-b0", activation="silu", **CIFAR), generator_seed=0).eval()
         theirs.load_state_dict(silu.get_submodule("network").state_dict())
         assert torch.equal(silu.get_submodule("network")(x), theirs(x))
     assert sizes == [(3, 1280, 4, 4)]
@@ -162,7 +162,7 @@ def test_normalisation() -> None:
 
 def test_calfat_cnn_takes_raw_pixels() -> None:
     a = built("calfat-cnn").eval()
-    b = build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "mean": (0, 0, 0), "std": (1, 1, 1)}).eval()
+    b = build_model(ModelSpec("calfat-cnn", **{**CIFAR, "mean": (0, 0, 0), "std": (1, 1, 1)}), generator_seed=0).eval()
     with torch.no_grad():
         assert torch.equal(a(images("calfat-cnn")), b(images("calfat-cnn")))
 
@@ -180,20 +180,21 @@ def test_calfat_cnn_takes_raw_pixels() -> None:
     ],
 )
 def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=f"^{name} needs images of .* not {shape[1]}×{shape[2]}$"):
-        build_model(name, generator_seed=0, **{**CIFAR, "image_shape": shape})
+    line = f"^model {name}: needs images of .* not {shape[1]}×{shape[2]}; set model.input-size"
+    with pytest.raises(ConfigError, match=line):
+        build_model(ModelSpec(name, **{**CIFAR, "image_shape": shape}), generator_seed=0)
 
 
 def test_smallest_images() -> None:
     smallest = {"calfat-cnn": (3, 18, 18), "efficientnet-b0": (3, 8, 8), "preact-resnet18": (3, 8, 8)}
     smallest |= {"resnet18": (3, 8, 8), "resnet18-imagenet": (3, 32, 32), "small-cnn": (3, 4, 5)}
     for name, shape in smallest.items():
-        model = build_model(name, generator_seed=0, **{**CIFAR, "image_shape": shape}).eval()
+        model = build_model(ModelSpec(name, **{**CIFAR, "image_shape": shape}), generator_seed=0).eval()
         assert model(torch.rand(2, *shape)).shape == (2, 10)
 
 
 def test_a_resized_input_is_that_of_the_same_model_on_larger_images() -> None:
-    small, large = (build_model("small-cnn", generator_seed=0, input_size=size, **CIFAR) for size in (0, 48))
+    small, large = (build_model(ModelSpec("small-cnn", input_size=size, **CIFAR), generator_seed=0) for size in (0, 48))
     x = images("calfat-cnn")
     enlarged = torch.nn.functional.interpolate(x, (48, 48), mode="bilinear")
     assert torch.equal(large(x), large.get_submodule("model")(enlarged))
@@ -208,7 +209,7 @@ def test_a_resized_input_is_that_of_the_same_model_on_larger_images() -> None:
     [("resnet18", 0.25, 701_466), ("preact-resnet18", 0.5, 2_796_714), ("resnet50", 0.125, 375_762)],
 )
 def test_a_width_is_times_as_many_channels_everywhere(name: str, width: float, parameters: int) -> None:
-    model = build_model(name, generator_seed=0, width=width, **CIFAR).eval()
+    model = build_model(ModelSpec(name, width=width, **CIFAR), generator_seed=0).eval()
     assert sum(p.numel() for p in model.parameters()) == parameters
     ours, usual = (
         [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)] for network in (model, built(name))
@@ -218,7 +219,7 @@ def test_a_width_is_times_as_many_channels_everywhere(name: str, width: float, p
 
 
 def test_a_width_of_one_is_the_network_itself() -> None:
-    one = build_model("resnet18", generator_seed=0, width=1.0, **CIFAR)
+    one = build_model(ModelSpec("resnet18", width=1.0, **CIFAR), generator_seed=0)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), built("resnet18").parameters(), strict=True))
 
 
@@ -227,10 +228,10 @@ def test_settings_that_do_not_fit() -> None:
         ConfigError,
         match=r"^model\.width = 0\.5: the width of small-cnn is fixed; models with a variable one: .*resnet18",
     ):
-        build_model("small-cnn", generator_seed=0, width=0.5, **CIFAR)
+        build_model(ModelSpec("small-cnn", width=0.5, **CIFAR), generator_seed=0)
     with pytest.raises(ValueError, match="3 channels need as many means and stds, not 1 and 1"):
-        build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "mean": (0.5,), "std": (0.5,)})
+        build_model(ModelSpec("calfat-cnn", **{**CIFAR, "mean": (0.5,), "std": (0.5,)}), generator_seed=0)
     with pytest.raises(ValueError, match="at least 2 classes"):
-        build_model("calfat-cnn", generator_seed=0, **{**CIFAR, "num_classes": 1})
+        build_model(ModelSpec("calfat-cnn", **{**CIFAR, "num_classes": 1}), generator_seed=0)
     with pytest.raises(ConfigError, match="unknown model 'resnet81'; did you mean 'resnet18'"):
-        build_model("resnet81", generator_seed=0, **CIFAR)
+        build_model(ModelSpec("resnet81", **CIFAR), generator_seed=0)

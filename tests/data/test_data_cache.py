@@ -33,7 +33,7 @@ def test_hit_does_not_decode_again(write_tiny, monkeypatch):
 def test_hit_needs_neither_lock_nor_write(write_tiny, monkeypatch):
     folder = write_tiny()
     load("tiny", data_dir=folder)
-    monkeypatch.setattr(cache, "FileLock", refuse)
+    monkeypatch.setattr(cache, "lock", refuse)
     load("tiny", data_dir=folder)
 
 

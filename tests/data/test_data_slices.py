@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrobust.data import hold_out, subset
+from fedrobust.data import hold_out, some, subset
 
 label_arrays = st.lists(st.integers(0, 6), min_size=1, max_size=80).map(lambda x: np.array(x, dtype=np.int64))
 seeds = st.integers(0, 2**31)
@@ -19,9 +19,9 @@ def assert_proportional(labels: np.ndarray, chosen: np.ndarray) -> None:
 
 @given(label_arrays, seeds, st.data())
 def test_hold_out_is_stratified_disjoint_and_complete(labels, seed, data):
-    count = data.draw(st.integers(0, len(labels) - 1))
-    train, validation = hold_out(labels, count, np.random.default_rng(seed))
-    assert len(validation) == count
+    fraction = data.draw(st.floats(0, 1, exclude_max=True))
+    train, validation = hold_out(labels, fraction, np.random.default_rng(seed))
+    assert len(validation) == round(fraction * len(labels))
     assert sorted([*train, *validation]) == list(range(len(labels)))
     assert (np.diff(train) > 0).all()
     assert (np.diff(validation) > 0).all()
@@ -48,14 +48,23 @@ def test_balanced_classes_stay_balanced():
     assert not np.array_equal(validation, other)
 
 
-def test_fraction_and_count_agree():
+def test_what_is_held_out_is_the_subset_of_the_same_draw():
     labels = np.arange(40) % 4
-    by_fraction = hold_out(labels, 0.25, np.random.default_rng(0))
-    by_count = hold_out(labels, 10, np.random.default_rng(0))
-    assert all(np.array_equal(a, b) for a, b in zip(by_fraction, by_count, strict=True))
+    _, validation = hold_out(labels, 0.25, np.random.default_rng(0))
+    assert np.array_equal(validation, subset(labels, 10, np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("tenth", [np.float32(0.1), np.int64(4), np.float64(0.1)])
+@pytest.mark.parametrize(("count", "all_"), [(0, True), (3, False), (6, True), (7, True)])
+def test_some_or_all(count, all_):
+    labels, index = np.arange(20) % 2, np.arange(1, 19, 3)
+    chosen = some(index, labels, count, np.random.default_rng(0))
+    if all_:
+        assert np.array_equal(chosen, index)
+    else:
+        assert np.array_equal(chosen, index[subset(labels[index], count, np.random.default_rng(0))])
+
+
+@pytest.mark.parametrize("tenth", [np.float32(0.1), np.float64(0.1)])
 def test_numpy_scalars_mean_what_python_numbers_mean(tenth):
     assert len(hold_out(np.arange(40) % 4, tenth, np.random.default_rng(0))[1]) == 4
 
@@ -66,9 +75,9 @@ def test_nothing_to_hold_out():
     assert [len(part) for part in hold_out(np.zeros(0, int), 0.1, rng)] == [0, 0]
 
 
-@pytest.mark.parametrize("wrong", [1.0, -0.1, float("nan"), 5, -1])
+@pytest.mark.parametrize("wrong", [1.0, -0.1, float("nan"), 5])
 def test_out_of_range_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"validation (fraction|count) .*allowed"):
+    with pytest.raises(ValueError, match=r"validation fraction .*allowed"):
         hold_out(np.zeros(5, int), wrong, np.random.default_rng(0))
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from fedrobust.attacks import pgd
+from fedrobust.config import Model
 from fedrobust.data import Dataset, load
 from fedrobust.data.device import DeviceImages, on_device
-from fedrobust.models import build_model
+from fedrobust.models import ModelSpec, build_model
 from fedrobust.objectives import make_objective
 from fedrobust.training.loop import SGDSettings, train
 
@@ -33,14 +34,7 @@ def index() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def untrained(digits: Dataset) -> nn.Module:
-    return build_model(
-        "small-cnn",
-        num_classes=10,
-        image_shape=digits.image_shape,
-        mean=digits.mean,
-        std=digits.std,
-        generator_seed=0,
-    ).eval()
+    return build_model(ModelSpec.of(Model(name="small-cnn"), digits), generator_seed=0).eval()
 
 
 @pytest.fixture(scope="session")

@@ -15,18 +15,19 @@ from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Threat
 from fedrobust.evaluation.assessment import EvaluationResult, assess
 from fedrobust.evaluation.attack_run import AttackRun, Request
-from fedrobust.evaluation.evaluated_model import EvaluatedModel, weights_digest
+from fedrobust.evaluation.evaluated_model import EvaluatedModel
 from fedrobust.evaluation.evaluation_folder import EvaluationFolder
 from fedrobust.evaluation.probes import rescore
 from fedrobust.evaluation.summary import per_class, per_client, summarise
 from fedrobust.evaluation.verdicts import ROBUST
+from fedrobust.storage.checkpoint import weights_digest
 
 REQUEST = Request(("fgsm", "pgd-5x2"), Threat(0.1), num_images=90, seed=0, batch_size=16, checks=False)
 
 
 @pytest.fixture
 def evaluated(model, digits):
-    evaluated = EvaluatedModel("test", model, digits, weights_digest(model))
+    evaluated = EvaluatedModel("test", model, digits, weights_digest(model.state_dict()))
 
     def make(folder, request=REQUEST, **settings) -> EvaluationResult:
         settings = {"device": torch.device("cpu"), **settings}

@@ -9,8 +9,9 @@ from torch import nn
 from fedrobust.evaluation import Threat
 from fedrobust.evaluation.assessment import assess
 from fedrobust.evaluation.attack_run import AttackRun, Request
-from fedrobust.evaluation.evaluated_model import EvaluatedModel, weights_digest
+from fedrobust.evaluation.evaluated_model import EvaluatedModel
 from fedrobust.evaluation.evaluation_folder import EvaluationFolder
+from fedrobust.storage.checkpoint import weights_digest
 
 
 class Quantised(nn.Module):
@@ -71,7 +72,7 @@ def _few_planted(monkeypatch):
 
 
 def raised(model, digits, folder: Path) -> set[str]:
-    evaluated = EvaluatedModel("test", model, digits, weights_digest(model))
+    evaluated = EvaluatedModel("test", model, digits, weights_digest(model.state_dict()))
     request = Request(("fgsm", "pgd-10"), Threat(0.1), num_images=60, seed=0, batch_size=64)
     opened = lambda *arguments: EvaluationFolder(folder, *arguments)  # noqa: E731
     result = assess(AttackRun(evaluated, request, opened, device=torch.device("cpu")))

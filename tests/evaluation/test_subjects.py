@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from fedrobust.config import RunConfig
 from fedrobust.data import load
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.evaluation.evaluated_model import load_evaluated_model, load_weights, weights_digest
+from fedrobust.evaluation.evaluated_model import load_evaluated_model, load_weights
 from fedrobust.evaluation.weights import fitted
-from fedrobust.models import MODELS, build_model
+from fedrobust.models import MODELS, ModelSpec, build_model
 from fedrobust.models.layers import constants_of
-from fedrobust.storage.checkpoint import load_model, save_model
+from fedrobust.storage.checkpoint import load_model, save_model, weights_digest
 from fedrobust.storage.run_folder import model_facts
 
 
@@ -40,8 +40,7 @@ def test_a_runs_folder_has_a_best_and_a_last_model(run):
 def test_a_file_says_which_activations_its_model_has(tmp_path):
     cfg = RunConfig.from_flat({"model.activation": "elu", "model.activation-alpha": 2.0})
     digits = load(cfg.data.name)
-    shape = {"num_classes": 10, "image_shape": digits.image_shape, "mean": digits.mean, "std": digits.std}
-    model = build_model(cfg.model.name, generator_seed=1, **shape, **cfg.model.activations()).eval()
+    model = build_model(ModelSpec.of(cfg.model, digits), generator_seed=1).eval()
     arrays = {key: value.numpy() for key, value in model.state_dict().items()}
     save_model(tmp_path / "elu.safetensors", arrays, **model_facts(cfg), round=1)
     found = load_evaluated_model(str(tmp_path / "elu.safetensors")).model
@@ -208,7 +207,7 @@ def test_torchvisions_names_are_found_and_counters_may_be_missing(tmp_path):
     state = {n: v for n, v in theirs.state_dict().items() if not n.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "theirs.pt")
     shape = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    ours = build_model("resnet18-imagenet", generator_seed=0, **shape).eval()
+    ours = build_model(ModelSpec("resnet18-imagenet", **shape), generator_seed=0).eval()
     weights = fitted(load_weights(tmp_path / "theirs.pt")[0], ours.state_dict())
     ours.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     x = torch.rand(2, 3, 32, 32)
@@ -221,7 +220,8 @@ def test_of_names_that_differ_the_first_three_are_said_and_how_many(tmp_path):
 
     theirs = resnet18().state_dict()
     own = build_model(
-        "resnet18", num_classes=10, image_shape=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3, generator_seed=0
+        ModelSpec("resnet18", num_classes=10, image_shape=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3),
+        generator_seed=0,
     ).state_dict()
     arrays = {name.replace("downsample", "shortcut"): value.numpy() for name, value in theirs.items()}
     with pytest.raises(ConfigError) as raised:
@@ -256,13 +256,15 @@ def test_mean_and_std_are_the_files_own(run, tmp_path):
 def test_every_model_says_its_mean_and_std(name):
     """CalFAT's network is on raw pixels, with 0 and 1: x normalised by them is x."""
     model = build_model(
-        name,
-        num_classes=10,
-        image_shape=(3, 8, 8) if name == "polynomial" else (3, 32, 32),  # its weights: the square of an image's size
-        mean=(0.2, 0.3, 0.4),
-        std=(0.5, 0.6, 0.7),
+        ModelSpec(
+            name,
+            num_classes=10,
+            image_shape=(3, 8, 8) if name == "polynomial" else (3, 32, 32),
+            mean=(0.2, 0.3, 0.4),
+            std=(0.5, 0.6, 0.7),
+            activation="polynomial" if name == "polynomial" else "relu",
+        ),
         generator_seed=0,
-        activation="polynomial" if name == "polynomial" else "relu",
     )
     mean, std = {
         "calfat-cnn": ((0, 0, 0), (1, 1, 1)),
@@ -288,6 +290,6 @@ def test_the_documented_lines_load_a_runs_weights_in_plain_pytorch(run):
 def test_the_digest_is_of_names_shapes_and_values():
     a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     b.load_state_dict(a.state_dict())
-    assert weights_digest(a) == weights_digest(b)
+    assert weights_digest(a.state_dict()) == weights_digest(b.state_dict())
     b.weight.data[0, 0] += 1
-    assert weights_digest(a) != weights_digest(b)
+    assert weights_digest(a.state_dict()) != weights_digest(b.state_dict())

@@ -11,6 +11,7 @@ from fedrobust.data.device import AUGMENTATIONS
 from fedrobust.data.split import split_of
 from fedrobust.models import MODELS
 from fedrobust.models.layers import normalised
+from fedrobust.models.spec import Architecture
 from fedrobust.objectives import make_objective
 from fedrobust.seeding import numpy_stream
 from fedrobust.storage.checkpoint import load_model
@@ -76,10 +77,11 @@ def test_a_pool_of_each_kind_runs_under_either_strategy(quick, federate, strateg
 
 
 def test_batch_norm_counters_stay_whole_numbers_through_rounds_and_a_resume(quick, federate, monkeypatch):
-    def build(num_classes, image_shape, mean, std, activation):
-        return normalised(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, num_classes)), mean, std)
+    def make(spec, activation):
+        network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, spec.num_classes))
+        return normalised(network, spec.mean, spec.std)
 
-    monkeypatch.setitem(MODELS, "with-batch-norm", build)
+    monkeypatch.setitem(MODELS, "with-batch-norm", Architecture("Batch norm on pixels.", make))
     cfg = quick(num_rounds=1, model__name="with-batch-norm", objective__name="natural", local__steps=3)
     federate(cfg)
     folder = federate(cfg.replace(num_rounds=2, resume=True))
