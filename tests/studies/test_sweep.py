@@ -236,11 +236,11 @@ def test_room_on_cores(machine):
 
 
 def test_a_single_run_takes_the_engine_that_it_would_take_by_itself(machine, monkeypatch):
-    monkeypatch.setattr(slots, "pick_engine", lambda cfg, engine: ("ray", ""))
+    monkeypatch.setattr(sweep, "pick_engine", lambda cfg, engine: ("ray", ""))
     machine(8)
-    assert slots.plan_slots(configs(1), "auto", 0)[0].engine == "ray"
-    assert slots.plan_slots(configs(2), "auto", 1)[0].engine == "ray"
-    assert slots.plan_slots(configs(1), "local", 0)[0].engine == "local"
+    assert sweep.plan_slots(configs(1), "auto", 0)[0].engine == "ray"
+    assert sweep.plan_slots(configs(2), "auto", 1)[0].engine == "ray"
+    assert sweep.plan_slots(configs(1), "local", 0)[0].engine == "local"
 
 
 def test_a_central_run_has_no_engine_and_all_cores(machine, monkeypatch):
