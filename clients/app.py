@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -46,11 +48,17 @@ def evaluate(message: Message, context: Context) -> Message:
 @contextmanager
 def _client(context: Context) -> Iterator[LocalClient]:
     """Yield the client with its CPU threads, for at most the time that the server waits."""
-    cfg = RunConfig.from_flat(context.run_config)
+    cfg = _config(tuple(context.run_config.items()))
     with limited(cfg.strategy.timeout), threads(cfg.workers.threads):
         client = LocalClient(cfg, int(context.node_config["partition-id"]))
         with explained_out_of_memory(client.context.device):
             yield client
+
+
+@lru_cache(maxsize=2)
+def _config(items: tuple[tuple[str, Any], ...]) -> RunConfig:
+    """Return the config of these flat settings; parsed once in a process, not once a message."""
+    return RunConfig.from_flat(dict(items))
 
 
 def _weights(message: Message):

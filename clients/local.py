@@ -15,8 +15,6 @@ from fedrobust.training.build import augmentation, sgd_settings, training_attack
 from fedrobust.training.context import run_context
 from fedrobust.training.loop import TrainingSummary, train
 
-PROBE_IMAGES = 256  # of a client's training images, for accuracies that its objective does not see
-
 
 @dataclass(frozen=True)
 class Instructions:
@@ -50,9 +48,9 @@ class LocalClient:
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Train from `weights` on the shard; return the new weights and the metrics.
 
-        Metrics: "num-examples" (images of the shard), loss, natural_accuracy and adversarial_accuracy while
-        training (measured on some images after training if the objective does not compute them), seconds, images,
-        steps.
+        Metrics: "num-examples" (images of the shard), loss, seconds, images, steps; natural_accuracy and
+        adversarial_accuracy while training, if the objective computes them, or else after it on
+        `evaluation.probe-images` of the shard's images.
         """
         cfg, context = self.cfg, self.context
         attack = training_attack(cfg)
@@ -90,24 +88,27 @@ class LocalClient:
         return {"num-examples": evaluation.num_images, **evaluation.metrics()}
 
     def _metrics(self, summary: TrainingSummary, attack: EvaluationAttack) -> dict[str, float]:
-        natural, adversarial = summary.natural_accuracy, summary.adversarial_accuracy
-        if natural is None or adversarial is None:
+        seen = {"natural_accuracy": summary.natural_accuracy, "adversarial_accuracy": summary.adversarial_accuracy}
+        if (count := self.cfg.evaluation.probe_images) and None in seen.values():
+            own = self.shard.train
             probe = evaluate(
                 self.context.model,
                 self.context.images("train"),
-                torch.from_numpy(self.shard.train[:: max(1, len(self.shard.train) // PROBE_IMAGES)][:PROBE_IMAGES]),
-                [attack] if adversarial is None else [],
+                torch.from_numpy(own[:: max(1, len(own) // count)][:count]),
+                [attack] if seen["adversarial_accuracy"] is None else [],
                 batch_size=self.cfg.local.batch_size,
                 seed=self.cfg.seed,
                 stream=("probe", self.partition),
             )
-            natural = probe.natural_accuracy if natural is None else natural
-            adversarial = probe.robust_accuracy["training"] if adversarial is None else adversarial
+            measured = {
+                "natural_accuracy": probe.natural_accuracy,
+                "adversarial_accuracy": probe.robust_accuracy.get("training"),
+            }
+            seen = {key: measured[key] if value is None else value for key, value in seen.items()}
         return {
             "num-examples": len(self.shard.train),
             "loss": summary.loss,
-            "natural_accuracy": natural,
-            "adversarial_accuracy": adversarial,
+            **{key: value for key, value in seen.items() if value is not None},
             "seconds": summary.seconds,
             "images": summary.images,
             "steps": summary.steps,

@@ -36,7 +36,7 @@ __all__ = ["Evaluation", "Report", "Run", "evaluate", "load_run", "report", "run
 
 logger = logging.getLogger(__name__)
 
-Engine = Literal["auto", "local", "ray", "flwr"]
+Engine = Literal["auto", "local", "processes", "ray", "flwr"]
 ATTACKS = ("fgsm", "pgd-20", "autoattack")
 
 
@@ -162,8 +162,9 @@ def run(
     Args:
         preset: a preset's name (`fedrobust list presets`), the path of a TOML file, or a complete config.
         variant: one of the preset's variants; needed if it has several.
-        engine: how the clients of a federation run: "local" one after another, "ray" in parallel processes, "flwr"
-            under Flower's own simulation, "auto" whichever fits the machine. A central run has none.
+        engine: how the clients of a federation run: "local" one after another, "processes" in a pool of processes
+            on this machine, "ray" under Ray, on this machine or a cluster, "flwr" under Flower's own simulation, "auto"
+            whichever fits the machine. A central run has none.
         resume: the folder of an interrupted run, in place of a preset; of the settings only those may be given that a
             resumed run can change, such as `num_rounds`.
         on_round: called with each row of rounds.jsonl as it is written, in a thread of its own.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -17,6 +16,7 @@ from fedrobust.engines.arrays import from_record, to_record
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.running.rounds import Rounds, Row
 from fedrobust.storage.checkpoint import Arrays, Checkpoint
+from fedrobust.storage.csv_rows import to_csv
 from fedrobust.storage.run_folder import CLIENTS
 from strategies.base import FederatedStrategy
 
@@ -86,7 +86,7 @@ class Federation(Rounds):
             return facts  # who has what is known to nobody but the clients
         summary = summarise_split(self.evaluator.context.dataset, self.evaluator.split)
         self._check_pool(summary.pool_size)
-        pd.DataFrame(summary.rows()).to_csv(self.folder.partition, index=False)
+        self.folder.partition.write_text(to_csv(summary.rows()))
         return facts | {
             "pool": {"images": summary.pool_size, "bytes_moved": summary.bytes_moved},
             "emd": {"before": float(summary.emd_before.mean()), "after": summary.mean_emd},

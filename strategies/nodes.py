@@ -1,5 +1,5 @@
-"""The assignment of nodes to partitions. Only a client knows its partition, so it is asked once; real machines leave
-and return.
+"""The assignment of nodes to partitions. On real machines only a client knows its partition, so it is asked once, and
+machines leave and return; the nodes of a simulation are known.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedrobust.config import RunConfig
+from fedrobust.engines import SimulationGrid
 from fedrobust.errors import RunFailed
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Nodes:
         Raises:
             RunFailed: before the first round, and too few nodes, too many, or two for one partition.
         """
+        if not self._partition_of and isinstance(grid, SimulationGrid):
+            self._partition_of = grid.partitions()
         if not self._partition_of:
             self._begin(grid, _wait_for_nodes(grid, self._num_clients, self._least, self._node_timeout))
         ends = monotonic() + self._node_timeout
@@ -50,14 +53,16 @@ class Nodes:
 
     def _begin(self, grid: Grid, nodes: Iterable[int]) -> None:
         """Ask all nodes; any error ends the run here."""
+        held: set[int] = set()
         for node, answer in self._ask(grid, nodes, self._timeout).items():
             if isinstance(answer, str):
                 raise RunFailed(answer)
-            if answer in self._partition_of.values():
+            if answer in held:
                 raise RunFailed(f"two nodes hold partition {answer}; give each its own partition-id")
+            held.add(answer)
             self._partition_of[node] = answer
         if (count := len(self._partition_of)) < self._least:
-            missing = min(set(range(self._num_clients)) - set(self._partition_of.values()))
+            missing = min(set(range(self._num_clients)) - held)
             lacking = self._num_clients - count
             raise RunFailed(f"no node answered for partition {missing} ({lacking} of {self._num_clients} are missing)")
 

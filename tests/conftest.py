@@ -16,7 +16,7 @@ import torch
 from clients.app import app
 from fedrobust.config import RunConfig
 from fedrobust.engines.local import LocalGrid
-from fedrobust.hardware.process import available_cores
+from fedrobust.hardware.cgroup import available_cores
 from fedrobust.storage.run_folder import RunFolder
 from strategies.federation import Federation
 

@@ -118,6 +118,7 @@ MEASURED = {
     "strategy.fraction-evaluate": ({}, 0.4),
     "evaluation.every": ({"num-rounds": 2}, 2),
     "evaluation.clients-every": ({"num-rounds": 2}, 1),
+    "evaluation.probe-images": ({}, 20),
     "evaluation.attacks": ({}, "fgsm,pgd-2"),
     "evaluation.step-size": ({"evaluation.attacks": "pgd-2", "attack.epsilon": "0.3"}, "0.3"),
     "evaluation.validation-images": ({"data.validation-fraction": 0.3}, 10),

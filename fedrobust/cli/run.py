@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       fedrobust run --resume FOLDER"
     )
     parser.add_argument(
-        "--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="engine that runs the clients"
+        "--engine",
+        choices=("auto", "local", "processes", "ray", "flwr"),
+        default="auto",
+        help="engine that runs the clients",
     )
     add_run_arguments(parser, preset_names())
 

@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("study", help=f"{', '.join(study_names())}, or a TOML file")
     add("--out", type=Path, help="folder of the runs [sweeps/STUDY]")
     add("--parallel", type=count, default=0, help="number of runs at once; 0: one per core, or one per GPU [0]")
-    add("--engine", choices=("auto", "local", "ray", "flwr"), default="auto", help="engine of each run")
+    add("--engine", choices=("auto", "local", "processes", "ray", "flwr"), default="auto", help="engine of each run")
     add("--seeds", help="seeds to use instead of the study's, such as 0,1,2")
     add(
         "--only",

@@ -80,7 +80,11 @@ def _by_other_settings(cfg: RunConfig, engine: str) -> Iterator[tuple[str, str]]
     rules: list[tuple[bool, Collection[str], str]] = [
         (not is_central, _keys("central"), "only a central run uses it (fedrobust central)"),
         (is_central, [*_keys("strategy"), *_keys("partition"), "num-clients", "data.own"], "only a federation uses it"),
-        (is_central, ["pool.share", "pool.mode", "evaluation.clients-every"], "only a federation uses it"),
+        (
+            is_central,
+            ["pool.share", "pool.mode", "evaluation.clients-every", "evaluation.probe-images"],
+            "only a federation uses it",
+        ),
         (is_central, _keys("workers", besides=("threads",)), "only a federation uses it"),
         (engine == "local", _keys("workers", besides=("threads",)), "only engines ray and flwr use it"),
         (data.own, _keys("partition", besides=("held-out",)), "the clients' images are their own (data.own)"),

@@ -331,6 +331,12 @@ class Evaluation(Section, frozen=True):
     every: int = Field(
         default=1, ge=0, description="rounds between two evaluations on the server (0 = only after the last round)"
     )
+    probe_images: int = Field(
+        default=0,
+        ge=0,
+        description="number of a client's training images on which it measures, after its training, the natural and "
+        "adversarial accuracy that its objective does not compute; 0 measures neither",
+    )
     clients_every: int = Field(
         default=0, ge=0, description="rounds between two evaluations by the clients (0 = only after the last round)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -103,17 +105,32 @@ def to_split(source: Any) -> Split:
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))
 
 
+def _digits_table() -> np.ndarray:
+    """Return scikit-learn's digits, [1797, 65]: 64 pixels and the label.
+
+    The file is read where scikit-learn has it: importing that package takes over a second in every process.
+    """
+    spec = find_spec("sklearn")
+    folder = Path(((spec and spec.submodule_search_locations) or ["."])[0])
+    file = folder / "datasets" / "data" / "digits.csv.gz"
+    if not file.exists():  # it has been elsewhere in old versions, and may be again
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        return np.column_stack([np.asarray(pixels), np.asarray(labels)])
+    with gzip.open(file, "rt") as lines:
+        return np.loadtxt(lines, delimiter=",")
+
+
 def read_digits(split: SplitName) -> Iterator[tuple[str, Split]]:
     """Yield 1,438 training or 359 test images, uint8 `[N, 8, 8, 1]`; value v of 0..16 becomes round(v * 255 / 16).
 
     scikit-learn has no split, so one is fixed here: in each class, the first fifth in canonical order is
     the test split. The pixels' digest is the seed: no version of NumPy or scikit-learn can change the split.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    whole = canonical(Split(images, np.asarray(labels).astype(np.int64)))
+    pixels, labels = np.split(_digits_table(), [64], axis=1)
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    whole = canonical(Split(images, labels[:, 0].astype(np.int64)))
     is_test = np.zeros(len(whole), dtype=bool)
     for label in range(10):
         members = np.flatnonzero(whole.labels == label)

@@ -31,6 +31,13 @@ def _run_local(cfg: RunConfig) -> None:
     _serve(LocalGrid(cfg, load_path(CLIENT_APP)), cfg)
 
 
+def _run_processes(cfg: RunConfig) -> None:
+    """Run clients in a pool of processes on this machine."""
+    from fedrobust.engines.process_pool import ProcessGrid
+
+    _serve(ProcessGrid(cfg, CLIENT_APP), cfg)
+
+
 def _run_ray(cfg: RunConfig) -> None:
     """Run clients in a pool of Ray actors, on this machine or a cluster."""
     from fedrobust.engines.ray_pool import RayGrid
@@ -51,6 +58,10 @@ def check(cfg: RunConfig, engine: str) -> None:
     Raises:
         ConfigError: the engine cannot start; the message says why.
     """
+    if engine == "processes":
+        from fedrobust.engines.process_pool import check_processes
+
+        check_processes()
     if engine == "ray":
         from fedrobust.engines.ray_cluster import check_ray
 
@@ -61,7 +72,12 @@ def check(cfg: RunConfig, engine: str) -> None:
         check_flwr(cfg)
 
 
-ENGINES: dict[str, Callable[[RunConfig], None]] = {"local": _run_local, "ray": _run_ray, "flwr": _run_flwr}
+ENGINES: dict[str, Callable[[RunConfig], None]] = {
+    "local": _run_local,
+    "processes": _run_processes,
+    "ray": _run_ray,
+    "flwr": _run_flwr,
+}
 
 
 def run(cfg: RunConfig, engine: str) -> None:

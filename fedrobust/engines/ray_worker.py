@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 from fedrobust.engines.grid import handle
+from fedrobust.engines.pool import take_arrays
 from fedrobust.engines.ray_cluster import ray
 
 Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
@@ -17,12 +18,9 @@ Packed = dict[str, tuple[str, tuple[int, ...], str, np.ndarray]]
 class Worker:
     """A Ray actor: the ClientApp, loaded once, and the weights of the current round, fetched once."""
 
-    def __init__(self, client_app: str, threads: int) -> None:
-        import torch
-
+    def __init__(self, client_app: str) -> None:
         from fedrobust.config.registry import load_path
 
-        torch.set_num_threads(threads)
         self._app = load_path(client_app)
         self._fetched: dict[str, ArrayRecord] = {}
 
@@ -43,14 +41,6 @@ class Worker:
         for ref in refs:
             if ref.hex() not in self._fetched:
                 self._fetched[ref.hex()] = unpack(ray.get(ref))
-
-
-def take_arrays(message: Message) -> dict[str, ArrayRecord]:
-    """Remove the array records from a message and return them."""
-    records = dict(message.content.array_records) if message.has_content() else {}
-    for name in records:
-        del message.content[name]
-    return records
 
 
 def pack(record: ArrayRecord) -> Packed:

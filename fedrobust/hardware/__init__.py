@@ -1,5 +1,5 @@
-"""The machine: memory allocator, threads, device, precision and the limits of a container (`process`), memory in use
-(`memory`).
+"""The machine: memory allocator, threads, device and precision (`process`), memory in use (`memory`), and what
+this process may use of cores and memory, in a container too (`cgroup`).
 
 `presets`, `storage`, `attacks` and the packages above may import it.
 """

@@ -1,24 +1,20 @@
-"""Setup of a process that trains: memory allocator, threads, device, precision, and the limits of a container."""
+"""Setup of a process that trains: memory allocator, threads, device, precision."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
-import psutil
 import torch
 
 from fedrobust.errors import ConfigError
+from fedrobust.hardware.cgroup import available_cores
 
 # (model, objective) whose natural and robust accuracy was shown equal in bfloat16 and float32 over three seeds
 # (benchmarks/precision.py and its README): only these take bfloat16 under `precision = "auto"`.
 BFLOAT16_SHOWN_EQUAL = frozenset({("calfat-cnn", "at")})
-
-UNLIMITED = 1 << 60  # bytes; version 1 of cgroups writes a number of about this size if there is no limit
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -76,29 +72,10 @@ def explained_out_of_memory(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def available_cores() -> int:
-    """Return the CPU cores this process may use: those it is bound to, limited to the whole cores of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = cpu_limit()
-    return cores if limit is None else max(1, min(cores, int(limit)))
-
-
-def available_memory() -> int:
-    """Return the bytes this process may allocate: free memory of the machine, limited by its container."""
-    free, limit = psutil.virtual_memory().available, free_memory()
-    return free if limit is None else min(free, limit)
-
-
 def heed_cores() -> None:
     """Limit PyTorch's threads to the cores of this process: it does not know a container's limit."""
     if torch.get_num_threads() > available_cores():
         torch.set_num_threads(available_cores())
-
-
-def asked_threads() -> int:
-    """Return the threads per process that OMP_NUM_THREADS sets; 0 if it is unset or not a number."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
 
 
 def pick_device(name: str) -> torch.device:
@@ -154,60 +131,3 @@ def has_bfloat16_units(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return False
-
-
-def cpu_limit(root: Path = Path("/")) -> float | None:
-    """Return the CPU time per second that this process may use, in CPUs, as its cgroup (version 1 or 2) says; None
-    without a limit.
-    """
-    limits = []
-    for folder in _folders("cpu", root):
-        words = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-        if len(words) == 2 and words[0] not in ("max", "-1"):
-            limits.append(int(words[0]) / int(words[1]))
-    return min(limits, default=None)
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this process may still allocate, its files in the page cache not counted; None without a
-    limit.
-    """
-    limits = []
-    for folder in _folders("memory", root):
-        for limit, usage, cached in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            (most,) = _words(folder / limit) or ("max",)
-            if most == "max" or int(most) >= UNLIMITED:
-                continue
-            (used,) = _words(folder / usage) or ("0",)
-            stat = dict(zip(*[iter(_words(folder / "memory.stat"))] * 2, strict=False))
-            limits.append(max(0, int(most) - int(used) + int(stat.get(cached, 0))))
-    return min(limits, default=None)
-
-
-def _folders(controller: str, root: Path) -> Iterator[Path]:
-    """Yield the cgroup of this process and all above it, as far as they are mounted here.
-
-    In a container /proc may name the group as the host does, while what is mounted begins with it: the mount itself is
-    always among them.
-    """
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and controller not in controllers.split(","):
-                continue
-            mount = root / "sys/fs/cgroup" / controllers
-            if controllers and not mount.is_dir():  # "cpu,cpuacct" is also mounted as "cpu"
-                mount = root / "sys/fs/cgroup" / controller
-            group = mount / path.lstrip("/")
-            yield from (group, *(above for above in group.parents if above.is_relative_to(mount)))
-
-
-def _words(path: Path) -> list[str]:
-    """Return the words of a file; none if it cannot be read."""
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []

@@ -51,7 +51,7 @@ def build_model(spec: ModelSpec, *, generator_seed: int) -> nn.Module:
 
     Raises:
         ConfigError: as `check_model`.
-        ValueError: the model cannot take images of this shape, or mean and std do not fit it.
+        ValueError: fewer than two classes, or mean and std do not fit the images.
     """
     architecture, activation = _parts(spec)
     if spec.num_classes < 2:
@@ -60,10 +60,6 @@ def build_model(spec: ModelSpec, *, generator_seed: int) -> nn.Module:
     if not len(spec.mean) == len(spec.std) == channels:
         raise ValueError(f"{channels} channels need as many means and stds, not {len(spec.mean)} and {len(spec.std)}")
     inner = replace(spec, image_shape=(channels, size, size)) if size else spec
-    _, height, width = inner.image_shape
-    if min(height, width) < architecture.least:
-        least = f"{architecture.least}×{architecture.least}"
-        raise ValueError(f"{spec.name} needs images of at least {least}, not {height}×{width}")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed every GPU as well, which fork_rng(devices=[]) does not undo
         torch.default_generator.manual_seed(generator_seed)
@@ -76,8 +72,8 @@ def build_model(spec: ModelSpec, *, generator_seed: int) -> nn.Module:
 
 
 def check_model(spec: ModelSpec) -> None:
-    """Raise ConfigError for an unknown name, a width for a network with a fixed one, or an activation that
-    `activation_maker` refuses.
+    """Raise ConfigError for an unknown name, images that are too small, a width for a network with a fixed one, or an
+    activation that `activation_maker` refuses.
     """
     _parts(spec)
 
@@ -88,5 +84,11 @@ def _parts(spec: ModelSpec) -> tuple[Architecture, Activation]:
         known = ", ".join(other for other, entry in MODELS.items() if entry.scales)
         raise ConfigError(
             f"model.width = {spec.width:g}: the width of {spec.name} is fixed; models with a variable one: {known}"
+        )
+    height, width = (spec.input_size,) * 2 if spec.input_size else spec.image_shape[1:]
+    if min(height, width) < (least := architecture.least):
+        raise ConfigError(
+            f"model {spec.name}: needs images of at least {least}×{least}, not {height}×{width}; set model.input-size "
+            f"to {least} or more, or choose another model"
         )
     return architecture, activation_maker(spec.activation, spec.alpha, spec.backward, spec.phase)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from fedrobust.hardware.process import available_cores
+from fedrobust.hardware.cgroup import available_cores
 
 PACKAGES = ("fedrobust", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "safetensors")
 OPTIONAL = ("cvxpy-base", "clarabel", "scs")  # recorded if they are installed

@@ -18,7 +18,7 @@ from fedrobust.config import RunConfig, toml
 from fedrobust.engines import pick_engine
 from fedrobust.engines.plan import BYTES_PER_WORKER
 from fedrobust.errors import ConfigError
-from fedrobust.hardware.process import asked_threads, available_cores, available_memory
+from fedrobust.hardware.cgroup import asked_threads, available_cores, available_memory
 from fedrobust.import_path import import_path
 from fedrobust.storage.files import lock, write_atomically, writing
 from fedrobust.studies.plan import PlannedRun

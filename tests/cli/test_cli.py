@@ -112,6 +112,7 @@ def test_what_cannot_change_in_a_resumed_run_is_refused(here, capsys):
         ("run quickstart --objective.name natural --variant calfat", "trains with 'calfat' only"),
         ("run quickstart --attack.random-start zero --variant calfat", "use gaussian or uniform"),
         ("run quickstart --device cuda:99", "device = 'cuda:99': not on this machine"),
+        ("run quickstart --model.name calfat-cnn", "model calfat-cnn: needs images of at least 18×18, not 8×8; set"),
         ("run quickstart --workers.threads 9999", "workers.threads = 9999: this machine has"),
         ("run quickstart extra", "unexpected argument 'extra'"),
         ("run --resume nowhere", "no run in it"),

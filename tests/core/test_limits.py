@@ -7,7 +7,7 @@ import pytest
 
 from fedrobust.config import RunConfig
 from fedrobust.engines import plan, plan_workers
-from fedrobust.hardware import process
+from fedrobust.hardware import cgroup
 
 GIB = 1 << 30
 
@@ -20,14 +20,14 @@ def container(tmp_path, monkeypatch):
         for name, text in {"proc/self/cgroup": groups, **files}.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        limits = process.cpu_limit(tmp_path), process.free_memory(tmp_path)
-        monkeypatch.setattr(process, "cpu_limit", lambda: limits[0])
-        monkeypatch.setattr(process, "free_memory", lambda: limits[1])
+        limits = cgroup.cpu_limit(tmp_path), cgroup.free_memory(tmp_path)
+        monkeypatch.setattr(cgroup, "cpu_limit", lambda: limits[0])
+        monkeypatch.setattr(cgroup, "free_memory", lambda: limits[1])
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
         free = namedtuple("free", "available")(64 * GIB)
-        monkeypatch.setattr(process.psutil, "virtual_memory", lambda: free)
+        monkeypatch.setattr(cgroup.psutil, "virtual_memory", lambda: free)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        return process.available_cores(), process.available_memory()
+        return cgroup.available_cores(), cgroup.available_memory()
 
     return make
 
@@ -85,8 +85,8 @@ def test_limits_of_a_container(container, groups, files, cores, memory):
 
 
 def test_without_cgroups_there_are_none(tmp_path):
-    assert process.cpu_limit(tmp_path) is None
-    assert process.free_memory(tmp_path) is None
+    assert cgroup.cpu_limit(tmp_path) is None
+    assert cgroup.free_memory(tmp_path) is None
 
 
 @pytest.mark.parametrize(

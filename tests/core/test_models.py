@@ -180,7 +180,8 @@ def test_calfat_cnn_takes_raw_pixels() -> None:
     ],
 )
 def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=f"^{name} needs images of .* not {shape[1]}×{shape[2]}$"):
+    line = f"^model {name}: needs images of .* not {shape[1]}×{shape[2]}; set model.input-size"
+    with pytest.raises(ConfigError, match=line):
         build_model(ModelSpec(name, **{**CIFAR, "image_shape": shape}), generator_seed=0)
 
 

@@ -4,16 +4,16 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-import torchvision.datasets
 
 from fedrobust.config import Data
-from fedrobust.data import DATASETS, Dataset, known_labels, load
+from fedrobust.data import DATASETS, Dataset, known_labels, load, loading
 from fedrobust.data.loading import to_split
 from fedrobust.errors import DataError
 
@@ -40,7 +40,7 @@ def test_every_entry_is_consistent(name):
     spec = DATASETS[name]
     assert len(set(spec.class_names)) == len(spec.class_names) >= 10
     assert len(spec.mean) == len(spec.std) == spec.shape[2]
-    assert spec.torchvision is None or hasattr(torchvision.datasets, spec.torchvision)
+    assert spec.torchvision is None or hasattr(import_module("torchvision.datasets"), spec.torchvision)
 
 
 @pytest.mark.parametrize(("classes", "sizes"), [("", DATASETS["digits"].class_sizes), ("8,3", (146, 139))])
@@ -90,6 +90,15 @@ def test_arrays_are_memory_maps_that_torch_takes_without_a_warning(cifar10):
         torch.from_numpy(cifar10.train.images)
 
 
+def test_digits_are_scikit_learns_wherever_its_file_lies(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    found = loading._digits_table()
+    assert np.array_equal(found, np.column_stack(load_digits(return_X_y=True)))
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    assert np.array_equal(loading._digits_table(), found)
+
+
 def test_digits_are_real_and_split_by_class():
     digits = load("digits")
     assert digits.image_shape == (1, 8, 8)
@@ -132,7 +141,7 @@ def test_failed_download_says_what_to_do(name, cache_dir, monkeypatch):
         seen.update(which)
         raise URLError("no route\nto host")
 
-    monkeypatch.setattr(torchvision.datasets, str(DATASETS[name].torchvision), fail)
+    monkeypatch.setattr(f"torchvision.datasets.{DATASETS[name].torchvision}", fail)
     with pytest.raises(DataError, match=r"could not be downloaded .*no route to host.*--data-dir.*digits") as caught:
         load(name)
     assert "\n" not in str(caught.value)

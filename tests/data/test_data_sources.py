@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torchvision.datasets
 from PIL import Image
 
 from fedrobust.data import DATASETS, load
@@ -43,7 +42,7 @@ def test_torchvision_and_parquet_give_the_same_arrays(write_tiny, tiny_rows, mon
             split = parquet.train if train else parquet.test
             self.data, self.targets = split.images[::-1], split.labels[::-1].tolist()
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Fake)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
     assert load("tiny").digest == parquet.digest
 
 

@@ -1,5 +1,6 @@
 """A deployment of real processes on this machine: SuperLink, SuperExec, SuperNodes; flags as in docker-compose.yml."""
 
+import json
 import os
 import socket
 import ssl
@@ -26,6 +27,31 @@ def note(event, arguments):
         with open(os.environ["NOTED_CONNECTIONS"], "a") as file:
             print(sys.argv[0], arguments[1][0], file=file)
 sys.addaudithook(note)
+"""
+# `flower-supernode`, but heard of every 10 s, Flower's least, and not every 30: killed, it is missed after twice that
+BEATS_FASTER = """
+import flwr.common.constant
+flwr.common.constant.HEARTBEAT_DEFAULT_INTERVAL = flwr.common.constant.HEARTBEAT_MIN_INTERVAL
+from flwr.supernode.cli import flower_supernode
+flower_supernode()
+"""
+# `flower-supernode` several times, imported once: (name, log, flags) of each as JSON; prints how each ends
+SUPERNODES = """
+import json, os, sys
+import flwr.supernode.main
+from flwr.supernode.cli import flower_supernode
+names = {}
+for name, log, flags in json.loads(sys.argv[1]):
+    if started := os.fork():
+        names[started] = name
+        continue
+    for descriptor in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.argv = ["flower-supernode", *flags]
+    sys.exit(flower_supernode())
+while names:
+    ended, status = os.wait()
+    print(names.pop(ended), os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
@@ -92,11 +118,14 @@ class Machines:
             return urlopen(f"https://{self.address}/health", context=trust, timeout=2).status == 200
         return False
 
-    def start_client(self, number: int, **environment: str) -> None:
+    def start_client(self, number: int, *, missed_soon: bool = False, **environment: str) -> None:
+        """A SuperNode; `missed_soon` is for one that will be killed."""
+        program = (sys.executable, "-c", BEATS_FASTER) if missed_soon else ("flower-supernode",)
         bundle = self.certs / f"client-{number}"
         self.start(
             f"client-{number}",
-            *("flower-supernode", "--root-certificates", str(bundle / "ca.crt"), "--superlink", self.address),
+            *program,
+            *("--root-certificates", str(bundle / "ca.crt"), "--superlink", self.address),
             *("--auth-supernode-private-key", str(bundle / "node.key"), "--port", str(free_port())),
             *("--node-config", f"partition-id={number} num-partitions={self.num_clients}"),
             **environment,
@@ -107,8 +136,8 @@ class Machines:
         command = (sys.executable, "-m", "fedrobust", "deploy", *arguments)
         self.start(name, *command, "--superlink", self.address, "--ca", str(self.certs / "ca.crt"))
 
-    def strangers(self) -> dict[str, list[str]]:
-        """SuperNodes that must not get in, or must not go in: name → flags."""
+    def start_strangers(self) -> None:
+        """SuperNodes that must not get in, or must not go in; each has a log."""
         ours = self.certs / "client-0"
         other = self._bundles("other")
         expired = self._bundles("expired", days=1e-3)  # 86 s, and they began five minutes ago
@@ -123,11 +152,16 @@ class Machines:
             "expired": (self._door("127.0.0.1", expired), ["--root-certificates", str(expired / "ca.crt"), *key]),
             "wrong-name": (self._door("127.0.0.2", self.certs), [*trust, *key]),
         }
-        where = ["--node-config", "partition-id=0 num-partitions=2", "--port"]
-        return {
-            name: ["--superlink", address, *chosen, *where, str(free_port())]
+        where = ["--isolation", "process", "--node-config", "partition-id=0 num-partitions=2", "--port"]
+        all_flags = [
+            (name, str(self.log(name)), ["--superlink", address, *chosen, *where, str(free_port())])
             for name, (address, chosen) in flags.items()
-        }
+        ]
+        self.start("strangers", sys.executable, "-c", SUPERNODES, json.dumps(all_flags))
+
+    def strangers(self) -> dict[str, int]:
+        """Exit codes of those that have ended, by name."""
+        return {name: int(code) for name, code in map(str.split, self.log("strangers").read_text().splitlines())}
 
     def _bundles(self, name: str, days: float = certificates.LEAF_DAYS) -> Path:
         """The keys of another authority, whose certificates last so long."""

@@ -41,13 +41,19 @@ def build(folder: Path) -> bytes:
         return build_fab_from_disk(folder)
 
 
-@pytest.fixture
-def published(tmp_path) -> Path:
-    """The files that git keeps, laid elsewhere: a checkout has more, such as a virtual environment."""
-    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    return tmp_path
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """The files that git keeps, laid elsewhere; where there is no git, those of the packages, and pyproject.toml."""
+    folder = tmp_path_factory.mktemp("published")
+    if (ROOT / ".git").exists():
+        names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    else:
+        paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.*") if path.is_file())
+        names = ["pyproject.toml", *(path.relative_to(ROOT).as_posix() for path in paths)]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git which files there are")
@@ -62,8 +68,18 @@ def test_the_app_passes_flowers_own_check_before_it_is_published(published, caps
 
 
 @pytest.fixture(scope="module")
-def fab() -> bytes:
-    return build(ROOT)
+def fab(published) -> bytes:
+    """Of a checkout with what is not for it; all of a real virtual environment would take Flower ten seconds."""
+    added = [
+        published / path for path in (".venv/fedrobust/a.py", "runs/fedrobust/a.py", "fedrobust/__pycache__/a.pyc")
+    ]
+    for path in added:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    built = build(published)
+    for path in added:
+        path.unlink()
+    return built
 
 
 def test_the_bundle_holds_the_four_packages_and_the_presets(fab):

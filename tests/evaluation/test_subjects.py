@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from safetensors.torch import save_file
 
 from fedrobust.config import RunConfig
@@ -202,7 +201,9 @@ def test_broken_files_of_torch_save_are_named(state, tmp_path):
 
 
 def test_torchvisions_names_are_found_and_counters_may_be_missing(tmp_path):
-    theirs = torchvision.models.resnet18(num_classes=10).eval()
+    from torchvision.models import resnet18  # brings PyTorch's compiler, which not every process that collects needs
+
+    theirs = resnet18(num_classes=10).eval()
     state = {n: v for n, v in theirs.state_dict().items() if not n.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "theirs.pt")
     shape = {"num_classes": 10, "image_shape": (3, 32, 32), "mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -215,7 +216,9 @@ def test_torchvisions_names_are_found_and_counters_may_be_missing(tmp_path):
 
 
 def test_of_names_that_differ_the_first_three_are_said_and_how_many(tmp_path):
-    theirs = torchvision.models.resnet18().state_dict()
+    from torchvision.models import resnet18
+
+    theirs = resnet18().state_dict()
     own = build_model(
         ModelSpec("resnet18", num_classes=10, image_shape=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3),
         generator_seed=0,

@@ -135,7 +135,7 @@ def test_what_clients_remember_survives_a_resume(quick, federate):
 def driver():
     """Processes that run federations, everything imported before they start, so that they are killed at work."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "clients.app", "strategies.app", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload(["__main__", "clients.app", "strategies.app"])
     return lambda cfg: context.Process(target=engines.run, args=(cfg, "local"))
 
 

@@ -112,6 +112,12 @@ def test_the_sweeps_record_goes_with_each_run(swept, tmp_path):
     assert {run.folder.read_sweep()["study"] for run in find_runs([tmp_path / "packed"])} == {"mine"}
 
 
+def summary_of(folder):
+    """What summary.md says of packed runs."""
+    overview = Overview.of([folder])
+    return summary_markdown(overview.compact(overview.summary), overview.runs)
+
+
 def lines_of(path, change):
     lines = path.read_text().splitlines(keepends=True)
     change(lines)
@@ -168,8 +174,10 @@ def test_damage_is_one_line_and_costs_the_runs_it_hits(kind, made, tmp_path, cap
     assert len(lines) == 1
     assert re.search(": ".join(said), lines[0])
     assert len([run for run in find_runs([made]) if not run.unreadable]) == len(sound) - lost
-    report(made, tmp_path / "out")
-    assert re.search(": unreadable: ".join(said), (tmp_path / "out" / "summary.md").read_text())
+    assert re.search(": unreadable: ".join(said), summary_of(made))
+    if kind == "a row is gone":  # one run of many, whichever way it was lost
+        report(made, tmp_path / "out")
+        assert (tmp_path / "out" / "summary.md").read_text() == summary_of(made)
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["run", "--resume"]])
@@ -221,7 +229,5 @@ def test_cells_are_read_as_they_were_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["sharing-smoke", "dang-smoke", "sat-smoke", "activations-smoke"])
 def test_the_summaries_of_experiments_come_from_their_packed_runs(name):
-    overview = Overview.of([EXPERIMENTS / name])
-    assert not [run.problem for run in overview.runs if run.unreadable]
-    summary = summary_markdown(overview.compact(overview.summary), overview.runs)
-    assert summary == (EXPERIMENTS / name / "summary.md").read_text(encoding="utf-8")
+    assert not [run.problem for run in Overview.of([EXPERIMENTS / name]).runs if run.unreadable]
+    assert summary_of(EXPERIMENTS / name) == (EXPERIMENTS / name / "summary.md").read_text(encoding="utf-8")

@@ -8,6 +8,8 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 
 from fedrobust.config import RunConfig
 from fedrobust.engines import flower
+from fedrobust.engines.grid import FIRST_NODE_ID
+from fedrobust.engines.local import LocalGrid
 from fedrobust.errors import RunFailed
 from strategies.nodes import Nodes
 
@@ -54,6 +56,15 @@ def test_each_is_asked_once_and_partitions_count_not_ids(fleet):
     assert nodes.available(fleet, [0, 1, 2], 1) == {0: 8, 1: 9, 2: 7}
     assert nodes.available(fleet, [0, 2], 1) == {0: 8, 2: 7}
     assert sorted(fleet.asked) == [7, 8, 9]
+
+
+def test_the_nodes_of_a_simulation_are_known_unasked():
+    def asked(message, context):
+        raise AssertionError("a client was asked")
+
+    cfg = settings(num_clients=3)
+    found = Nodes(cfg).available(LocalGrid(cfg, asked), [0, 2], 1)
+    assert found == {0: FIRST_NODE_ID, 2: FIRST_NODE_ID + 2}
 
 
 def test_whoever_is_away_is_not_asked_and_is_again_when_back(fleet):

@@ -1,12 +1,13 @@
 """A sweep works through its runs whatever becomes of one, and goes on where it was."""
 
 import json
+import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 from contextlib import suppress
+from threading import Event, Thread
 
 import psutil
 import pytest
@@ -47,7 +48,8 @@ def record(here, label):
 
 
 def test_a_run_that_fails_is_recorded_and_stops_no_other(here, capfd):
-    assert main(["sweep", "mine.toml"]) == 1
+    command = ["sweep", "mine.toml", "--engine", "local"]  # that of several runs; a single one would wait for Ray
+    assert main(command) == 1
     out = capfd.readouterr().out
     assert "1 completed" in out
     assert "1 failed" in out
@@ -61,7 +63,7 @@ def test_a_run_that_fails_is_recorded_and_stops_no_other(here, capfd):
     assert facts["study"] == "mine"
 
     before = record(here, "learning-rate=0.01,seed=0")
-    assert main(["sweep", "mine.toml"]) == 1  # what is there is not run again
+    assert main(command) == 1  # what is there is not run again
     assert record(here, "learning-rate=0.01,seed=0") == before
     assert "2 runs, 1 of them complete" in capfd.readouterr().out
 
@@ -128,17 +130,41 @@ def test_one_sweep_at_a_time(here):
         pass
 
 
+@pytest.fixture
+def stopped(monkeypatch, wait_until):
+    """Carry out a command here, and send Ctrl-C once something is reached: its exit code."""
+
+    def run(command, what, reached):
+        monkeypatch.setattr(sys, "argv", ["fedrobust", *command])
+        done = Event()
+
+        def interrupt():
+            with suppress(AssertionError):  # its exit code says it then
+                wait_until(what, lambda: done.is_set() or reached(), seconds=120)
+            if not done.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+        other = Thread(target=interrupt)
+        other.start()
+        try:
+            return main(command)
+        finally:
+            done.set()
+            other.join()
+
+    return run
+
+
 @pytest.mark.timeout(900)
-def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, wait_until, output_at_end):
-    command = ["sweep", "mine.toml", "--parallel", "1", "--num-rounds", "15"]
+def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, stopped):
+    command = ["sweep", "mine.toml", "--parallel", "1", "--engine", "local", "--num-rounds", "15"]
     command += ["--local.learning-rate", "0.01", "--seeds", "0,1"]
     (here / "mine.toml").write_text(STUDY.replace("local.learning-rate = [0.01, 1e12]", "attack.steps = [1]"))
     folder = RunFolder(here / "sweeps" / "mine" / "steps=1,seed=0")
-    process = subprocess.Popen([sys.executable, "-P", "-m", "fedrobust", *command], stdout=subprocess.PIPE, text=True)
-    wait_until("two rounds", lambda: len(folder.read("rounds.jsonl")) >= 2, process=process, seconds=120)
-    process.send_signal(signal.SIGINT)
-    out = output_at_end(process)
-    assert process.returncode == 130
+    before = children_of(os.getpid())
+    assert stopped(command, "two rounds", lambda: len(folder.read("rounds.jsonl")) >= 2) == 130
+    assert children_of(os.getpid()) <= before
+    out = capfd.readouterr().out
     assert "1 interrupted, 1 not begun" in out
     assert f"interrupted, 2 of the runs are left; resume with: {shlex.join(['fedrobust', *command])}" in out
     done = len(folder.read("rounds.jsonl"))
@@ -150,28 +176,36 @@ def test_stopped_it_leaves_no_process_and_goes_on(here, capfd, wait_until, outpu
 
 
 @pytest.mark.timeout(900)
-def test_stopped_while_a_run_starts_it_says_what_is_left(here, wait_until, output_at_end):
+def test_stopped_while_a_run_starts_it_says_what_is_left(here, capfd, stopped, wait_until):
     """Ray takes SIGTERM for itself while it starts, and would end the run as a failure of its own."""
     command = ["sweep", "mine.toml", "--parallel", "1", "--engine", "ray", "--workers.num", "1"]
-    process = subprocess.Popen([sys.executable, "-P", "-m", "fedrobust", *command], stdout=subprocess.PIPE, text=True)
-    wait_until("Ray", lambda: "raylet" in names_below(process.pid), process=process, seconds=120)
-    process.send_signal(signal.SIGINT)
-    out = output_at_end(process)
-    assert process.returncode == 130
+    before, started = children_of(os.getpid()), set()
+
+    def has_ray():
+        started.update(children_of(os.getpid()) - before)
+        return "raylet" in names(started)
+
+    assert stopped(command, "Ray", has_ray) == 130
+    out = capfd.readouterr().out
     assert "1 interrupted, 1 not begun" in out
     assert "2 of the runs are left; resume with: fedrobust sweep mine.toml" in out
     assert "failed" not in out
-    wait_until("no process", lambda: not names_below(process.pid), seconds=5)
+    wait_until("no process", lambda: not names(started), seconds=5)
 
 
-def names_below(pid):
-    """Of the processes that descend from one."""
-    names = []
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                names.append(child.name())
-    return names
+def children_of(pid):
+    """Processes that descend from one."""
+    return set(psutil.Process(pid).children(recursive=True))
+
+
+def names(processes):
+    """Of those that are still at work."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.name())
+    return found
 
 
 def configs(number, **flat):
@@ -199,6 +233,14 @@ def test_room_on_cores(machine):
     assert sweep.plan_slots(configs(20), "auto", 2)[0].parallel == 2
     machine(8, memory=3)
     assert sweep.plan_slots(configs(20), "auto", 0)[0].parallel == 3
+
+
+def test_a_single_run_takes_the_engine_that_it_would_take_by_itself(machine, monkeypatch):
+    monkeypatch.setattr(sweep, "pick_engine", lambda cfg, engine: ("ray", ""))
+    machine(8)
+    assert sweep.plan_slots(configs(1), "auto", 0)[0].engine == "ray"
+    assert sweep.plan_slots(configs(2), "auto", 1)[0].engine == "ray"
+    assert sweep.plan_slots(configs(1), "local", 0)[0].engine == "local"
 
 
 def test_a_central_run_has_no_engine_and_all_cores(machine, monkeypatch):

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 FILE = Path(__file__).with_name("public.npz")
@@ -33,6 +32,8 @@ def network() -> nn.Sequential:
 
 
 def main() -> None:
+    from sklearn.datasets import load_digits  # for this program alone, not for the tests that import it
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--public", required=True, help="checkout of fra31/auto-attack")
     sys.path.insert(0, parser.parse_args().public)
