@@ -41,34 +41,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - logits.gather(1, label).squeeze(1)
 
 
-def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Compute the difference of logits ratio, (max_{k≠y} z_k − z_y) / (z_(1) − z_(3)), z_(i) the i-th largest.
-
-    Croce and Hein 2020, equation 6, with 1e-12 added to the denominator, as in the authors' code. Like cross-entropy it
-    does not change when a constant is added to all logits; unlike it, nor when all are scaled, so that no temperature
-    can hide the gradient.
-
-    Args:
-        logits: z, [B, K] with K ≥ 3.
-        y: labels, [B], int64.
-
-    Returns:
-        [B], at least −1, positive exactly if the prediction is wrong. Limit case: 0 if all logits are equal.
-
-    Raises:
-        ValueError: fewer than 3 classes.
-    """
-    if logits.shape[1] < 3:
-        raise ValueError(f"dlr needs 3 classes or more, not {logits.shape[1]}")
-    top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
-
-
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Compute DLR towards the class t: (z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), z_(i) the i-th largest.
+    """Compute the difference of logits ratio towards the class t, (z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2).
 
-    Croce and Hein 2020, equation 7, with 1e-12 added to the denominator, as in the authors' code. Neither shift nor
-    scale of the logits changes it.
+    z_(i) is the i-th largest logit. Croce and Hein 2020, equation 7, with 1e-12 added to the denominator, as in the
+    authors' code. Like cross-entropy it does not change when a constant is added to all logits; unlike it, nor when all
+    are scaled, so that no temperature can hide the gradient.
 
     Args:
         logits: z, [B, K] with K ≥ 4.

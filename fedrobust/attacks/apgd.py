@@ -1,5 +1,7 @@
 """Auto-PGD: PGD that sets its own step sizes, and stops on an image once it is misclassified."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,36 @@ def ranked_class(logits: Tensor, rank: int) -> Tensor:
     if not 0 <= rank < logits.shape[1]:
         raise ValueError(f"rank {rank}: must be at least 0 and below the number of classes, {logits.shape[1]}")
     return logits.sort(dim=1).indices[:, -1 - rank]
+
+
+@dataclass
+class _Start:
+    """The images at work, a row each: where the search begins, and towards what."""
+
+    y: Tensor
+    goal: Tensor
+    """What the loss takes: the label, or label and target."""
+    x_adv: Tensor
+
+
+@dataclass
+class _Search(_Start):
+    """The images at work, a row each: the last points, the best one, and what sets the step size."""
+
+    x_prev: Tensor
+    x_best: Tensor
+    gradient: Tensor
+    gradient_best: Tensor
+    value: Tensor
+    loss_best: Tensor
+    loss_then: Tensor
+    """`loss_best` at the last checkpoint."""
+    step_size: Tensor
+    raises: Tensor
+    """Steps since the last checkpoint that raised the loss."""
+    halved: Tensor
+    """Whether the last checkpoint halved the step size."""
+    broken: Tensor
 
 
 @on_pixels
@@ -88,53 +120,61 @@ def apgd(
     ball = ball_of(norm, x, epsilon)
     if epsilon == 0:
         return x.detach().clone()
-    x_adv, work = ball.start("uniform", generator), WorkingSet(x)
+    start, work, raised = _Start(y, y, ball.start("uniform", generator)), WorkingSet(x), loss
     with no_side_effects(model, x.device), torch.no_grad():
-        goal, raised = y, loss
         if target_rank:
             clean = model(ball.x).float()
-            goal, raised = torch.stack((y, ranked_class(clean, target_rank)), 1), _towards_target
-            _, x_adv, y, goal = work.drop(clean.argmax(1) != y, ball.x, x_adv, y, goal)
+            start.goal, raised = torch.stack((y, ranked_class(clean, target_rank)), 1), _towards_target
+            start = work.drop(clean.argmax(1) != y, ball.x, start)
         if not len(work):
             return work.result
-        logits, value, gradient = forward_backward(model, x_adv, goal, raised)
-        x_prev = x_best = x_adv
-        loss_best = loss_then = value
-        gradient_best, broken = gradient, logits.argmax(1) != y
-        step_size, raises = torch.full_like(value, 2 * epsilon), torch.zeros_like(value)
-        halved, check = torch.ones_like(broken), checkpoints(steps)
+        logits, value, gradient = forward_backward(model, start.x_adv, start.goal, raised)
+        broken = logits.argmax(1) != start.y
+        at = _Search(
+            **vars(start),
+            x_prev=start.x_adv,
+            x_best=start.x_adv,
+            gradient=gradient,
+            gradient_best=gradient,
+            value=value,
+            loss_best=value,
+            loss_then=value,
+            step_size=torch.full_like(value, 2 * epsilon),
+            raises=torch.zeros_like(value),
+            halved=torch.ones_like(broken),
+            broken=broken,
+        )
+        check = checkpoints(steps)
         for step in range(1, steps + 1):
             if x.device.type in EAGER or step - 1 in check:
-                (x_best, x_adv, x_prev, gradient, gradient_best, value, loss_best, loss_then, step_size, raises, halved,
-                 y, goal, broken) = work.drop(
-                    broken, x_best, x_adv, x_prev, gradient, gradient_best, value, loss_best, loss_then, step_size,
-                    raises, halved, y, goal, broken)  # fmt: skip
+                at = work.drop(at.broken, at.x_best, at)
                 if not len(work):
                     return work.result
             if len(ball.x) > len(work):
                 ball = ball_of(norm, x[work.index], epsilon)
-            z = ball.step_(x_adv.clone(), gradient, per_image(step_size, x))
+            z = ball.step_(at.x_adv.clone(), at.gradient, per_image(at.step_size, x))
             if step > 1:
-                z = ball.project_(torch.lerp(x_adv, z, MOMENTUM).add_(x_adv - x_prev, alpha=1 - MOMENTUM))
-            x_prev, x_adv, before = x_adv, z, value
+                z = ball.project_(torch.lerp(at.x_adv, z, MOMENTUM).add_(at.x_adv - at.x_prev, alpha=1 - MOMENTUM))
+            at.x_prev, at.x_adv, before = at.x_adv, z, at.value
             if step < steps:
-                logits, value, gradient = forward_backward(model, x_adv, goal, raised)
+                logits, at.value, at.gradient = forward_backward(model, at.x_adv, at.goal, raised)
             else:
-                logits = model(x_adv).float()
-                value = raised(logits, goal)
-            raises = raises + (value > before)
-            wrong = logits.argmax(1) != y
-            better = per_image(((value > loss_best) | wrong) & ~broken, x)  # a broken image keeps what broke it
-            x_best = torch.where(better, x_adv, x_best)
-            gradient_best = torch.where(better, gradient, gradient_best)
-            loss_best, broken = torch.maximum(value, loss_best), broken | wrong
+                logits = model(at.x_adv).float()
+                at.value = raised(logits, at.goal)
+            at.raises = at.raises + (at.value > before)
+            wrong = logits.argmax(1) != at.y
+            # a broken image keeps what broke it
+            better = per_image(((at.value > at.loss_best) | wrong) & ~at.broken, x)
+            at.x_best = torch.where(better, at.x_adv, at.x_best)
+            at.gradient_best = torch.where(better, at.gradient, at.gradient_best)
+            at.loss_best, at.broken = torch.maximum(at.value, at.loss_best), at.broken | wrong
             if step in check:
-                halve = (raises <= RHO * check[step]) | (~halved & (loss_then >= loss_best))
-                step_size = torch.where(halve, step_size / 2, step_size)
-                x_adv = torch.where(per_image(halve, x), x_best, x_adv)
-                gradient = torch.where(per_image(halve, x), gradient_best, gradient)
-                halved, loss_then, raises = halve, loss_best, torch.zeros_like(raises)
-    return work.finish(x_best)
+                halve = (at.raises <= RHO * check[step]) | (~at.halved & (at.loss_then >= at.loss_best))
+                at.step_size = torch.where(halve, at.step_size / 2, at.step_size)
+                at.x_adv = torch.where(per_image(halve, x), at.x_best, at.x_adv)
+                at.gradient = torch.where(per_image(halve, x), at.gradient_best, at.gradient)
+                at.halved, at.loss_then, at.raises = halve, at.loss_best, torch.zeros_like(at.raises)
+    return work.finish(at.x_best)
 
 
 def _towards_target(logits: Tensor, goal: Tensor) -> Tensor:

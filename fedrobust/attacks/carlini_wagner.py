@@ -1,5 +1,7 @@
 """Carlini and Wagner's attack for l2, and its margin form under PGD, which is usual for l∞."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,29 @@ from fedrobust.losses import margin
 
 FIRST_WEIGHT = 0.1  # c of the first search step, tenfold until an image breaks
 BETAS = (0.9, 0.999)  # Adam's
+
+
+@dataclass
+class _Search:
+    """The images at work, a row each: the nearest point that broke so far, Adam's state, and the bisection of c."""
+
+    y: Tensor
+    clean: Tensor
+    centre: Tensor
+    """v at x."""
+    v: Tensor
+    mean: Tensor
+    square: Tensor
+    weight: Tensor
+    """c."""
+    low: Tensor
+    high: Tensor
+    found: Tensor
+    """Whether this value of c broke it."""
+    best: Tensor
+    least: Tensor
+    x_adv: Tensor
+    gradient: Tensor
 
 
 @on_pixels
@@ -85,32 +110,48 @@ def carlini_wagner(
     def cut_margin(logits: Tensor, y: Tensor) -> Tensor:
         return margin(logits, y).clamp(max=confidence)
 
-    work, clean, best = WorkingSet(x), ball.x, ball.x
-    centre = torch.atanh((2 * clean - 1) * (1 - 1e-6))
+    work, centre = WorkingSet(x), torch.atanh((2 * ball.x - 1) * (1 - 1e-6))
     weight = torch.full((len(x),), FIRST_WEIGHT, dtype=x.dtype, device=x.device)
-    low, high, least = torch.zeros_like(weight), weight + torch.inf, weight + torch.inf
+    zero, none, ever = torch.zeros_like(centre), torch.zeros_like(y, dtype=torch.bool), weight + torch.inf
+    at = _Search(
+        y=y,
+        clean=ball.x,
+        centre=centre,
+        v=centre,
+        mean=zero,
+        square=zero,
+        weight=weight,
+        low=torch.zeros_like(weight),
+        high=ever,
+        found=none,
+        best=ball.x,
+        least=ever,
+        x_adv=ball.x,
+        gradient=zero,
+    )
     with no_side_effects(model, x.device), torch.no_grad():
         for _ in range(search_steps):
-            v, found = centre, torch.zeros_like(y, dtype=torch.bool)
-            mean = square = torch.zeros_like(v)
+            at.v, at.found = at.centre, torch.zeros_like(at.y, dtype=torch.bool)
+            at.mean = at.square = torch.zeros_like(at.v)
             for step in range(1, steps + 1):
-                x_adv = v.tanh().add_(1).div_(2)
-                logits, _, gradient = forward_backward(model, x_adv, y, cut_margin)
-                broken, distance = margin(logits, y) > confidence, image_norm(x_adv - clean, 2)
-                nearer, found = broken & (distance < least), found | broken
-                best, least = torch.where(per_image(nearer, x), x_adv, best), torch.where(nearer, distance, least)
-                best, x_adv, v, gradient, mean, square, clean, centre, weight, low, high, least, found, y = work.drop(
-                    least <= epsilon,
-                    *(best, x_adv, v, gradient, mean, square, clean, centre, weight, low, high, least, found, y),
-                )
+                at.x_adv = at.v.tanh().add_(1).div_(2)
+                logits, _, at.gradient = forward_backward(model, at.x_adv, at.y, cut_margin)
+                broken, distance = margin(logits, at.y) > confidence, image_norm(at.x_adv - at.clean, 2)
+                nearer, at.found = broken & (distance < at.least), at.found | broken
+                at.best = torch.where(per_image(nearer, x), at.x_adv, at.best)
+                at.least = torch.where(nearer, distance, at.least)
+                at = work.drop(at.least <= epsilon, at.best, at)
                 if not len(work):
                     return work.result
                 # through x′ to v: dx′/dv = (1 − tanh² v) / 2 = 2 x′ (1 − x′)
-                slope = (2 * (x_adv - clean) - per_image(weight, x) * gradient) * (2 * x_adv * (1 - x_adv))
-                mean = torch.lerp(slope, mean, BETAS[0])
-                square = torch.lerp(slope * slope, square, BETAS[1])
+                slope = 2 * (at.x_adv - at.clean) - per_image(at.weight, x) * at.gradient
+                slope = slope * (2 * at.x_adv * (1 - at.x_adv))
+                at.mean = torch.lerp(slope, at.mean, BETAS[0])
+                at.square = torch.lerp(slope * slope, at.square, BETAS[1])
                 rate = learning_rate / (1 - BETAS[0] ** step)
-                v = torch.addcdiv(v, mean, (square / (1 - BETAS[1] ** step)).sqrt_().add_(1e-8), value=-rate)
-            low, high = torch.where(found, low, weight), torch.where(found, weight, high)
-            weight = torch.where(high.isinf(), weight * 10, (low + high) / 2)
-        return ball.enclose(work.finish(best))
+                spread = (at.square / (1 - BETAS[1] ** step)).sqrt_().add_(1e-8)
+                at.v = torch.addcdiv(at.v, at.mean, spread, value=-rate)
+            at.low = torch.where(at.found, at.low, at.weight)
+            at.high = torch.where(at.found, at.weight, at.high)
+            at.weight = torch.where(at.high.isinf(), at.weight * 10, (at.low + at.high) / 2)
+        return ball.enclose(work.finish(at.best))

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, wraps
 from inspect import signature
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ _ATTACKING: ContextVar[bool] = ContextVar("attacking", default=False)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["eval", "train"]
+State = TypeVar("State")
 
 logger = logging.getLogger(__name__)
 
@@ -202,22 +203,22 @@ class WorkingSet:
     def __len__(self) -> int:
         return len(self.index)
 
-    def drop(self, leave: Tensor, answer: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Store the rows `leave` of `answer` in the result; return the other rows of `answer` and of `state`.
+    def drop(self, leave: Tensor, answer: Tensor, state: State) -> State:
+        """Store the rows `leave` of `answer` in the result; return `state` without these rows.
 
         Waits for the device. If no row leaves, nothing is copied.
 
         Args:
             leave: rows that are finished, [len(self)], bool.
             answer: images, [len(self), ...].
-            state: other tensors with one row per unfinished image.
+            state: a dataclass of tensors with one row per unfinished image, usually `answer` among them.
         """
         if not leave.any():
-            return answer, *state
+            return state
         gone, stay = (mask.nonzero().squeeze(1) for mask in (leave, ~leave))
         self.result[self.index[gone]] = answer[gone]
         self.index = self.index[stay]
-        return tuple(rows[stay] for rows in (answer, *state))
+        return type(state)(**{name: rows[stay] for name, rows in vars(state).items()})
 
     def finish(self, answer: Tensor) -> Tensor:
         """Return the result, with `answer` for all unfinished images."""

@@ -5,6 +5,8 @@ FAB uses the same linearisation (`nearest_boundary`, `move_to_hyperplane`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +79,17 @@ def move_to_hyperplane(x: Tensor, normal: Tensor, gap: Tensor, norm: str) -> Ten
         reach = torch.maximum(further, reach)
 
 
+@dataclass
+class _Step:
+    """The images at work, a row each: the point, label and rivals, and the way to the nearest boundary."""
+
+    x_adv: Tensor
+    y: Tensor
+    rivals: Tensor
+    normal: Tensor
+    distance: Tensor
+
+
 @on_pixels
 def deepfool(
     model: nn.Module,
@@ -139,8 +152,10 @@ def deepfool(
             if fooled.all():
                 break
             _, normal, distance = nearest_boundary(logits, x_adv, y, rivals, norm)
-            x_adv, y, rivals, normal, distance = work.drop(fooled, x_adv.detach(), y, rivals, normal, distance)
-            length = image_norm(normal, 2).clamp_(min=1e-12)
-            direction = normal / per_image(length, x) if norm == "l2" else normal.sign()
-            x_adv = (x_adv + direction * per_image((1 + overshoot) * (distance + EXTRA), x)).clamp_(0, 1)
+            x_adv = x_adv.detach()
+            at = work.drop(fooled, x_adv, _Step(x_adv, y, rivals, normal, distance))
+            y, rivals = at.y, at.rivals
+            length = image_norm(at.normal, 2).clamp_(min=1e-12)
+            direction = at.normal / per_image(length, x) if norm == "l2" else at.normal.sign()
+            x_adv = (at.x_adv + direction * per_image((1 + overshoot) * (at.distance + EXTRA), x)).clamp_(0, 1)
         return ball.enclose(work.finish(x_adv.detach()))

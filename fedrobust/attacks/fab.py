@@ -1,5 +1,7 @@
 """FAB, the fast adaptive boundary attack: the smallest change that crosses a boundary, found close to x."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,18 @@ from fedrobust.attacks.apgd import ranked_class
 from fedrobust.attacks.ball import ORDERS, Norm, ball_of, image_norm, per_image
 from fedrobust.attacks.contract import WorkingSet, no_side_effects, on_pixels
 from fedrobust.attacks.deepfool import move_to_hyperplane, nearest_boundary
+
+
+@dataclass
+class _Search:
+    """The images at work, a row each: the nearest misclassified point so far and its distance, point and rivals."""
+
+    best: Tensor
+    least: Tensor
+    x_adv: Tensor
+    clean: Tensor
+    y: Tensor
+    rivals: Tensor
 
 
 @on_pixels
@@ -66,33 +80,34 @@ def fab(
     ball = ball_of(norm, x, epsilon)
     if epsilon == 0:
         return x.detach().clone()
-    clean = x_adv = best = ball.x
-    work, rivals, least = WorkingSet(x), None, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    work, at = WorkingSet(x), None
     with no_side_effects(model, x.device), torch.no_grad():
         for _ in range(steps):
             with torch.enable_grad():
-                leaf = x_adv.detach().requires_grad_()
+                leaf = (at.x_adv if at else ball.x).detach().requires_grad_()
                 logits = model(leaf).float()
-                if rivals is None:
-                    rivals = _rivals(logits.detach(), y, target_rank)
+                if at is None:
+                    least = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
                     least = torch.where(logits.argmax(1) == y, least, 0)
-                gap, normal, _ = nearest_boundary(logits, leaf, y, rivals, norm)
-            gap_at_clean = gap - (normal * (x_adv - clean)).sum(tuple(range(1, x.ndim)))
-            here = move_to_hyperplane(x_adv, normal, gap, norm)
-            there = move_to_hyperplane(clean, normal, gap_at_clean, norm)
+                    at = _Search(ball.x, least, ball.x, ball.x, y, _rivals(logits.detach(), y, target_rank))
+                gap, normal, _ = nearest_boundary(logits, leaf, at.y, at.rivals, norm)
+            gap_at_clean = gap - (normal * (at.x_adv - at.clean)).sum(tuple(range(1, x.ndim)))
+            here = move_to_hyperplane(at.x_adv, normal, gap, norm)
+            there = move_to_hyperplane(at.clean, normal, gap_at_clean, norm)
             a, b = (image_norm(d, ORDERS[norm]).clamp_(min=1e-8) for d in (here, there))
             bias = per_image((a / (a + b)).clamp_(max=alpha_max), x)
-            x_adv = torch.lerp(x_adv.add(here, alpha=eta), clean.add(there, alpha=eta), bias).clamp_(0, 1)
-            wrong = model(x_adv).argmax(1) != y
-            distance = image_norm(x_adv - clean, ORDERS[norm])
-            nearer = wrong & (distance < least)
-            best, least = torch.where(per_image(nearer, x), x_adv, best), torch.where(nearer, distance, least)
-            x_adv = torch.where(per_image(wrong, x), torch.lerp(clean, x_adv, beta), x_adv)
-            done = least <= epsilon
-            best, x_adv, clean, least, y, rivals = work.drop(done, best, x_adv, clean, least, y, rivals)
+            x_adv = torch.lerp(at.x_adv.add(here, alpha=eta), at.clean.add(there, alpha=eta), bias).clamp_(0, 1)
+            wrong = model(x_adv).argmax(1) != at.y
+            distance = image_norm(x_adv - at.clean, ORDERS[norm])
+            nearer = wrong & (distance < at.least)
+            at.best = torch.where(per_image(nearer, x), x_adv, at.best)
+            at.least = torch.where(nearer, distance, at.least)
+            at.x_adv = torch.where(per_image(wrong, x), torch.lerp(at.clean, x_adv, beta), x_adv)
+            at = work.drop(at.least <= epsilon, at.best, at)
             if not len(work):
                 break
-        return ball.enclose(work.finish(best))
+        assert at
+        return ball.enclose(work.finish(at.best))
 
 
 def _rivals(logits: Tensor, y: Tensor, target_rank: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -60,6 +61,16 @@ def bump_grid(x: Tensor, sign: Callable[..., Tensor], generator: torch.Generator
             top, left = h % side // 2 + i * side, w % side // 2 + j * side
             delta[:, :, top : top + side, left : left + side] = bump(side, transposed).to(x) * sign(b, c, 1, 1)
     return delta
+
+
+@dataclass
+class _Search:
+    """The images at work, a row each: their best point so far, and its margin."""
+
+    x_best: Tensor
+    clean: Tensor
+    y: Tensor
+    highest: Tensor
 
 
 @on_pixels
@@ -129,29 +140,29 @@ def square(
         start *= per_image(epsilon / image_norm(start, 2).clamp_(min=1e-12), x)
     with no_side_effects(model, x.device), torch.no_grad():
         x_best = ball.project_(clean + start)
-        highest = margin(model(x_best).float(), y)
+        at = _Search(x_best, clean, y, margin(model(x_best).float(), y))
         for query in range(queries):
-            x_best, clean, y, highest = work.drop(highest > 0, x_best, clean, y, highest)
+            at = work.drop(at.highest > 0, at.x_best, at)
             if not len(work):
                 break
             p = p_init / 2 ** bisect_left(HALVINGS, query * 10_000 // queries if rescale else query)
             side = min(round((p * h * w) ** 0.5), h, w)
             if norm == "linf":
-                x_new = _square(x_best, clean, epsilon, signs(c, 1, 1), window(max(side, 1), *dice[query][:2]))
+                x_new = _square(at.x_best, at.clean, epsilon, signs(c, 1, 1), window(max(side, 1), *dice[query][:2]))
             else:
                 side = min(max(side, 3) | 1, h, w)  # odd, if the image has room
                 to, away = (window(side, *dice[query][i : i + 2]) for i in (0, 2))
                 pattern = bump(side, dice[query][4] > 0.5).to(x) * signs(b, c, 1, 1)[work.index]
-                x_new = clean + move_mass(x_best - clean, epsilon, pattern, to, away)
+                x_new = at.clean + move_mass(at.x_best - at.clean, epsilon, pattern, to, away)
                 x_new.clamp_(0, 1)
-            rows = (x_new != x_best).flatten(1).any(1).nonzero().squeeze(1)
+            rows = (x_new != at.x_best).flatten(1).any(1).nonzero().squeeze(1)
             if not len(rows):
                 continue
             x_new = x_new if len(rows) == len(work) else x_new[rows]
-            value = margin(model(x_new).float(), y[rows])
-            won = (value > highest[rows]).nonzero().squeeze(1)
-            x_best[rows[won]], highest[rows[won]] = x_new[won], value[won]
-        return work.finish(x_best)
+            value = margin(model(x_new).float(), at.y[rows])
+            won = (value > at.highest[rows]).nonzero().squeeze(1)
+            at.x_best[rows[won]], at.highest[rows[won]] = x_new[won], value[won]
+        return work.finish(at.x_best)
 
 
 def _square(x_best: Tensor, clean: Tensor, epsilon: float, sign: Tensor, at: tuple[slice, slice]) -> Tensor:

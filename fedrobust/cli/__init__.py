@@ -12,8 +12,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 import fedrobust
-from fedrobust.cli.arguments import Parser
-from fedrobust.cli.settings import refuse_unknown
+from fedrobust.cli.arguments import Parser, refuse_unknown
 from fedrobust.errors import ConfigError, UserError
 
 # command → module that has add_arguments(parser) and main(arguments) -> exit code; imported when needed

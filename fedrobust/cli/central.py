@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from fedrobust.cli.arguments import given_settings
 from fedrobust.cli.run import add_run_arguments, carry_out
-from fedrobust.cli.settings import given_settings
 from fedrobust.presets import preset_names
 
 

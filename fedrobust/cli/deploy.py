@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fedrobust.cli.arguments import add_settings, given_settings
 from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
-from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.presets import preset_names

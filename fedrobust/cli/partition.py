@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fedrobust.cli.arguments import add_settings, complete, given_settings
 from fedrobust.cli.console import new_console
-from fedrobust.cli.settings import add_settings, complete, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.reports import labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedrobust.cli.settings import add_settings, complete, given_settings
+from fedrobust.cli.arguments import add_settings, complete, given_settings
 from fedrobust.errors import ConfigError
 from fedrobust.storage.files import writing
 

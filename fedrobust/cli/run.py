@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from fedrobust.cli.arguments import add_settings, given_settings
 from fedrobust.cli.console import new_console, styled
 from fedrobust.cli.launch import begin, chosen_runs, is_complete, summarise, watched
-from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config import RunConfig
 from fedrobust.presets import preset_names
 from fedrobust.running import launch
@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       fedrobust run --resume FOLDER"
     )
     parser.add_argument(
-        "--engine", choices=("auto", "local", "processes", "ray", "flwr"), default="auto", help="engine that runs the clients"
+        "--engine",
+        choices=("auto", "local", "processes", "ray", "flwr"),
+        default="auto",
+        help="engine that runs the clients",
     )
     add_run_arguments(parser, preset_names())
 

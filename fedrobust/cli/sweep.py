@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Column, Table
 
-from fedrobust.cli.arguments import count
+from fedrobust.cli.arguments import add_settings, count, given_settings
 from fedrobust.cli.console import new_console, styled, typed
-from fedrobust.cli.settings import add_settings, given_settings
 from fedrobust.config.names import short_metric
 from fedrobust.studies import study_names
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from fedrobust.config import Data
 from fedrobust.config.names import unknown
-from fedrobust.data import class_names as names
 from fedrobust.data.loading import assemble
 from fedrobust.data.select import class_numbers, hold_out, restricted, some, subset
 from fedrobust.data.spec import AugmentationName, Dataset, DatasetSpec, Split, SplitName
@@ -36,9 +35,37 @@ __all__ = [
 
 # Name -> description. Means and standard deviations are the published ones of the training splits; those of
 # digits were computed from its training split (a test computes them again, and CIFAR-10's).
+# class names in label order
+_DIGITS = tuple("0123456789")
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+_FASHION_MNIST = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
 DATASETS: dict[str, DatasetSpec] = {
     "cifar10": DatasetSpec(
-        class_names=names.CIFAR10,
+        class_names=_CIFAR10,
         shape=(32, 32, 3),
         train_size=50_000,
         test_size=10_000,
@@ -49,7 +76,7 @@ DATASETS: dict[str, DatasetSpec] = {
         image_column="img",
     ),
     "cifar100": DatasetSpec(
-        class_names=names.CIFAR100,
+        class_names=tuple(_CIFAR100.split()),
         shape=(32, 32, 3),
         train_size=50_000,
         test_size=10_000,
@@ -61,7 +88,7 @@ DATASETS: dict[str, DatasetSpec] = {
         label_column="fine_label",
     ),
     "svhn": DatasetSpec(
-        class_names=names.DIGITS,
+        class_names=_DIGITS,
         shape=(32, 32, 3),
         train_size=73_257,
         test_size=26_032,
@@ -72,7 +99,7 @@ DATASETS: dict[str, DatasetSpec] = {
         class_sizes=(4_948, 13_861, 10_585, 8_497, 7_458, 6_882, 5_727, 5_595, 5_045, 4_659),
     ),
     "mnist": DatasetSpec(
-        class_names=names.DIGITS,
+        class_names=_DIGITS,
         shape=(28, 28, 1),
         train_size=60_000,
         test_size=10_000,
@@ -83,7 +110,7 @@ DATASETS: dict[str, DatasetSpec] = {
         class_sizes=(5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
     ),
     "fashion-mnist": DatasetSpec(
-        class_names=names.FASHION_MNIST,
+        class_names=_FASHION_MNIST,
         shape=(28, 28, 1),
         train_size=60_000,
         test_size=10_000,
@@ -93,7 +120,7 @@ DATASETS: dict[str, DatasetSpec] = {
         torchvision="FashionMNIST",
     ),
     "digits": DatasetSpec(
-        class_names=names.DIGITS,
+        class_names=_DIGITS,
         shape=(8, 8, 1),
         train_size=1_438,
         test_size=359,

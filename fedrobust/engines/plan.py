@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.hardware.cgroup import asked_threads, available_cores, available_memory
@@ -46,15 +48,25 @@ def plan_workers(cfg: RunConfig, engine: str) -> tuple[RunConfig, str]:
 
 
 def pick_engine(cfg: RunConfig, asked: str) -> tuple[str, str]:
-    """Return the engine to use, and why: `ray` if more than one worker fits the machine, else `local`."""
+    """Return the engine to use, and why.
+
+    `local` if only one worker fits the machine; else `processes`, or `ray` with GPUs, where the two have not been
+    measured against each other, and where processes are not supported.
+    """
     if asked != "auto":
         return asked, "asked for"
     planned, _ = plan_workers(cfg, "ray")
     if cfg.workers.address:
         return "ray", "workers.address names a cluster"
-    if planned.workers.num > 1:
-        return "ray", f"{planned.workers.num} workers fit this machine"
-    return "local", "one worker fits this machine"
+    if planned.workers.num == 1:
+        return "local", "one worker fits this machine"
+    engine = "ray" if planned.workers.num_gpus or not processes_supported() else "processes"
+    return engine, f"{planned.workers.num} workers fit this machine"
+
+
+def processes_supported() -> bool:
+    """Return whether this system can fork and share memory by file descriptor, as `processes` does: Linux."""
+    return hasattr(os, "memfd_create") and hasattr(os, "fork") and os.path.isdir("/proc/self/fd")
 
 
 def _num_gpus(cfg: RunConfig) -> int:

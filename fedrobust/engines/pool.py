@@ -1,4 +1,4 @@
-"""The base of the engines with several workers: order, deadlines, retries. A subclass has the workers and the transport.
+"""The base of the engines with several workers: order, deadlines, retries. Subclasses have workers and transport.
 
 Replies come in the order of the messages, so that they are summed in a fixed order; an early one waits, and a bounded
 number is in progress. A worker that dies is replaced and its client tried once more. One that is still at work at the

@@ -1,7 +1,8 @@
 """The `processes` engine: a pool of forked processes on this machine, without Ray.
 
-A server process loads PyTorch and the ClientApp once and forks each worker from itself, in milliseconds. Weights go into
-shared memory once a round; a reply is read from its worker's. `process_worker` is the other side, `pool` has the order.
+A server process loads PyTorch and the ClientApp once and forks each worker from itself, in milliseconds. Weights go
+into shared memory once a round; a reply is read from its worker's. `process_worker` is the other side, `pool` has the
+order.
 """
 
 from __future__ import annotations
@@ -21,20 +22,16 @@ from time import monotonic
 from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedrobust.config import RunConfig
+from fedrobust.engines.plan import processes_supported
 from fedrobust.engines.pool import PoolGrid, Task, WorkerDied
 from fedrobust.engines.process_worker import Place, SharedMemory, read
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.import_path import import_path
-
-
-def supported() -> bool:
-    """Return whether this system can fork and share memory by file descriptor: Linux."""
-    return hasattr(os, "memfd_create") and hasattr(os, "fork") and os.path.isdir("/proc/self/fd")
 
 
 def check_processes() -> None:
     """Raise ConfigError where the engine cannot start."""
-    if not supported():
+    if not processes_supported():
         raise ConfigError("engine processes: needs Linux; use --engine local or ray")
 
 
@@ -70,7 +67,7 @@ class ProcessGrid(PoolGrid):
             "THP_MEM_ALLOC_ENABLE": "1",
         }
         module = "fedrobust.engines.process_worker"
-        command = [sys.executable, "-P", "-m", module, str(theirs.fileno()), client_app, str(workers.threads)]
+        command = [sys.executable, "-P", "-m", module, str(theirs.fileno()), client_app]
         # a session of its own: Ctrl-C reaches the driver, which ends the workers
         self._process = subprocess.Popen(
             command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
@@ -98,7 +95,10 @@ class ProcessGrid(PoolGrid):
             try:
                 socket.send_fds(self._server, [next(self._devices).encode()], [theirs.fileno()])
             except OSError as error:
-                raise ConfigError(f"engine processes: its server has ended with status {self._process.wait()}") from error
+                status = self._process.wait()
+                raise RunFailed(
+                    f"engine processes: the process that starts workers ended with status {status}"
+                ) from error
         return _Worker(Connection(ours.detach()))
 
     def _stop(self, worker: _Worker) -> None:

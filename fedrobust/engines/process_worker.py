@@ -18,6 +18,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord
 
+from fedrobust.config.registry import load_path
 from fedrobust.engines.grid import handle
 from fedrobust.engines.pool import take_arrays
 
@@ -70,15 +71,10 @@ def read(place: Place) -> ArrayRecord:
     return ArrayRecord(record)
 
 
-def serve(descriptor: int, client_app: str, threads: int) -> None:
+def serve(descriptor: int, client_app: str) -> None:
     """Load the ClientApp, then fork a worker for each socket that arrives, until the driver closes this one."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets workers that have ended
-    import torch
-
-    from fedrobust.config.registry import load_path
-
     app = load_path(client_app)
-    torch.set_num_threads(threads)
     with socket.socket(fileno=descriptor) as driver:
         while True:
             device, descriptors, *_ = socket.recv_fds(driver, 64, 1)
@@ -89,7 +85,6 @@ def serve(descriptor: int, client_app: str, threads: int) -> None:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # at work or not, it ends with this server
                 driver.close()
                 os.environ.update({"CUDA_VISIBLE_DEVICES": device.decode()} if device != b"-" else {})
-                torch.set_num_threads(threads)
                 _work(Connection(descriptors[0]), app)
                 os._exit(0)
             os.close(descriptors[0])
@@ -122,4 +117,4 @@ def _work(driver: Connection, app: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    serve(int(sys.argv[1]), sys.argv[2])

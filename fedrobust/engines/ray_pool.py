@@ -43,7 +43,7 @@ class RayGrid(PoolGrid):
         self._actor_class = ray.remote(Worker).options(
             num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
         )
-        self._arguments = (client_app,)
+        self._client_app = client_app
         try:
             check_room(cfg)
             for _ in range(workers.num):
@@ -62,7 +62,7 @@ class RayGrid(PoolGrid):
             self._stop(actor)
 
     def _launch(self) -> Any:
-        return self._actor_class.remote(*self._arguments)
+        return self._actor_class.remote(self._client_app)
 
     def _stop(self, worker: Any) -> None:
         with suppress(RayError):

@@ -120,7 +120,7 @@ def check_data(cfg: RunConfig) -> None:
         ConfigError: something is missing, or does not fit.
     """
     from fedrobust.data.split import split_of
-    from fedrobust.running.warm_start import initial_weights
+    from fedrobust.running.rounds import initial_weights
     from fedrobust.training.context import run_context
 
     with _typed():

@@ -7,15 +7,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.evaluation import Evaluation
+from fedrobust.evaluation.evaluated_model import load_weights
+from fedrobust.evaluation.weights import fitted
 from fedrobust.models.layers import constants_of
 from fedrobust.running.evaluator import RunEvaluator
-from fedrobust.running.warm_start import initial_weights
 from fedrobust.storage.checkpoint import Arrays, Checkpoint, Progress, load_checkpoint, save_checkpoint, save_model
 from fedrobust.storage.provenance import now, provenance
 from fedrobust.storage.run_folder import CLIENTS, ROUNDS, RunFolder, model_facts
@@ -195,3 +197,27 @@ class Rounds(ABC):
         """Return a model's results on the test set, for the record."""
         per_class = test.per_class(self.evaluator.context.dataset.num_classes)
         return {"test_images": test.num_images, **test.metrics(), "per_class": per_class}
+
+
+def initial_weights(cfg: RunConfig, untrained: Arrays) -> tuple[Arrays, dict[str, Any]]:
+    """Return the weights at `cfg.init`, and the facts in their file, as in federated training after central training
+    (Zhao et al. 2018).
+
+    Args:
+        untrained: the model's own arrays, whose shapes must match; names and types are adapted.
+
+    Raises:
+        ConfigError: the weights do not fit the model.
+        RunFailed: no such file, or a corrupt one.
+    """
+    arrays, found = load_weights(Path(cfg.init))
+    wanted = {"model": cfg.model.name, "activation": cfg.model.activation}
+    for key in ("model", "activation"):
+        if key in found and found[key] != wanted[key]:
+            raise ConfigError(f"init = {cfg.init!r}: has {key} {found[key]!r}, the run {wanted[key]!r}")
+    try:
+        arrays = fitted(arrays, untrained)
+    except ConfigError as error:
+        line = f"init = {cfg.init!r}: not the weights of a {cfg.model.name} for {cfg.data.name}: {error}"
+        raise ConfigError(line) from error
+    return {key: value.astype(untrained[key].dtype, copy=False) for key, value in arrays.items()}, found

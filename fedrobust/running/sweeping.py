@@ -17,8 +17,7 @@ from fedrobust.storage.files import write_atomically
 from fedrobust.storage.provenance import provenance
 from fedrobust.studies import Study, load_study
 from fedrobust.studies.plan import PlannedRun, plan_sweep, select
-from fedrobust.studies.slots import plan_slots
-from fedrobust.studies.sweep import Slots, Sweep, claimed
+from fedrobust.studies.sweep import Slots, Sweep, claimed, plan_slots
 
 SWEEPS = "sweeps"  # the folder of sweeps that were given none
 

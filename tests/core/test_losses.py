@@ -30,7 +30,6 @@ def test_every_loss_is_per_example(logits: torch.Tensor, reference: torch.Tensor
     for value in (
         losses.cross_entropy(logits, y),
         losses.margin(logits, y),
-        losses.dlr(logits, y),
         losses.targeted_dlr(logits, y, (y + 1) % K),
         losses.kl_divergence(logits, reference),
         losses.calibrated_cross_entropy(logits, y, log_counts=log_counts),
@@ -62,8 +61,6 @@ def test_margin_of_two_classes_is_the_difference(logits: torch.Tensor) -> None:
 
 def test_dlr_in_closed_form() -> None:
     z = torch.tensor([[5.0, 1.0, 3.0, 2.0]])
-    torch.testing.assert_close(losses.dlr(z, torch.tensor([0])), torch.tensor([-2 / 3]))  # −(5 − 3) / (5 − 2)
-    torch.testing.assert_close(losses.dlr(z, torch.tensor([1])), torch.tensor([4 / 3]))
     value = losses.targeted_dlr(z, torch.tensor([0]), torch.tensor([3]))
     torch.testing.assert_close(value, torch.tensor([-3 / 3.5]))  # −(5 − 2) / (5 − (2 + 1) / 2)
     assert losses.targeted_dlr(z, torch.tensor([0]), torch.tensor([0])).item() == 0
@@ -72,20 +69,10 @@ def test_dlr_in_closed_form() -> None:
 @pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
 def test_dlr_sees_neither_shift_nor_scale(logits: torch.Tensor, scale: float) -> None:
     moved, target = scale * logits + 7, (y + 2) % K
-    torch.testing.assert_close(losses.dlr(moved, y), losses.dlr(logits, y))
     torch.testing.assert_close(losses.targeted_dlr(moved, y, target), losses.targeted_dlr(logits, y, target))
 
 
-def test_dlr_is_positive_exactly_where_the_prediction_is_wrong(logits: torch.Tensor) -> None:
-    value = losses.dlr(logits, y)
-    assert torch.equal(value > 0, logits.argmax(1) != y)
-    assert value.min() >= -1
-    assert losses.dlr(torch.ones(1, K), y[:1]).item() == 0
-
-
 def test_dlr_needs_enough_classes() -> None:
-    with pytest.raises(ValueError, match="3 classes or more, not 2"):
-        losses.dlr(torch.ones(1, 2), y[:1])
     with pytest.raises(ValueError, match="4 classes or more, not 3"):
         losses.targeted_dlr(torch.ones(1, 3), y[:1], y[:1])
 

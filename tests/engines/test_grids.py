@@ -1,6 +1,7 @@
 """The in-process grids: the same numbers under both, and what becomes of clients that raise, die or hang."""
 
 import gc
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from fedrobust.config import RunConfig
 from fedrobust.config.registry import load_path
 from fedrobust.engines.grid import FIRST_NODE_ID, SimulationGrid
 from fedrobust.engines.local import LocalGrid
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunFailed
 from fedrobust.storage.checkpoint import load_model
 from fedrobust.storage.run_folder import RunFolder
 
@@ -51,7 +52,7 @@ def ray_is_up(tmp_path_factory, put_namesakes) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def pool(ray_is_up) -> Iterator[SimulationGrid]:
+def actors(ray_is_up) -> Iterator[SimulationGrid]:
     """Two workers with the scripted client."""
     from fedrobust.engines.ray_pool import RayGrid
 
@@ -94,16 +95,32 @@ def test_a_private_ray_listens_on_the_loopback_alone_and_has_no_dashboard(ray_is
     assert not ray._private.worker.global_worker.node.webui_url
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[SimulationGrid]:
+    """The same two workers without Ray."""
+    from fedrobust.engines.process_pool import ProcessGrid
+
+    grid = ProcessGrid(RunConfig().replace(num_clients=CLIENTS, workers__num=2, workers__threads=1), SCRIPTED)
+    yield grid
+    grid.close()
+
+
 @pytest.fixture
 def here() -> SimulationGrid:
     """The same in this process."""
     return LocalGrid(RunConfig().replace(num_clients=CLIENTS, workers__threads=1), load_path(SCRIPTED))
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(params=["local", "processes", "ray"])
 def grid(request: pytest.FixtureRequest) -> SimulationGrid:
-    """Each of the two."""
-    return request.getfixturevalue({"local": "here", "ray": "pool"}[request.param])
+    """Each of the three."""
+    return request.getfixturevalue({"local": "here", "processes": "processes", "ray": "actors"}[request.param])
+
+
+@pytest.fixture(params=["processes", "ray"])
+def pool(request: pytest.FixtureRequest) -> SimulationGrid:
+    """Each of those with workers."""
+    return request.getfixturevalue({"processes": "processes", "ray": "actors"}[request.param])
 
 
 @pytest.fixture
@@ -201,7 +218,7 @@ def test_local_asks_nobody_after_the_deadline(here, ask, calls, monkeypatch):
     assert calls(1) == 1
 
 
-# -- ray ---------------------------------------------------------------------------------------------------------------
+# -- those with workers ------------------------------------------------------------------------------------------------
 
 
 def test_a_dead_worker_is_replaced_and_its_client_tried_once_more(pool, ask, calls):
@@ -215,8 +232,7 @@ def test_a_dead_worker_is_replaced_and_its_client_tried_once_more(pool, ask, cal
 
 
 def test_a_straggler_is_left_out_and_the_next_round_has_all_workers(pool, ask, slowness):
-    ray = pytest.importorskip("ray")
-    ray.get([actor.__ray_ready__.remote() for actor in pool._idle])
+    ask(pool)  # both workers are there
     limit = 3 * slowness()
     before, start = memory(pool), time.monotonic()
     replies = ask(pool, timeout=limit, client_0="hangs")
@@ -235,6 +251,45 @@ def test_a_round_that_is_broken_off_leaves_a_working_pool(pool, tmp_path, ask):
     replies.close()
     assert len(pool._idle) == 2
     assert list(ask(pool)) == list(range(CLIENTS))
+
+
+def test_an_app_that_cannot_be_loaded_ends_the_run_in_a_line(ask, capfd):
+    from fedrobust.engines.process_pool import ProcessGrid
+
+    grid = ProcessGrid(RunConfig().replace(num_clients=CLIENTS, workers__num=1, workers__threads=1), "no.such:app")
+    with pytest.raises(RunFailed, match="the process that starts workers ended with status 1"):
+        ask(grid)
+    grid.close()
+    assert "No module named 'no'" in capfd.readouterr().err
+
+
+DRIVER = """
+import os, signal, sys
+from flwr.app import ConfigRecord, Message, RecordDict
+from fedrobust.config import RunConfig
+from fedrobust.engines.grid import FIRST_NODE_ID
+from fedrobust.engines.process_pool import ProcessGrid
+
+grid = ProcessGrid(RunConfig().replace(num_clients=2, workers__num=2, workers__threads=1), "scripted_client:app")
+config = ConfigRecord({"folder": sys.argv[1], "1": "hangs"})
+messages = [Message(RecordDict({"config": config}), FIRST_NODE_ID + client, "query") for client in (0, 1)]
+replies = grid.send_and_receive(messages)
+next(replies)
+while not all(worker.learn_pid(60) for worker in grid._workers):
+    pass
+print(*(worker.pid for worker in grid._workers), grid._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_driver_that_is_killed(tmp_path):
+    """One of them at work, one idle, and the process that has forked them."""
+    done = subprocess.run([sys.executable, "-c", DRIVER, tmp_path], capture_output=True, text=True)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 3, done.stderr
+    alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    _, left = psutil.wait_procs(alive, timeout=60)
+    assert left == []
 
 
 POLYNOMIAL = {
@@ -262,12 +317,16 @@ RESIDUAL = {
 
 
 @pytest.mark.parametrize("changes", [{}, POLYNOMIAL, RESIDUAL], ids=["small-cnn", "polynomial", "resnet18"])
-def test_local_and_ray_give_the_same_bits(changes, quick, ray_is_up, metrics_of):
+def test_every_engine_gives_the_same_bits(changes, quick, ray_is_up, metrics_of):
     settings = {"num_clients": 5, "strategy__fraction_train": 0.6, "pool__fraction": 0.2, "pool__share": 0.5, **changes}
-    local, ray = quick(**settings), quick(**settings)
-    engines.run(local, "local")
-    engines.run(ray, "ray")
-    assert metrics_of(RunFolder(local.run_dir)) == metrics_of(RunFolder(ray.run_dir))
-    for which in ("best", "last"):
-        one, other = (load_model(getattr(RunFolder(cfg.run_dir), which))[0] for cfg in (local, ray))
-        assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
+    folders = []
+    for engine in ("local", "processes", "ray"):
+        cfg = quick(**settings)
+        engines.run(cfg, engine)
+        folders.append(RunFolder(cfg.run_dir))
+    first, *others = folders
+    for other in others:
+        assert metrics_of(other) == metrics_of(first)
+        for which in ("best", "last"):
+            ours, theirs = (load_model(getattr(folder, which))[0] for folder in (first, other))
+            assert {k: v.tobytes() for k, v in ours.items()} == {k: v.tobytes() for k, v in theirs.items()}

@@ -68,7 +68,7 @@ MASKS = {
 
 @pytest.fixture(autouse=True)
 def _few_planted(monkeypatch):
-    monkeypatch.setattr("fedrobust.evaluation.checks.PLANTED_IMAGES", 10)
+    monkeypatch.setattr("fedrobust.evaluation.assessment.PLANTED_IMAGES", 10)
 
 
 def raised(model, digits, folder: Path) -> set[str]:

@@ -16,7 +16,7 @@ from fedrobust.cli import main
 from fedrobust.config import RunConfig
 from fedrobust.errors import ConfigError
 from fedrobust.storage.run_folder import RunFolder
-from fedrobust.studies import slots
+from fedrobust.studies import sweep
 from fedrobust.studies.sweep import claimed
 
 STUDY = """
@@ -217,9 +217,9 @@ def machine(monkeypatch):
     """A machine with so many cores, GPUs and GiB."""
 
     def make(cores, gpus=0, memory=64):
-        monkeypatch.setattr(slots, "available_cores", lambda: cores)
-        monkeypatch.setattr(slots, "_visible_gpus", lambda: [str(n) for n in range(gpus)])
-        monkeypatch.setattr(slots, "available_memory", lambda: memory << 30)
+        monkeypatch.setattr(sweep, "available_cores", lambda: cores)
+        monkeypatch.setattr(sweep, "_visible_gpus", lambda: [str(n) for n in range(gpus)])
+        monkeypatch.setattr(sweep, "available_memory", lambda: memory << 30)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     return make
@@ -227,40 +227,40 @@ def machine(monkeypatch):
 
 def test_room_on_cores(machine):
     machine(8)
-    found, _ = slots.plan_slots(configs(20), "auto", 0)
+    found, _ = sweep.plan_slots(configs(20), "auto", 0)
     assert (found.parallel, found.engine, found.flags) == (8, "local", ("--workers.threads", "1"))
-    assert slots.plan_slots(configs(3), "auto", 0)[0].flags == ("--workers.threads", "2")
-    assert slots.plan_slots(configs(20), "auto", 2)[0].parallel == 2
+    assert sweep.plan_slots(configs(3), "auto", 0)[0].flags == ("--workers.threads", "2")
+    assert sweep.plan_slots(configs(20), "auto", 2)[0].parallel == 2
     machine(8, memory=3)
-    assert slots.plan_slots(configs(20), "auto", 0)[0].parallel == 3
+    assert sweep.plan_slots(configs(20), "auto", 0)[0].parallel == 3
 
 
 def test_a_single_run_takes_the_engine_that_it_would_take_by_itself(machine, monkeypatch):
-    monkeypatch.setattr(slots, "pick_engine", lambda cfg, engine: ("ray", ""))
+    monkeypatch.setattr(sweep, "pick_engine", lambda cfg, engine: ("ray", ""))
     machine(8)
-    assert slots.plan_slots(configs(1), "auto", 0)[0].engine == "ray"
-    assert slots.plan_slots(configs(2), "auto", 1)[0].engine == "ray"
-    assert slots.plan_slots(configs(1), "local", 0)[0].engine == "local"
+    assert sweep.plan_slots(configs(1), "auto", 0)[0].engine == "ray"
+    assert sweep.plan_slots(configs(2), "auto", 1)[0].engine == "ray"
+    assert sweep.plan_slots(configs(1), "local", 0)[0].engine == "local"
 
 
 def test_a_central_run_has_no_engine_and_all_cores(machine, monkeypatch):
     machine(8)
-    found, _ = slots.plan_slots(configs(1, kind="central"), "auto", 0)
+    found, _ = sweep.plan_slots(configs(1, kind="central"), "auto", 0)
     assert (found.engine, found.flags) == ("local", ("--workers.threads", "8"))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert slots.plan_slots(configs(1, kind="central"), "auto", 0)[0].flags == ("--workers.threads", "3")
+    assert sweep.plan_slots(configs(1, kind="central"), "auto", 0)[0].flags == ("--workers.threads", "3")
 
 
 def test_room_on_gpus(machine, monkeypatch):
-    monkeypatch.setattr(slots, "pick_engine", lambda cfg, engine: ("ray", ""))
+    monkeypatch.setattr(sweep, "pick_engine", lambda cfg, engine: ("ray", ""))
     machine(16, gpus=4)
-    found, _ = slots.plan_slots(configs(20), "auto", 0)
+    found, _ = sweep.plan_slots(configs(20), "auto", 0)
     assert (found.parallel, found.engine, found.devices) == (4, "ray", ("0", "1", "2", "3"))
-    assert slots.plan_slots(configs(20, device="cpu"), "auto", 0)[0].parallel == 16
+    assert sweep.plan_slots(configs(20, device="cpu"), "auto", 0)[0].parallel == 16
 
 
 def test_room_on_a_cluster(machine):
     machine(8)
-    found, why = slots.plan_slots(configs(20, **{"workers.address": "10.0.0.1:6379"}), "auto", 3)
+    found, why = sweep.plan_slots(configs(20, **{"workers.address": "10.0.0.1:6379"}), "auto", 3)
     assert (found.parallel, found.engine) == (3, "ray")
     assert "cluster" in why
