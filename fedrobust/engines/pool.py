@@ -68,7 +68,7 @@ class PoolGrid(SimulationGrid):
 
     @abstractmethod
     def _give(self, task: Task) -> None:
-        """Begin a task with its worker."""
+        """Start a task with its worker."""
 
     @abstractmethod
     def _finished(self, running: Sequence[Task], seconds: float | None) -> Task | None:

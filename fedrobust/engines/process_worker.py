@@ -91,7 +91,7 @@ def serve(descriptor: int, client_app: str) -> None:
 
 
 def _work(driver: Connection, app: Any) -> None:
-    """Handle messages until the driver is gone. The arrays of a round are read once, from memory that all share."""
+    """Run the app on messages until the driver is gone. The arrays of a round are read once."""
     driver.send(os.getpid())
     known: dict[str, ArrayRecord] = {}
     replies: dict[str, SharedMemory] = {}

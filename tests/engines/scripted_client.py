@@ -26,6 +26,8 @@ def app(message: Message, context: Context) -> Message:
         case "raises":
             raise ValueError("no such luck")
         case "empties its message":
+            for record in message.content.array_records.values():
+                record.clear()
             for name in list(message.content):
                 del message.content[name]
     seen = int(context.state["memory"]["messages"]) if "memory" in context.state else 0
