@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 setup: $(READY)
 
 # uv installs the lock several times faster than pip; its own version is the lock's. Compiled once here: where Python may
-# not write bytecode (PYTHONDONTWRITEBYTECODE), every process would compile PyTorch and Ray anew, for ten seconds
+# not write bytecode (PYTHONDONTWRITEBYTECODE), every process would compile PyTorch, Ray and ours anew
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)"
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q clients fedrobust partitions strategies
 	touch $@
 
 run: $(READY)

@@ -5,12 +5,17 @@ that neither the order in which clients run, nor their number, nor a resumption 
 generator states, only the seed.
 """
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # NumPy's streams need no PyTorch
+    import torch
 
 
 def stream_seed(seed: int, *name: str | int) -> np.random.SeedSequence:
@@ -31,6 +36,8 @@ def int_stream(seed: int, *name: str | int) -> int:
 
 def torch_stream(seed: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return the torch generator on `device` of the stream `name`."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(int_stream(seed, *name))
 
 
@@ -40,6 +47,8 @@ def seeded_layers(seed: int, *name: str | int, device: torch.device) -> Iterator
 
     Layers that are random in train mode (RReLU, dropout) draw from it.
     """
+    import torch
+
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
         torch.default_generator.manual_seed(int_stream(seed, *name, "layers"))

@@ -15,7 +15,6 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from fedrobust.config import RunConfig
 from fedrobust.engines.arrays import from_record
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.objectives import check_start
 from fedrobust.seeding import numpy_stream
 from strategies.drift import Drift
 from strategies.guard import Rejected, Update, admit, admit_metrics
@@ -104,6 +103,9 @@ class FederatedStrategy(FlowerFedAvg):
                 f"objective.name = {asked!r}: strategy {cfg.strategy.name} trains with {self.objective!r} only; "
                 f"leave it unset, or use another strategy"
             )
+        # not above: `flwr run` imports this package to look for the app, and needs no PyTorch
+        from fedrobust.objectives import check_start
+
         objective = asked or self.objective
         check_start(objective, cfg.attack.random_start)
         self.min_replies = max(cfg.strategy.min_replies, self.least_updates(cfg))

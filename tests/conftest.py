@@ -47,6 +47,12 @@ LONGEST = (
     "engines/test_flwr_runtime.py",
     "cli/test_cli.py",
     "studies/test_sweep.py",
+    "engines/test_grids.py",
+    "test_wiring.py",
+    "test_python.py",
+    "federation/test_resume.py",
+    "convex/test_convex_command.py",
+    "report/test_packed.py",
 )
 
 

@@ -23,6 +23,8 @@ ADDED_BY_FLOWER = {"pyproject.toml", ".info/CONTENT"}  # no README, no LICENSE: 
 
 RUN = """
 import json, sys
+import clients, strategies  # as Flower's commands do, which look for the app
+assert "torch" not in sys.modules
 from fedrobust.config import RunConfig
 from fedrobust.engines import run
 flat = {"num-clients": 2, "num-rounds": 1, "attack.steps": 1, "evaluation.attacks": "fgsm",
