@@ -1,4 +1,4 @@
-"""Who is asked: a function of the seed, the phase and the round, and of nothing else."""
+"""Who is asked: a function of the seed, the phase and the round, and of nothing else; and what they are told."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.app import _instructions
+from clients.local import Instructions
 from fedrobust.config import RunConfig
 from strategies import STRATEGIES
 from strategies.base import sample
@@ -72,3 +74,12 @@ def test_clients_are_told_round_rate_objective_and_mu(each_strategy):
         "objective": "calfat" if name == "calfat" else "at",
         "proximal-mu": 0.5 if name == "fedprox" else 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("strategy", "objective", "mu"), [("fedavg", "at", 0.0), ("fedprox", "at", 0.7), ("calfat", "calfat", 0.0)]
+)
+def test_round_rate_objective_and_mu_arrive_whole(open_round, strategy, objective, mu):
+    table = open_round(strategy, local__learning_rate=0.03, strategy__proximal_mu=0.7)
+    for message in table.messages:
+        assert _instructions(message) == Instructions(1, 0.03, objective, mu)
