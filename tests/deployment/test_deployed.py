@@ -2,6 +2,7 @@
 in round 2. What it computes is held against the `local` engine."""
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,11 +52,12 @@ def story(tmp_path_factory, federation_of_processes, wait_until, slowness):
         deploy, said = machines.processes["deploy"], machines.log("deploy")
         wait_until("the keys", lambda: said.read_text().count("registered") == 2, process=deploy, seconds=120)
         machines.start_client(0)
-        machines.start_client(1, missed_soon=True)
+        machines.start_client(1, will_be_killed=True)
         wait_until("round 1", lambda: messages("client-1"), process=deploy, seconds=300)
         machines.kill("superlink")
         machines.start_server()
         wait_until("its end", lambda: run.read("rounds.jsonl"), process=deploy, seconds=400)
+        machines.processes["client-1"].send_signal(signal.SIGUSR1)  # not before: the SuperLink was away
         wait_until("round 2", lambda: messages("client-1") > 2, process=deploy, seconds=300)
         machines.kill("client-1")
         code = deploy.wait(timeout=400 * slowness())
