@@ -10,11 +10,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 
 # Read by Ray when it is imported or started: report nothing; keep CUDA_VISIBLE_DEVICES if no GPU is requested;
 # give the memory of an object back at once, not within a second (of 45 MB replies a dozen come in that time).
@@ -107,8 +108,14 @@ def stop_ray() -> None:
 
 
 def _end_daemons() -> None:
+    """Kill them and what they have started: Ray's agents, if they are still starting, outlive them by a minute."""
+    started: list[psutil.Process] = []
     for daemon in _daemons:
-        daemon.kill()
+        with suppress(psutil.NoSuchProcess):
+            started += psutil.Process(daemon.pid).children(recursive=True)
+    for process in (*_daemons, *started):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     for daemon in _daemons:
         daemon.wait()
     _daemons.clear()

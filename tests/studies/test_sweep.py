@@ -190,8 +190,7 @@ def test_stopped_while_a_run_starts_it_says_what_is_left(here, capfd, stopped, w
     assert "1 interrupted, 1 not begun" in out
     assert "2 of the runs are left; resume with: fedrobust sweep mine.toml" in out
     assert "failed" not in out
-    # some of Ray's are still starting, and see later that it has gone
-    wait_until("no process", lambda: not names(started), seconds=30)
+    wait_until("no process", lambda: not names(started), seconds=5)
 
 
 def children_of(pid):
