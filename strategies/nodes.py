@@ -37,8 +37,6 @@ class Nodes:
         Raises:
             RunFailed: before the first round, and too few nodes, too many, or two for one partition.
         """
-        if not self._partition_of and isinstance(grid, SimulationGrid):
-            self._partition_of = grid.partitions()
         if not self._partition_of:
             self._begin(grid, _wait_for_nodes(grid, self._num_clients, self._least, self._node_timeout))
         ends = monotonic() + self._node_timeout
@@ -86,6 +84,9 @@ class Nodes:
 
     def _ask(self, grid: Grid, nodes: Iterable[int], timeout: float) -> dict[int, int | str]:
         """Return node → its partition, or a line on its error; a node that does not answer is left out."""
+        if isinstance(grid, SimulationGrid):
+            known = grid.partitions()
+            return {node: known[node] for node in nodes}
         messages = [Message(RecordDict({"config": ConfigRecord()}), node, MessageType.QUERY) for node in sorted(nodes)]
         if not messages:
             return {}

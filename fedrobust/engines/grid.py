@@ -49,7 +49,7 @@ class SimulationGrid(Grid):
     def close(self) -> None:
         """Release the engine's resources; calling it twice does no harm."""
 
-    def partitions(self) -> dict[int, int | None]:
+    def partitions(self) -> dict[int, int]:
         """Return node → the partition that it holds."""
         return {node: int(context.node_config["partition-id"]) for node, context in self.contexts.items()}
 

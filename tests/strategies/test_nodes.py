@@ -22,12 +22,14 @@ class Fleet:
         self.nodes = {int(name[1:]): answer for name, answer in nodes.items()}
         self.away: set[int] = set()
         self.asked: list[int] = []
+        self.waited: set[float] = set()
         self._ids = count()
 
     def get_node_ids(self):
         return [node for node in self.nodes if node not in self.away]
 
     def send_and_receive(self, messages, *, timeout):
+        self.waited.add(timeout)
         for message in messages:
             flower.set_message_id(message, str(next(self._ids)))
             self.asked.append(message.metadata.dst_node_id)
@@ -52,8 +54,9 @@ def fleet():
 
 
 def test_each_is_asked_once_and_partitions_count_not_ids(fleet):
-    nodes = Nodes(settings())
+    nodes = Nodes(settings(timeout=77.0))
     assert nodes.available(fleet, [0, 1, 2], 1) == {0: 8, 1: 9, 2: 7}
+    assert fleet.waited == {77.0}
     assert nodes.available(fleet, [0, 2], 1) == {0: 8, 2: 7}
     assert sorted(fleet.asked) == [7, 8, 9]
 
