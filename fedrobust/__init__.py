@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Threads of GNU's OpenMP, which PyTorch uses on Linux, spin for milliseconds while they wait for each other. On a
-# machine with other work they keep those that they wait for from running: a run took ten times as long, in processor
-# time as well. Read when PyTorch is loaded, and inherited by workers; whoever sets a policy of their own keeps it.
+# machine with other work they keep those that they wait for from running: a run took two to ten times as long. After
+# 5,000 turns, some microseconds, they sleep; on a quiet machine that costs nothing (benchmarks/README.md). Read when
+# PyTorch is loaded, and inherited by workers; whoever sets a policy of their own keeps it.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __all__ = [
     "ConfigError",

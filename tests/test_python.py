@@ -45,9 +45,9 @@ def test_the_import_loads_nothing():
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"), [({}, "0"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "unset")]
+    ("asked", "found"), [({}, "5000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "unset")]
 )
-def test_waiting_threads_sleep_unless_the_user_has_asked_for_something_else(asked, found):
+def test_waiting_threads_soon_sleep_unless_the_user_has_asked_for_something_else(asked, found):
     script = "import os, fedrobust; print(os.environ.get('GOMP_SPINCOUNT', 'unset'))"
     environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment | asked)
