@@ -1,4 +1,4 @@
-"""What a GPU is to show, most valuable first, within some minutes; a second call goes on where the first stopped.
+"""Measurements for a GPU, most valuable first, within some minutes; a second call continues where the first stopped.
 
     python -m benchmarks.gpu --minutes 9 --out DIR
     python -m benchmarks.gpu --minutes 2 --out DIR --only tests steps

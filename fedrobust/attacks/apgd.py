@@ -42,7 +42,7 @@ class _Start:
 
     y: Tensor
     goal: Tensor
-    """What the loss takes: the label, or label and target."""
+    """The target of the loss: the label, or label and target class."""
     x_adv: Tensor
 
 
@@ -62,7 +62,7 @@ class _Search(_Start):
     raises: Tensor
     """Steps since the last checkpoint that raised the loss."""
     halved: Tensor
-    """Whether the last checkpoint halved the step size."""
+    """True where the last checkpoint halved the step size."""
     broken: Tensor
 
 

@@ -18,6 +18,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedrobust.config import RunConfig
 from fedrobust.engines.grid import SimulationGrid, error_reply
+from fedrobust.import_path import import_path
 
 ATTEMPTS = 2  # a worker's death costs its client one retry
 WAITING_BYTES = 128 << 20  # of early replies that wait for a slower client before them
@@ -176,6 +177,16 @@ class PoolGrid(SimulationGrid):
         self._workers.remove(worker)
         self._stop(worker)
         self._start()
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return what a worker's environment has besides the driver's: import path, threads, large pages for tensors."""
+    return {
+        "PYTHONPATH": import_path(),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "THP_MEM_ALLOC_ENABLE": "1",
+    }
 
 
 def _size(message: Message) -> int:

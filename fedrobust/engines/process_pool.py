@@ -23,10 +23,9 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedrobust.config import RunConfig
 from fedrobust.engines.plan import processes_supported
-from fedrobust.engines.pool import PoolGrid, Task, WorkerDied
+from fedrobust.engines.pool import PoolGrid, Task, WorkerDied, worker_environment
 from fedrobust.engines.process_worker import Place, SharedMemory, read
 from fedrobust.errors import ConfigError, RunFailed
-from fedrobust.import_path import import_path
 
 
 def check_processes() -> None:
@@ -60,12 +59,7 @@ class ProcessGrid(PoolGrid):
         self._shared: list[SharedMemory] = []
         self._keys = itertools.count()
         self._server, theirs = socket.socketpair()
-        environment = os.environ | {
-            "PYTHONPATH": import_path(),
-            "OMP_NUM_THREADS": str(workers.threads),
-            "MKL_NUM_THREADS": str(workers.threads),
-            "THP_MEM_ALLOC_ENABLE": "1",
-        }
+        environment = os.environ | worker_environment(workers.threads)
         module = "fedrobust.engines.process_worker"
         command = [sys.executable, "-P", "-m", module, str(theirs.fileno()), client_app]
         # a session of its own: Ctrl-C reaches the driver, which ends the workers

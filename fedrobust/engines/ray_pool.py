@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedrobust.config import RunConfig
-from fedrobust.engines.pool import PoolGrid, Task, TaskFailed, WorkerDied
+from fedrobust.engines.pool import PoolGrid, Task, TaskFailed, WorkerDied, worker_environment
 from fedrobust.engines.ray_cluster import (
     RayActorError,
     RayError,
@@ -24,7 +24,6 @@ from fedrobust.engines.ray_cluster import (
     stop_ray,
 )
 from fedrobust.engines.ray_worker import Worker, pack, unpack
-from fedrobust.import_path import import_path
 
 
 class RayGrid(PoolGrid):
@@ -34,12 +33,7 @@ class RayGrid(PoolGrid):
         super().__init__(cfg)
         workers = cfg.workers
         self._owns_ray = start_ray(workers.address, workers.num * workers.threads)
-        environment = {
-            "PYTHONPATH": import_path(),
-            "OMP_NUM_THREADS": str(workers.threads),
-            "MKL_NUM_THREADS": str(workers.threads),
-            "THP_MEM_ALLOC_ENABLE": "1",
-        }
+        environment = worker_environment(workers.threads)
         self._actor_class = ray.remote(Worker).options(
             num_cpus=workers.threads, num_gpus=workers.num_gpus, runtime_env={"env_vars": environment}
         )
