@@ -30,7 +30,7 @@ class _Search:
     low: Tensor
     high: Tensor
     found: Tensor
-    """Whether this value of c broke it."""
+    """True where this value of c broke it."""
     best: Tensor
     least: Tensor
     x_adv: Tensor

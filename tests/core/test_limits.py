@@ -1,4 +1,4 @@
-"""What a run takes of a machine: as much as its container, its batch job and OMP_NUM_THREADS leave it; precision."""
+"""The share of a machine that a run takes: what its container, its batch job and OMP_NUM_THREADS leave; precision."""
 
 import os
 from collections import namedtuple

@@ -71,7 +71,7 @@ def test_the_app_passes_flowers_own_check_before_it_is_published(published, caps
 
 @pytest.fixture(scope="module")
 def fab(published) -> bytes:
-    """Of a checkout with what is not for it; all of a real virtual environment would take Flower ten seconds."""
+    """A bundle of a checkout with what is not for it; a whole virtual environment would take Flower ten seconds."""
     added = [
         published / path for path in (".venv/fedrobust/a.py", "runs/fedrobust/a.py", "fedrobust/__pycache__/a.pyc")
     ]
